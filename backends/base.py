@@ -1,0 +1,92 @@
+"""The backend contract: what a device can run, at what cost, and why not.
+
+The planner asks ``supports`` once per distinct (op, types, attributes) of a program and then finds the
+cheapest assignment of instructions to devices. Each maximal run of instructions on one device, a *segment*,
+is then compiled ahead of time by its backend, and loaded where the program runs. A backend knows the IR and
+nothing about plans.
+
+A segment is a flat program of its own: its parameters are the registers that it reads from elsewhere, its
+results those that are read after it, never views; registers keep the numbers of the whole program.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from forgec.ir.program import Instr, Operand, Program
+
+__all__ = ["Answer", "Backend", "Memory", "No", "Step", "Yes"]
+
+Step = Callable[[], Any]
+"""Does a part of a run; what it reads and writes was settled when it was made."""
+
+Memory = Callable[[Operand], Any]
+"""What an operand is while the program is loaded: the numpy array that a register, constant or state has for
+good (constants read-only), the Python scalar of a literal, None for an operand left out."""
+
+
+@dataclass(frozen=True)
+class Yes:
+    """The device can run the instruction.
+
+    ``cost_us`` is its latency there in microseconds; None leaves the estimate to the planner's cost model for
+    that device.
+    """
+
+    cost_us: float | None = None
+
+
+@dataclass(frozen=True)
+class No:
+    """The device cannot run the instruction.
+
+    ``code`` is a stable word to filter by ("op", "dtype", "rank", "size", ...), ``reason`` one sentence with
+    the values, ``fix`` one thing that would change the answer.
+    """
+
+    code: str
+    reason: str
+    fix: str
+
+
+Answer = Yes | No
+
+
+class Backend(ABC):
+    """One device. ``name`` is how IR text and plans call it: ``cpu``, ``npu``, ..."""
+
+    name: str
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """None if programs can be compiled for the device here, else one sentence saying what is missing."""
+
+    @abstractmethod
+    def supports(self, instr: Instr) -> Answer:
+        """Whether the device can run the instruction.
+
+        The answer depends on op, operand kinds, types and attributes only, not on names, numbering or place:
+        it is asked once for all instructions that agree in these. View ops are never asked: they move no
+        bytes.
+        """
+
+    def compile(self, segment: Program) -> bytes:
+        """Code of a segment for :meth:`load`, in the device's own form; empty if it needs none.
+
+        Raises ``BackendError`` if the vendor's compiler fails.
+        """
+        return b""
+
+    @abstractmethod
+    def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
+        """Steps that run the segment when they are called in turn, any number of times.
+
+        Afterwards ``memory`` of every result holds its value. A result may share bytes with a parameter, or
+        with another register of the segment, that is read for the last time before the result's instruction:
+        a backend that runs the segment as a whole reads all parameters before it writes a result. Memory of
+        registers that are only used inside the segment may be used or not. Raises ``BackendError`` if the
+        code does not load.
+        """

@@ -1,0 +1,217 @@
+// Matrix products on packed panels.
+//
+// The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
+// few panels times a block of rows. Within a task a block of one panel (256 x 32 floats) stays in the first-level
+// cache while the tiles of the left factor, in the second, pass over it. Partial sums over k blocks are in C.
+// Bias, activation and residual are applied to a tile of C right after its last block.
+#pragma once
+
+#include "tile.h"
+#include "vec_math.h"
+
+namespace forgec {
+
+constexpr int64_t kDepth = 256;      // k per block
+constexpr int64_t kRowBlock = 448;   // rows per task at most, about
+
+template <class V, Act act>
+void finish_rows(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols, bool add_residual) {
+  constexpr int W = V::width;
+  for (int64_t i = row; i < row + rows; ++i) {
+    float* c = g.c + i * g.ldc + col;
+    const float* residual = add_residual ? g.residual + i * g.ldr + col : nullptr;
+    const V shift = V::set1(g.row_bias != nullptr ? g.row_bias[i] : 0.0f);
+    for (int64_t j = 0; j < cols; j += W) {
+      const int64_t n = cols - j;
+      V y = n >= W ? V::load(c + j) : V::load_n(c + j, n);
+      if (g.bias != nullptr) y = y + (n >= W ? V::load(g.bias + col + j) : V::load_n(g.bias + col + j, n));
+      y = activate<V, act>(y + shift);
+      if (residual != nullptr) y = y + (n >= W ? V::load(residual + j) : V::load_n(residual + j, n));
+      if (n >= W) {
+        y.store(c + j);
+      } else {
+        y.store_n(c + j, n);
+      }
+    }
+  }
+}
+
+template <class V>
+void finish(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols, bool add_residual) {
+  switch (g.act) {
+    case Act::none:
+      if (g.bias == nullptr && g.row_bias == nullptr && !add_residual) return;
+      return finish_rows<V, Act::none>(g, row, rows, col, cols, add_residual);
+    case Act::gelu:
+      return finish_rows<V, Act::gelu>(g, row, rows, col, cols, add_residual);
+    case Act::gelu_tanh:
+      return finish_rows<V, Act::gelu_tanh>(g, row, rows, col, cols, add_residual);
+    case Act::relu:
+      return finish_rows<V, Act::relu>(g, row, rows, col, cols, add_residual);
+    case Act::silu:
+      return finish_rows<V, Act::silu>(g, row, rows, col, cols, add_residual);
+    case Act::sigmoid:
+      return finish_rows<V, Act::sigmoid>(g, row, rows, col, cols, add_residual);
+    case Act::tanh:
+      return finish_rows<V, Act::tanh>(g, row, rows, col, cols, add_residual);
+  }
+}
+
+// Rows in tiles of nearly equal size.
+struct Tiles {
+  int64_t count, base, longer;
+
+  Tiles(int64_t m, int64_t most) : count((m + most - 1) / most), base(count ? m / count : 0), longer(count ? m % count : 0) {}
+  int64_t start(int64_t tile) const { return tile * base + (tile < longer ? tile : longer); }
+  int rows(int64_t tile) const { return static_cast<int>(base + (tile < longer ? 1 : 0)); }
+};
+
+template <class V>
+void pack_left(const Gemm& g, const Tiles& tiles, Context& context) {
+  int64_t begin, end;
+  context.share(tiles.count, 1, &begin, &end);
+  for (int64_t k = 0; k < g.k; k += kDepth) {
+    const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row = tiles.start(t), rows = tiles.rows(t);
+      float* to = g.packed_a + k * g.m + row * depth;
+      const float* from = g.a + row * g.a_row + k * g.a_col;
+      if (g.a_col == 1) {
+        transpose<V>(from, g.a_row, rows, depth, to, rows);
+      } else {
+        for (int64_t j = 0; j < depth; ++j) {
+          for (int64_t i = 0; i < rows; ++i) to[j * rows + i] = from[i * g.a_row + j * g.a_col];
+        }
+      }
+    }
+  }
+}
+
+// One panel times tiles [first, last).
+template <class V>
+void multiply_panel(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
+  constexpr int64_t pair = 2 * V::width;
+  const bool packed = g.packed_a != nullptr;
+  const bool in_place = g.residual == g.c && g.residual != nullptr;
+  const int64_t step = packed ? kDepth : g.k;
+  const int64_t col = panel * kPanel;
+  const int64_t cols = g.n - col < kPanel ? g.n - col : kPanel;
+  for (int64_t k = 0; k < g.k; k += step) {
+    const int64_t depth = g.k - k < step ? g.k - k : step;
+    const float* block = g.b + panel * kPanel * g.k + k * kPanel;
+    for (int64_t sub = 0; sub < cols; sub += pair) {
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t row = tiles.start(t);
+        const int rows = tiles.rows(t);
+        TileArgs args;
+        args.k = depth;
+        args.b = block + sub;
+        args.b_row = kPanel;
+        args.c = g.c + row * g.ldc + col + sub;
+        args.c_row = g.ldc;
+        args.cols = cols - sub < pair ? cols - sub : pair;
+        args.accumulate = k > 0 || in_place;
+        if (packed) {
+          args.a = g.packed_a + k * g.m + row * depth;
+          args.a_row = 0;
+          run_tile<V, Left::packed>(rows, args);
+        } else {
+          args.a = g.a + row * g.a_row;
+          args.a_row = g.a_row;
+          run_tile<V, Left::rows>(rows, args);
+        }
+        if (k + depth >= g.k) finish<V>(g, row, rows, col + sub, args.cols, g.residual != nullptr && !in_place);
+      }
+    }
+  }
+}
+
+// The product without dimension k: only bias, activation and residual are left.
+template <class V>
+void multiply_nothing(const Gemm& g) {
+  for (int64_t i = 0; i < g.m; ++i) {
+    for (int64_t j = 0; j < g.n && g.residual != g.c; ++j) g.c[i * g.ldc + j] = 0.0f;
+  }
+  finish<V>(g, 0, g.m, 0, g.n, g.residual != nullptr && g.residual != g.c);
+}
+
+// All threads; the left factor is not yet packed. Ends without a barrier.
+template <class V>
+void gemm(const Gemm& g, Context& context) {
+  if (g.k == 0) {
+    if (context.thread == 0) multiply_nothing<V>(g);
+    return;
+  }
+  const Tiles tiles(g.m, V::tile_rows);
+  if (g.packed_a != nullptr) {
+    pack_left<V>(g, tiles, context);
+    context.barrier();
+  }
+  const int64_t panels = (g.n + kPanel - 1) / kPanel;
+  const int64_t wanted = 6 * context.threads;
+  int64_t row_blocks = (g.m + kRowBlock - 1) / kRowBlock;
+  if (context.threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
+  if (row_blocks > tiles.count) row_blocks = tiles.count;
+  int64_t group = panels * row_blocks / (wanted * 2);
+  group = group < 1 ? 1 : group;
+  const int64_t groups = (panels + group - 1) / group;
+  const int64_t tasks = groups * row_blocks;
+  for (int64_t task = context.claim(); task < tasks; task = context.claim()) {
+    const int64_t block = task / groups, first_panel = task % groups * group;
+    const int64_t last_panel = first_panel + group < panels ? first_panel + group : panels;
+    const int64_t first = tiles.count * block / row_blocks, last = tiles.count * (block + 1) / row_blocks;
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) multiply_panel<V>(g, tiles, panel, first, last);
+  }
+}
+
+template <class V>
+void linear(const void* params, Context& context) {
+  gemm<V>(*static_cast<const Gemm*>(params), context);
+}
+
+// Panels [begin, end) of a right factor that lies anywhere in memory.
+template <class V>
+void pack_right(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_t n, float* to, Context& context) {
+  int64_t begin, end;
+  context.share((n + kPanel - 1) / kPanel, 1, &begin, &end);
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t col = panel * kPanel, cols = n - col < kPanel ? n - col : kPanel;
+    float* out = to + panel * kPanel * k;
+    const float* from = b + col * b_col;
+    if (b_row == 1) {
+      transpose<V>(from, b_col, cols, k, out, kPanel);
+    } else {
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < cols; ++j) out[i * kPanel + j] = from[i * b_row + j * b_col];
+      }
+    }
+    for (int64_t i = 0; cols < kPanel && i < k; ++i) {
+      for (int64_t j = cols; j < kPanel; ++j) out[i * kPanel + j] = 0.0f;
+    }
+  }
+}
+
+template <class V>
+void matmul(const void* params, Context& context) {
+  const Matmul& p = *static_cast<const Matmul*>(params);
+  int64_t index[kMaxRank] = {};
+  int64_t count = 1;
+  for (int i = 0; i < p.rank; ++i) count *= p.shape[i];
+  Gemm g = p.gemm;
+  for (int64_t member = 0; member < count; ++member) {
+    const float* b = p.b;
+    g.a = p.gemm.a;
+    for (int i = 0; i < p.rank; ++i) {
+      g.a += index[i] * p.a_step[i];
+      b += index[i] * p.b_step[i];
+    }
+    if (member > 0) context.barrier();  // the room for packed factors is free again
+    pack_right<V>(b, p.b_row, p.b_col, g.k, g.n, const_cast<float*>(g.b), context);
+    if (g.packed_a == nullptr || g.k == 0) context.barrier();  // else gemm() has one after packing the left
+    gemm<V>(g, context);
+    g.c += g.m * g.ldc;
+    for (int i = p.rank - 1; i >= 0 && ++index[i] == p.shape[i]; --i) index[i] = 0;
+  }
+}
+
+}  // namespace forgec

@@ -1,0 +1,128 @@
+// Parameters of the vectorised kernels and the table of their implementations, one table per instruction set.
+//
+// Only plain data and function pointers cross between the files that are compiled for one instruction set
+// (kernels_*.cpp) and the rest: no standard container is instantiated there, so the linker can never pick, for
+// the rest, code that the machine may lack.
+#pragma once
+
+#include <cstdint>
+
+#include "program.h"
+#include "tensor.h"
+
+namespace forgec {
+
+constexpr int kPanel = 32;     // columns of a packed weight panel, the same for all instruction sets
+constexpr int kMaxTile = 16;   // at least the rows of any register tile
+
+enum class Act : int32_t { none, gelu, gelu_tanh, relu, silu, sigmoid, tanh };
+constexpr int kActs = 7;
+
+// C[m, n] = act(A[m, k] B[k, n] + bias) + residual, with B in panels [n / 32][k][32], the last one padded.
+struct Gemm {
+  const float* a;
+  int64_t a_row, a_col;
+  const float* b;
+  float* c;
+  int64_t ldc;
+  int64_t m, n, k;
+  const float* bias;         // [n], or null
+  const float* row_bias;     // [m], or null
+  const float* residual;     // [m, n], or null; may be C itself
+  int64_t ldr;
+  Act act;
+  float* packed_a;           // room for m * k floats, or null to read A in place
+};
+
+// A batch of Gemm whose right factors are packed at run time.
+struct Matmul {
+  Gemm gemm;                 // a, c of the first member; b is the room for a packed right factor
+  const float* b;
+  int64_t b_row, b_col;
+  int rank;                  // batch axes
+  int64_t shape[kMaxRank], a_step[kMaxRank], b_step[kMaxRank];
+};
+
+// Convolution as a product weight [out, depth] x columns [depth, positions] per batch member and group.
+struct Conv {
+  Gemm gemm;                 // of the first member and group
+  const float* x;
+  int64_t batch, groups, channels;  // channels of one group
+  int64_t x_batch, x_channel, x_row, x_col;
+  int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+};
+
+struct Attention {
+  const float *q, *k, *v;
+  int64_t q_step[4], k_step[4], v_step[4];
+  const char* mask;          // bool or float, or null
+  bool mask_is_bool;
+  int64_t mask_step[4];      // elements; 0 where it broadcasts
+  float* out;
+  int64_t out_batch, out_head, out_row;
+  int64_t batch, heads, kv_heads, rows, length, size, value_size;
+  float scale, softcap;
+  bool causal;
+  int64_t window;
+  float* keys;               // room for packed keys: batch * kv_heads panels' worth, or null for few rows
+  float* own;                // room per thread
+  int64_t own_floats;
+};
+
+// Normalisation of rows; residual and total are null when there is nothing to add first.
+struct Norm {
+  const float *x, *residual;
+  int64_t x_row, residual_row;
+  const float *weight, *bias;
+  float *total, *out;
+  int64_t rows, size;
+  float eps;
+};
+
+struct Softmax {
+  const float* x;
+  float* out;
+  int64_t outer, size, inner;  // x and out are [outer, size, inner]
+  bool log;
+};
+
+struct Rope {
+  const float *x, *cos, *sin;
+  float* out;
+  int rank;                    // of the axes before the last
+  int64_t shape[kMaxRank], x_step[kMaxRank], cos_step[kMaxRank];
+  int64_t x_last, cos_last;
+  int64_t rows, size, rotary;
+  bool interleaved;
+};
+
+// out[i] = f(a[i], b[i], c[i]) for contiguous runs; unused operands are null.
+using Pointwise = void (*)(const void* a, const void* b, const void* c, void* out, int64_t n);
+
+enum class Unary : int32_t {
+  neg, abs, exp, log, sqrt, rsqrt, reciprocal, sin, cos, tanh, erf, sigmoid, silu, gelu, gelu_tanh, relu,
+  softplus, floor, ceil, round, sign, square, count
+};
+enum class Binary : int32_t {
+  add, sub, mul, div, floor_div, mod, pow, maximum, minimum, eq, ne, lt, le, gt, ge, count
+};
+
+struct Kernels {
+  const char* name;
+  int tile_rows;               // rows of the register tile
+  Run linear, matmul, conv, conv_direct, attention, layer_norm, rms_norm, softmax, softmax_axis, rope;
+  Pointwise unary[static_cast<int>(Unary::count)];
+  Pointwise binary[static_cast<int>(Binary::count)];
+  Pointwise gated[kActs];
+  // dst[j * dst_row + i] = src[i * src_row + j]
+  void (*transpose)(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row);
+  double (*multiply_adds)(int64_t rounds);  // floating-point operations done by a loop in registers
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#endif
+
+}  // namespace forgec

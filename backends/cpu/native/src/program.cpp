@@ -1,0 +1,92 @@
+#include "program.h"
+
+namespace forgec {
+namespace {
+
+constexpr int32_t kNever = INT32_MAX;
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+char* Program::reserve(size_t bytes) {
+  scratch_ = std::make_unique<Block[]>((bytes + 63) / 64);
+  return scratch_[0].bytes;
+}
+
+void Program::push(Run run, const void* params, int32_t instr, bool parallel, bool independent) {
+  bool barrier = false;
+  if (!steps_.empty()) {
+    const Step& last = steps_.back();
+    const bool alone = !parallel && !last.parallel;
+    barrier = !alone && !(independent && last.instr == instr && parallel == last.parallel);
+  }
+  steps_.push_back({run, params, instr, parallel, barrier});
+}
+
+void Program::walk(Context& context, int64_t* nanoseconds) const {
+  const int32_t count = static_cast<int32_t>(steps_.size());
+  int64_t before = nanoseconds != nullptr ? now() : 0;
+  for (int32_t i = 0; i < count; ++i) {
+    const Step& step = steps_[i];
+    if (step.after_barrier) {
+      context.barrier();
+      // Every thread compares with the same bound, so all of them leave at the same step.
+      if (context.failed_step->load() < i) break;
+    } else if (context.thread == 0 && !step.parallel && context.failed_step->load() < i) {
+      continue;  // thread 0 alone: skip to the next barrier, where all leave
+    }
+    if (step.parallel || context.thread == 0) {
+      context.step = i;
+      context.instr = step.instr;
+      step.run(step.params, context);
+    }
+    if (nanoseconds != nullptr && context.thread == 0) {
+      const int64_t after = now();
+      nanoseconds[step.instr] += after - before;
+      before = after;
+    }
+  }
+}
+
+bool Program::run(Failure* failure, int64_t* nanoseconds) {
+  if (running_.exchange(true, std::memory_order_acquire)) return false;
+  std::atomic<bool> failing{false};
+  std::atomic<int32_t> failed_step{kNever};
+  *failure = Failure{};
+  Context context;
+  context.failing = &failing;
+  context.failed_step = &failed_step;
+  context.failure = failure;
+  bool shared = false;
+  for (const Step& step : steps_) shared = shared || step.parallel;
+  if (shared && team_->threads() > 1 && team_->try_acquire()) {
+    struct Job {
+      const Program* program;
+      Context context;
+      int64_t* nanoseconds;
+    };
+    context.team = team_.get();
+    context.threads = team_->threads();
+    Job job{this, context, nanoseconds};
+    team_->run(
+        [](void* argument, int thread) {
+          const Job& shared_job = *static_cast<Job*>(argument);
+          Context own = shared_job.context;
+          own.thread = thread;
+          shared_job.program->walk(own, shared_job.nanoseconds);
+        },
+        &job);
+    team_->release();
+  } else {
+    walk(context, nanoseconds);  // alone, or another program has the team: this thread does everything
+  }
+  running_.store(false, std::memory_order_release);
+  return true;
+}
+
+}  // namespace forgec

@@ -1,0 +1,122 @@
+// A loaded program: a flat array of steps, each a function bound to addresses, strides and parameters.
+//
+// All threads of the team walk the array together (see team.h). A step is done by all threads, each its share,
+// or, when it is too small to share, by thread 0 alone. A barrier separates two steps unless thread 0 does both
+// or they are known not to depend on each other. Running allocates nothing.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "team.h"
+
+namespace forgec {
+
+// What went wrong in a run: an index outside its axis, at an instruction.
+struct Failure {
+  int32_t instr = -1;
+  int64_t value = 0;
+  int64_t limit = 0;
+};
+
+// What a step knows about the thread that runs it.
+struct Context {
+  int thread = 0;
+  int threads = 1;
+  Team* team = nullptr;
+  std::atomic<bool>* failing = nullptr;
+  std::atomic<int32_t>* failed_step = nullptr;
+  Failure* failure = nullptr;
+  int32_t step = 0;
+  int32_t instr = 0;
+  int64_t next = 0;
+
+  void barrier() {
+    if (team != nullptr) {
+      team->barrier();
+    } else {
+      next = 0;
+    }
+  }
+
+  // The next task that no thread has; each thread takes tasks until they are over the last.
+  int64_t claim() { return team != nullptr ? team->claim() : next++; }
+
+  // This thread's part [begin, end) of `count` equal items, in multiples of `grain`.
+  void share(int64_t count, int64_t grain, int64_t* begin, int64_t* end) const {
+    const int64_t grains = (count + grain - 1) / grain;
+    const int64_t first = grains * thread / threads * grain;
+    const int64_t last = grains * (thread + 1) / threads * grain;
+    *begin = first < count ? first : count;
+    *end = last < count ? last : count;
+  }
+
+  // Reports an index out of range; the run stops after this step.
+  void fail(int64_t value, int64_t limit) {
+    if (failing->exchange(true)) return;
+    *failure = {instr, value, limit};
+    failed_step->store(step);
+  }
+};
+
+using Run = void (*)(const void* params, Context& context);
+
+struct Step {
+  Run run;
+  const void* params;
+  int32_t instr;
+  bool parallel;
+  bool after_barrier;
+};
+
+class Program {
+ public:
+  explicit Program(std::shared_ptr<Team> team) : team_(std::move(team)) {}
+
+  int threads() const { return team_->threads(); }
+
+  // Adds a step with a copy of its parameters. `independent` steps may run at the same time as the one before.
+  template <class P>
+  void emit(Run run, const P& params, int32_t instr, bool parallel, bool independent = false) {
+    static_assert(std::is_trivially_copyable<P>::value, "parameters are plain data");
+    const size_t words = (sizeof(P) + 63) / 64;
+    blocks_.push_back(std::make_unique<Block[]>(words));
+    std::memcpy(static_cast<void*>(blocks_.back().get()), &params, sizeof(P));
+    push(run, blocks_.back().get(), instr, parallel, independent);
+  }
+
+  void clear() {
+    steps_.clear();
+    blocks_.clear();
+  }
+
+  // Working memory that all steps share; kernels got their addresses in it when they were bound.
+  char* reserve(size_t bytes);
+
+  // Runs all steps. `nanoseconds`, if given, has one entry per instruction and is added to.
+  // Returns false if the program is running already.
+  bool run(Failure* failure, int64_t* nanoseconds);
+
+  size_t size() const { return steps_.size(); }
+
+ private:
+  struct alignas(64) Block {
+    char bytes[64];
+  };
+
+  void push(Run run, const void* params, int32_t instr, bool parallel, bool independent);
+  void walk(Context& context, int64_t* nanoseconds) const;
+
+  std::shared_ptr<Team> team_;
+  std::vector<Step> steps_;
+  std::vector<std::unique_ptr<Block[]>> blocks_;
+  std::unique_ptr<Block[]> scratch_;
+  std::atomic<bool> running_{false};
+};
+
+}  // namespace forgec

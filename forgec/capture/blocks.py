@@ -1,0 +1,239 @@
+"""Repeated blocks: find them by running the model once, then trace each kind once.
+
+A transformer is a list of blocks that differ only in their weights. One recorded run of the model shows what each
+child of an ``nn.ModuleList`` or ``nn.Sequential`` returns. Then, while the whole model is exported, calling such a
+child emits one opaque operator with its results' types instead of its body, so the trace of the model does not grow
+with its depth. Calls are of one *kind* when class, sub-modules, parameter shapes, plain attributes, call structure
+and tensor types agree; an integer attribute that only counts the position in the list does not matter. One
+representative of each kind is exported on its own. (What a block is *called with* is taken from the export, not from
+the recorded run: models choose other masks when they are traced.)
+
+That two blocks of one kind compute the same is a conclusion from their structure, so ``compile`` checks the
+result against eager on the example and falls back to the full trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ..ir.types import TensorType
+from .graph import tensor_type
+
+__all__ = ["BlockCall", "Recorded", "is_block_call", "record", "stubbed"]
+
+_library = torch.library.Library("forgec", "DEF")
+_library.define("block(Tensor[] args, int call) -> Tensor[]")
+_result_types: dict[int, list[torch.Tensor]] = {}
+"""Meta tensors that describe the results of the calls of the export under way, by call number."""
+
+
+def _block_meta(args: list[torch.Tensor], call: int) -> list[torch.Tensor]:
+    return [torch.empty_like(meta, device=args[0].device if args else "cpu") for meta in _result_types[call]]
+
+
+_library.impl("block", _block_meta, "Meta")
+torch.library.register_fake("forgec::block", _block_meta, lib=_library)
+BLOCK_OP = torch.ops.forgec.block.default
+
+
+@dataclass
+class Returned:
+    """What one recorded call of a candidate returned: tensors as meta tensors."""
+
+    results: list[Any]
+    spec: pytree.TreeSpec
+
+
+@dataclass
+class BlockCall:
+    """One call of a repeated block as the export makes it; tensors among ``leaves`` are meta tensors."""
+
+    path: str
+    module: nn.Module
+    leaves: list[Any]
+    in_spec: pytree.TreeSpec
+    returned: Returned
+    kind: str = ""
+
+    def result_types(self) -> tuple[TensorType, ...]:
+        return tuple(tensor_type(r) for r in self.returned.results if isinstance(r, torch.Tensor))
+
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the recorded types (zeros) to export the block with."""
+        leaves = [torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in self.leaves]
+        return pytree.tree_unflatten(leaves, self.in_spec)
+
+
+@dataclass
+class Recorded:
+    """The candidates of a model by path, what their calls returned in order, and the model's own result."""
+
+    blocks: dict[str, nn.Module]
+    returned: dict[str, list[Returned]]
+    result: Any
+
+
+def candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Children of module lists and sequences with several entries of one class, outermost only."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(module: nn.Module, path: str) -> None:
+        children = list(module.named_children())
+        classes = [type(child) for _, child in children]
+        for name, child in children:
+            child_path = f"{path}.{name}" if path else name
+            listed = isinstance(module, nn.ModuleList | nn.Sequential) and classes.count(type(child)) > 1
+            if listed and any(True for _ in child.children()):
+                found[child_path] = child
+            else:
+                visit(child, child_path)
+
+    visit(model, "")
+    return found
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded:
+    """Run the model once and note what its candidates return."""
+    found = candidates(model)
+    returned: dict[str, list[Returned]] = {path: [] for path in found}
+
+    def hook(path: str) -> Any:
+        def note(module: nn.Module, inputs: Any, out: Any) -> None:
+            results, spec = pytree.tree_flatten(out)
+            returned[path].append(Returned([_meta(r) for r in results], spec))
+
+        return note
+
+    handles = [module.register_forward_hook(hook(path)) for path, module in found.items()]
+    try:
+        with torch.no_grad():
+            result = model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Recorded(found, returned, result)
+
+
+def _meta(value: Any) -> Any:
+    return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
+
+
+def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]]:
+    """Integer attributes, by block class, sub-module path and name, that equal the block's position in its list
+    for every block: they only number the blocks."""
+    counting: dict[tuple[type, str, str], bool] = {}
+    for path, block in found.items():
+        position = path.rsplit(".", 1)[-1]
+        for sub_path, module in block.named_modules():
+            for name, value in vars(module).items():
+                if type(value) is int:
+                    key = (type(block), sub_path, name)
+                    counting[key] = counting.get(key, True) and position.isdigit() and value == int(position)
+    return {key for key, counts in counting.items() if counts}
+
+
+def _structure_key(block: nn.Module, counters: set[tuple[type, str, str]]) -> Any:
+    """Class, sub-modules, tensors' shapes and plain attributes of a block."""
+    return type(block), tuple(_module_key(type(block), path, m, counters) for path, m in block.named_modules())
+
+
+def _kind_key(call: BlockCall, structure: Any) -> Any:
+    """What calls of one kind have in common, or None if the call has an argument that cannot be compared."""
+    leaves = [_leaf_key(leaf) for leaf in call.leaves]
+    results = [_leaf_key(leaf) for leaf in call.returned.results]
+    if None in leaves or None in results or not any(isinstance(r, TensorType) for r in results):
+        return None
+    return (
+        structure,
+        (str(call.in_spec), tuple(leaves)),
+        (str(call.returned.spec), tuple(results)),
+    )
+
+
+def _leaf_key(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return tensor_type(leaf)
+    if leaf is None or isinstance(leaf, bool | int | float | str):
+        return (type(leaf).__name__, leaf)
+    return None
+
+
+def _module_key(block: type, path: str, module: nn.Module, counters: set[tuple[type, str, str]]) -> Any:
+    tensors = tuple(
+        (name, None if t is None else (tuple(t.shape), t.dtype))
+        for table in (module._parameters, module._buffers)
+        for name, t in table.items()
+    )
+    plain = tuple(
+        sorted(
+            (name, _attribute_key(value))
+            for name, value in vars(module).items()
+            if not name.startswith("_") and (block, path, name) not in counters
+        )
+    )
+    return (path, type(module), tensors, plain)
+
+
+def _attribute_key(value: Any) -> str:
+    """Plain values by value, everything else (a shared config, say) by identity."""
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_attribute_key, value))}]"
+    return f"{type(value).__name__}@{id(value)}"
+
+
+@contextlib.contextmanager
+def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
+    """While this is open, calling a candidate emits one ``forgec::block`` operator instead of its body.
+
+    Gives the list of calls in the order in which the export makes them; the operator's number is the index. A
+    call whose arguments cannot be compared (a cache object, say) is traced as it is.
+    """
+    made: list[BlockCall] = []
+    kinds: dict[Any, str] = {}
+    counters = _position_counters(recorded.blocks)
+    structures = {path: _structure_key(block, counters) for path, block in recorded.blocks.items()}
+
+    def stub(path: str, module: nn.Module, forward: Any) -> Any:
+        returned = iter(recorded.returned[path])
+
+        def call_once(*args: Any, **kwargs: Any) -> Any:
+            leaves, in_spec = pytree.tree_flatten((args, kwargs))
+            call = BlockCall(path, module, [_meta(x) for x in leaves], in_spec, next(returned))
+            key = _kind_key(call, structures[path])
+            if key is None:
+                return forward(*args, **kwargs)
+            call.kind = kinds.setdefault(key, f"block{len(kinds)}")
+            number = len(made)
+            made.append(call)
+            _result_types[number] = [r for r in call.returned.results if isinstance(r, torch.Tensor)]
+            values = iter(BLOCK_OP([x for x in leaves if isinstance(x, torch.Tensor)], number))
+            results = [next(values) if isinstance(r, torch.Tensor) else r for r in call.returned.results]
+            return pytree.tree_unflatten(results, call.returned.spec)
+
+        return call_once
+
+    unique = {module: path for path, module in recorded.blocks.items() if recorded.returned[path]}
+    own = {module: vars(module)["forward"] for module in unique if "forward" in vars(module)}
+    try:
+        for module, path in unique.items():
+            module.forward = stub(path, module, module.forward)  # type: ignore[method-assign]
+        yield made
+    finally:
+        for module in unique:
+            del module.forward
+        for module, forward in own.items():
+            module.forward = forward  # type: ignore[method-assign]
+        _result_types.clear()
+
+
+def is_block_call(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is BLOCK_OP

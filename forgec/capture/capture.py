@@ -1,0 +1,245 @@
+"""From whatever the user has (module, exported program, ``.pt2`` file) to a :class:`CapturedGraph`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from ..errors import CaptureError
+from .blocks import BlockCall, Recorded, is_block_call, record, stubbed
+from .export import ExportedGraph, export_module, graph_of
+from .graph import Block, CapturedGraph, call_block
+from .pt2 import load_pt2
+from .source import user_frame
+from .structure import build_signature, parameter_names
+
+__all__ = ["Capture", "capture"]
+
+
+@dataclass
+class Capture:
+    """The graphs, and what the check against eager needs: the flat example inputs and, if the model was run,
+    its flat results."""
+
+    graph: CapturedGraph
+    inputs: list[torch.Tensor]
+    expected: list[torch.Tensor] | None
+
+
+def capture(
+    model: nn.Module | ExportedProgram | str | Path,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    mode: str = "auto",
+    name: str | None = None,
+) -> Capture:
+    """Capture a model as graphs of ATen operators.
+
+    ``mode`` is ``"blocks"`` (trace each distinct block once), ``"full"`` (trace everything) or ``"auto"``
+    (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is.
+
+    Raises ``CaptureError`` for a model in training mode, missing example inputs, or what ``torch.export``
+    cannot trace.
+    """
+    kwargs = dict(kwargs or {})
+    if isinstance(model, str | Path):
+        model = load_pt2(Path(model))
+    if isinstance(model, ExportedProgram):
+        return _from_exported(model, name or "exported")
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"cannot capture a {type(model).__name__}",
+            hint="pass an nn.Module, a torch.export.ExportedProgram, or the path of a .pt2 file",
+        )
+    name = name or type(model).__name__
+    training = next((path for path, m in model.named_modules() if m.training), None)
+    if training is not None:
+        raise CaptureError(
+            f"{name} is in training mode (module {training or name!r})", hint="call model.eval() first"
+        )
+    if not args and not kwargs:
+        raise CaptureError(
+            f"no example inputs for {name}",
+            hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
+        )
+    try:
+        recorded = record(model, args, kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"{name} fails on the example inputs: {type(error).__name__}: {_first_line(error)}",
+            user_frame(error.__traceback__),
+            "check the example inputs' shapes and dtypes against the model's forward",
+        ) from error
+    call = _Call(model, name, args, kwargs, recorded)
+    graph = call.assemble_full() if mode == "full" or not recorded.blocks else _assemble_blocks(call, mode)
+    if mode == "blocks" and not graph.blocks:
+        raise CaptureError(f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"')
+    results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
+    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    return Capture(graph, inputs, results)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:
+    """Block by block; the full trace where a block cannot stand alone, unless the mode insists."""
+    try:
+        return call.assemble_blocks()
+    except CaptureError as error:
+        if mode == "blocks":
+            raise
+        graph = call.assemble_full()
+        graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
+        return graph
+
+
+@dataclass
+class _Call:
+    """A model and the call to capture."""
+
+    model: nn.Module
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    recorded: Recorded
+
+    def assemble_full(self) -> CapturedGraph:
+        exported = export_module(self.model, self.args, self.kwargs)
+        return self._captured(exported, {}, _ConstantTable(), "full")
+
+    def assemble_blocks(self) -> CapturedGraph:
+        with stubbed(self.recorded) as made:
+            exported = export_module(self.model, self.args, self.kwargs)
+        kinds: dict[str, list[BlockCall]] = {}
+        for call in made:
+            kinds.setdefault(call.kind, []).append(call)
+        table = _ConstantTable()
+        blocks: dict[str, Block] = {}
+        captured = self._captured(exported, blocks, table, "blocks")
+        for kind, calls in kinds.items():
+            blocks[kind] = _export_block(kind, calls, table)
+        _resolve_calls(exported.graph, made)
+        return captured
+
+    def _captured(
+        self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str
+    ) -> CapturedGraph:
+        names = parameter_names(self.model, len(self.args))
+        signature, _ = build_signature(names, self.args, self.kwargs, self.recorded.result)
+        states = table.adopt(exported)
+        return CapturedGraph(self.name, exported.graph, blocks, table.tensors, states, signature, mode)
+
+
+class _ConstantTable:
+    """Names tensors; the same memory seen twice gets one name (tied weights)."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._by_identity: dict[Any, str] = {}
+
+    def add(self, name: str, tensor: torch.Tensor) -> str:
+        key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in self._by_identity:
+            return self._by_identity[key]
+        unique, count = name, 1
+        while unique in self.tensors:
+            unique, count = f"{name}.{count}", count + 1
+        self.tensors[unique] = tensor
+        self._by_identity[key] = unique
+        return unique
+
+    def adopt(self, exported: ExportedGraph) -> dict[str, torch.Tensor]:
+        """Add a graph's constants and rename its nodes' targets; gives its states, which are no constants."""
+        states = {name: exported.constants[name] for name in sorted(exported.states)}
+        constants = {name: t for name, t in exported.constants.items() if name not in states}
+        _rename_constants(exported.graph, {local: self.add(local, t) for local, t in constants.items()})
+        return states
+
+
+def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.target = rename.get(str(node.target), node.target)
+
+
+def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> Block:
+    """Export the representative of a kind and bind every instance's constants.
+
+    Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor buffer of the block (a table built in its forward) is shared by all.
+    """
+    first = calls[0]
+    args, kwargs = first.example()
+    exported = export_module(first.module, args, kwargs)
+    if exported.states:
+        raise CaptureError(f"block {first.path} changes its buffer {min(exported.states)!r}")
+    own = _own_tensors(first.module)
+    shared = {
+        local: table.add(f"{first.path}.{local}", tensor)
+        for local, tensor in exported.constants.items()
+        if local not in own
+    }
+    local_names = {local: f"@{local}" for local in exported.constants if local in own}
+    instances: dict[str, dict[str, str]] = {}
+    for number, call in enumerate(calls):
+        tensors = _own_tensors(call.module)
+        instances[f"{call.path}#{number}"] = {
+            name: table.add(f"{call.path}.{local}", tensors[local]) for local, name in local_names.items()
+        }
+    _rename_constants(exported.graph, local_names | shared)
+    return Block(kind, exported.graph, instances)
+
+
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def _resolve_calls(graph: fx.Graph, made: list[BlockCall]) -> None:
+    """Replace the opaque operators of the export by ``call_block`` nodes."""
+    numbers: dict[int, int] = {}
+    counts: dict[str, int] = {}
+    for index, call in enumerate(made):
+        numbers[index] = counts.setdefault(call.kind, 0)
+        counts[call.kind] += 1
+    for node in [n for n in graph.nodes if is_block_call(n)]:
+        tensors, index = node.args
+        call = made[index]
+        with graph.inserting_before(node):
+            new = graph.call_function(call_block, (call.kind, f"{call.path}#{numbers[index]}", *tensors))
+        new.meta["type"] = call.result_types()
+        new.meta["source"] = node.meta["source"]
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _from_exported(program: ExportedProgram, name: str) -> Capture:
+    exported = graph_of(program)
+    call_spec = program.module_call_graph[0].signature
+    if call_spec is None:
+        raise CaptureError("the exported program has no call signature", hint="export it again with torch.export.export")
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    user = [n.meta.get("val") for n in placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]]
+    args, kwargs = pytree.tree_unflatten(user, call_spec.in_spec)
+    output = next(iter(reversed(program.graph.nodes)))
+    count = call_spec.out_spec.num_leaves
+    results = [r.meta["val"] if isinstance(r, fx.Node) else r for r in output.args[0]]
+    outputs = pytree.tree_unflatten(results[len(results) - count :], call_spec.out_spec)
+    names = [str(node.target) for node in placeholders[len(placeholders) - len(user) :]][: len(args)]
+    signature, inputs = build_signature(names, args, kwargs, outputs)
+    table = _ConstantTable()
+    states = table.adopt(exported)
+    graph = CapturedGraph(name, exported.graph, {}, table.tensors, states, signature, "exported")
+    example = program.example_inputs
+    tensors = [x for x in pytree.tree_leaves(example) if isinstance(x, torch.Tensor)] if example else []
+    complete = len(tensors) == len(inputs.tensors)
+    return Capture(graph, tensors if complete else [], None)

@@ -1,0 +1,184 @@
+"""``torch.export`` of one module, turned into a graph with named constants.
+
+``torch.export`` gives a program whose parameters and buffers are lifted to placeholders. Here they become
+``get_attr`` nodes again, constant inputs disappear, values get IR types and sources, and a program that mutates
+anything is made functional first (``run_decompositions`` with an empty table, which keeps the high-level
+operators). A buffer that the model changes becomes a state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from ..errors import CaptureError
+from .graph import TORCH_DTYPES, read_state, tensor_type, write_state
+from .source import node_source, user_frame
+
+__all__ = ["ExportedGraph", "export_module", "graph_of"]
+
+_ASSERTIONS = {
+    torch.ops.aten._assert_tensor_metadata.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten.sym_constrain_range_for_size.default,
+}
+
+
+@dataclass
+class ExportedGraph:
+    """``constants`` are the tensors that ``get_attr`` and ``read_state`` nodes name; ``states`` the names
+    among them that ``write_state`` nodes change."""
+
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor]
+    states: set[str]
+    program: ExportedProgram
+
+
+def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], prefix: str = "") -> ExportedGraph:
+    """Trace a module on example inputs; ``prefix`` is its path in the whole model.
+
+    Raises ``CaptureError`` naming the line of the model that cannot be traced and what to try.
+    """
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(module, args, dict(kwargs), strict=False)
+    except Exception as error:
+        raise _explain(error, prefix or type(module).__name__) from error
+    return graph_of(program, prefix)
+
+
+def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
+    """The graph of an exported program in the conventions of :mod:`.graph`."""
+    if any(_mutates(node) for node in program.graph.nodes):
+        with torch.no_grad(), _quiet():
+            program = program.run_decompositions({})
+    signature = program.graph_signature
+    tensors = {**program.state_dict, **program.constants}
+    kinds = {spec.arg.name: spec for spec in signature.input_specs}
+    changed = set(signature.buffers_to_mutate.values())
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    constants: dict[str, torch.Tensor] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = kinds[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                if isinstance(node.meta.get("val"), torch.Tensor):
+                    env[node] = graph.placeholder(node.name)
+                    env[node].meta["type"] = _types(node)
+                continue
+            if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                raise CaptureError(
+                    f"the model holds {spec.target!r}, a {spec.kind.name.lower().replace('_', ' ')}",
+                    prefix or None,
+                    "keep only tensors and plain Python values in the model",
+                )
+            name = str(spec.target)
+            constants[name] = tensors[name]
+            env[node] = graph.call_function(read_state, (name,)) if name in changed else graph.get_attr(name)
+            env[node].meta = {"type": tensor_type(tensors[name]), "source": node_source(node, prefix)}
+        elif node.op == "output":
+            results = list(node.args[0])
+            user = []
+            for spec, result in zip(signature.output_specs, results, strict=True):
+                if spec.kind is OutputKind.USER_OUTPUT:
+                    if isinstance(result, fx.Node) and result in env:
+                        user.append(env[result])
+                elif spec.kind is OutputKind.BUFFER_MUTATION:
+                    name = str(spec.target)
+                    written = graph.call_function(write_state, (name, env[result]))
+                    written.meta["source"] = node_source(result, prefix)
+                else:
+                    raise CaptureError(
+                        f"the model changes its input {spec.target!r} in place",
+                        prefix or None,
+                        "clone the input before changing it",
+                    )
+            graph.output(tuple(user))
+        elif node.op == "call_function" and node.target in _ASSERTIONS:
+            continue
+        else:
+            new = graph.node_copy(node, lambda n: env[n])
+            new.meta = {"type": _types(node), "source": node_source(node, prefix)}
+            env[node] = new
+    return ExportedGraph(graph, constants, changed, program)
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+def _types(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        if value.dtype not in TORCH_DTYPES:
+            source = node_source(node)
+            raise CaptureError(
+                f"{source.aten} gives a tensor of {value.dtype}, an element type that forgec does not have",
+                str(source),
+                f"convert it in the model; known: {', '.join(str(d).removeprefix('torch.') for d in TORCH_DTYPES)}",
+            )
+        if any(not isinstance(n, int) for n in value.shape):
+            raise CaptureError(
+                f"the shape {tuple(value.shape)} is not static",
+                str(node_source(node)),
+                "export without dynamic shapes; compile once per size",
+            )
+        return tensor_type(value)
+    if isinstance(value, tuple | list):
+        return tuple(tensor_type(v) for v in value)
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export's advice about its own internals is of no use to forgec's user."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+_HINTS = [
+    ("data-dependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
+    ("DataDependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
+    ("Unbacked", "a fixed size instead of one computed from tensor values (nonzero, boolean index, .item())"),
+    ("not a known type", "return tensors, tuples, lists or dicts (for language models: use_cache=False)"),
+    ("Unsupported input type", "tensors, numbers, or nested tuples and dicts of them as example inputs"),
+    ("shape", "example inputs whose shapes the model's forward accepts; run model(*args) once to see"),
+]
+
+
+def _explain(error: Exception, where: str) -> CaptureError:
+    text = str(error).strip()
+    kind = type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else kind
+    hint = next((h for key, h in _HINTS if key in text or key in kind), None)
+    cause: BaseException | None = error
+    frame = None
+    while cause is not None and frame is None:
+        frame = user_frame(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    return CaptureError(
+        f"torch.export cannot capture {where}: {kind}: {first}",
+        frame,
+        hint or "run the model eagerly on the same inputs to see whether the model itself fails",
+    )

@@ -1,0 +1,58 @@
+"""Read a saved ``.pt2`` exported program without running any code that the file brings along."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from ..errors import CaptureError
+
+__all__ = ["load_pt2"]
+
+_SPEC_LIMIT = 64 * 2**20
+
+
+def load_pt2(path: Path) -> ExportedProgram:
+    """Load a ``.pt2`` file saved by ``torch.export.save``.
+
+    Tensors are read with torch's restricted loader. A file with pickled objects among its constants is refused,
+    because reading them would run code from the file. Raises ``CaptureError``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_objects(archive, path)
+    except FileNotFoundError:
+        raise CaptureError(f"there is no file {path}", hint="check the path") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CaptureError(
+            f"{path} is not a .pt2 file: {error}", hint="save the program with torch.export.save(program, path)"
+        ) from error
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise CaptureError(
+            f"torch cannot load {path}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            hint=f"it may come from another version of torch (this is {torch.__version__}); export it again",
+        ) from error
+
+
+def _refuse_objects(archive: zipfile.ZipFile, path: Path) -> None:
+    for info in archive.infolist():
+        if not info.filename.endswith("constants_config.json"):
+            continue
+        if info.file_size > _SPEC_LIMIT:
+            raise CaptureError(f"{path}: {info.filename} is {info.file_size} bytes, over the limit")
+        try:
+            entries = json.loads(archive.read(info)).get("config", {})
+            objects = [name for name, meta in entries.items() if meta.get("tensor_meta") is None]
+        except (ValueError, AttributeError) as error:
+            raise CaptureError(f"{path}: {info.filename} cannot be read: {error}") from error
+        if objects:
+            raise CaptureError(
+                f"{path} holds a pickled object ({objects[0]}); forgec does not unpickle files",
+                hint="export the model without custom objects among its constants",
+            )

@@ -1,0 +1,72 @@
+"""The check at the end of a compile: the executable against eager PyTorch on the example inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .capture import Capture
+from .capture.graph import CapturedGraph
+from .capture.tensors import as_numpy
+from .errors import FidelityError
+from .executable import Executable
+from .report.metrics import fidelity
+from .report.report import Fidelity
+
+__all__ = ["check_against_eager", "find_nan"]
+
+TOLERANCE = 1e-3
+"""Share of the largest reference value by which an f32 result may be off and still be the same function; a wrong
+rewrite or a wrong block differs by far more, rounding by far less."""
+
+_LOW_PRECISION = 5e-2
+"""The same for programs with 16-bit floats."""
+
+
+def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
+    """Metrics of the executable's outputs against the model's own on the example inputs.
+
+    Raises ``FidelityError`` if an output differs by more than rounding can explain.
+    """
+    assert captured.expected is not None
+    results = executable.run_flat([as_numpy(x) for x in captured.inputs])
+    executable.reset()
+    names = [leaf.name for leaf in executable.signature.results]
+    expected = [as_numpy(x) for x in captured.expected]
+    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values())
+    for name, ours, theirs in zip(names, results, expected, strict=True):
+        _same_function(name, ours, theirs, _LOW_PRECISION if low else TOLERANCE)
+    return fidelity(
+        dict(zip(names, expected, strict=True)),
+        dict(zip(names, results, strict=True)),
+        reference="eager PyTorch",
+        inputs="example",
+    )
+
+
+def _same_function(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    finite = np.isfinite(b)
+    if not np.array_equal(finite, np.isfinite(a)):
+        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+    difference = np.abs(a - b)[finite].max(initial=0.0)
+    scale = np.abs(b)[finite].max(initial=0.0)
+    if difference > tolerance * max(scale, 1e-3):
+        raise FidelityError(
+            f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value {scale:.2e})",
+            hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name turns passes off",
+        )
+
+
+def find_nan(graph: CapturedGraph) -> list[str]:
+    """A warning for every floating-point constant with NaN in it.
+
+    One sum per tensor: it is NaN if any element is, and only then are the elements looked at one by one.
+    """
+    found = []
+    for name, tensor in graph.constants.items():
+        if tensor.is_floating_point() and bool(torch.isnan(tensor.sum())):
+            count = int(torch.isnan(tensor).sum())
+            if count:
+                found.append(f"weight {name} has {count} NaN of {tensor.numel()} elements")
+    return found

@@ -1,0 +1,1 @@
+"""The command ``forgec``: one file per verb; ``main`` puts them together."""

@@ -1,0 +1,177 @@
+"""``forgec analyze``: which parts of a model run on a device, which do not, why, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..report import units
+from ..report.terminal import BAD, GOOD, HEAD, Printer, styled
+from . import flags
+from .app import app
+from .boundary import EXIT_UNSUPPORTED, verb
+from .output import Format, Output
+from .subject import compile_subject, load_subject
+
+if TYPE_CHECKING:
+    from ..ir.program import Instr
+    from ..plan.plan import Plan
+
+__all__ = ["analyze"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Instructions alike in op, device and, off the target, in reason and source."""
+
+    op: str
+    count: int
+    device: str
+    flops_share: float
+    estimated_us: float
+    code: str | None
+    reason: str | None
+    source: str | None
+    fix: str | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One target; ``flops_share`` is by device, times are microseconds of one run, estimated."""
+
+    target: str
+    instructions: int
+    off_target: int
+    flops_share: dict[str, float]
+    estimated_us: dict[str, float]
+    calibration: str
+    groups: list[Group]
+
+
+@verb(
+    app,
+    "forgec analyze -m gpt2-tiny",
+    "forgec analyze -m ./my-model -t cpu --tokens 256 --format json",
+    "forgec analyze -m ./my-model --strict || echo 'not everything runs on the target'",
+)
+def analyze(
+    model: flags.ModelFlag,
+    target: Annotated[str, typer.Option("--target", "-t", metavar="TARGETS", help="Targets, with commas.")] = "cpu",
+    tokens: flags.Tokens = None,
+    batch: flags.Batch = 1,
+    attn: flags.Attention = "sdpa",
+    layers: flags.Layers = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything is off the target.")] = False,
+    fmt: flags.FormatFlag = Format.text,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Show which ops of a model run on a target, and why not.
+
+    For each op off the target: the reason, the source line and a fix.
+
+    Shares are of arithmetic operations; times come from the cost model and are estimates.
+    """
+    output = Output(fmt, quiet)
+    subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
+    found = [
+        analyse_plan(compile_subject(subject, output, target=name).plan)
+        for name in filter(None, (part.strip() for part in target.split(",")))
+    ]
+    output.result({"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer))
+    if strict and any(analysis.off_target for analysis in found):
+        raise typer.Exit(EXIT_UNSUPPORTED)
+
+
+def analyse_plan(plan: Plan) -> Analysis:
+    """Group the instructions of a plan; views are left out, since they run nowhere."""
+    from ..ir.op import get
+    from ..plan.cost import CostModel
+
+    cost = CostModel.load()
+    total: dict[str, float] = {}
+    micros: dict[str, float] = {}
+    rows: dict[tuple[str | None, ...], list[tuple[float, float]]] = {}
+    body = [(i, instr) for i, instr in enumerate(plan.program.main.body) if not get(instr.op).view]
+    for i, instr in body:
+        device = instr.device or plan.host
+        flops, us = _flops(instr), cost.instr_cost(instr)
+        total[device] = total.get(device, 0.0) + flops
+        micros[device] = micros.get(device, 0.0) + us
+        reason = plan.reasons.get(i)
+        why: tuple[str | None, ...] = (None, None, None, None)
+        if reason is not None:
+            source = str(instr.source) if instr.source else None
+            why = (reason.code, reason.sentence, source, reason.fix)
+        rows.setdefault((instr.op, device, *why), []).append((flops, us))
+    everything = sum(total.values())
+    groups = [
+        Group(
+            op=str(key[0]),
+            count=len(found),
+            device=str(key[1]),
+            flops_share=sum(flops for flops, _ in found) / everything if everything else 0.0,
+            estimated_us=sum(us for _, us in found),
+            code=key[2],
+            reason=key[3],
+            source=key[4],
+            fix=key[5],
+        )
+        for key, found in rows.items()
+    ]
+    return Analysis(
+        target=plan.target,
+        instructions=len(body),
+        off_target=sum(g.count for g in groups if g.code is not None),
+        flops_share={device: flops / everything if everything else 0.0 for device, flops in total.items()},
+        estimated_us=micros,
+        calibration=f"{cost.method} on {cost.machine}",
+        groups=sorted(groups, key=lambda g: (g.code is not None, -g.estimated_us)),
+    )
+
+
+def _flops(instr: Instr) -> float:
+    from ..plan.cost import work
+
+    todo = work(instr)
+    return todo.flops if todo else 0.0
+
+
+def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
+    for number, a in enumerate(analyses):
+        if number:
+            printer.gap()
+        on = a.instructions - a.off_target
+        printer.line(styled(f"{name} on {a.target}", HEAD))
+        printer.gap()
+        printer.table(
+            ("op", ">count", "device", ">flops", ">estimated"),
+            [
+                (g.op, units.count(g.count), g.device, _percent(g.flops_share), units.duration_us(g.estimated_us))
+                for g in a.groups
+            ],
+        )
+        printer.gap()
+        off = [g for g in a.groups if g.code is not None]
+        printer.table(
+            ("op", ">count", "runs on", "code", "reason", "source", "fix"),
+            [
+                (g.op, units.count(g.count), g.device, g.code or "", g.reason or "", g.source or "-", g.fix or "-")
+                for g in off
+            ],
+            title=f"not on {a.target}",
+        )
+        if off:
+            printer.gap()
+        devices = ", ".join(
+            f"{device} {_percent(share)} of the operations, {units.duration_us(a.estimated_us[device])}"
+            for device, share in a.flops_share.items()
+        )
+        everything = styled("everything", GOOD) if not off else styled(f"{on} of {a.instructions}", BAD)
+        printer.line(everything, f" on {a.target}; {devices} (estimated; {a.calibration})")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

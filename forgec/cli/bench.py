@@ -1,0 +1,88 @@
+"""``forgec bench``: how long a compiled program takes here, and which of its ops take the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import OptionError
+from ..report import units
+from ..report.terminal import DIM, Printer, styled
+from . import flags, latency
+from .app import app
+from .boundary import verb
+from .output import Format, Output
+from .subject import compile_subject, load_subject
+
+__all__ = ["bench"]
+
+
+@verb(
+    app,
+    "forgec bench tiny.forge",
+    "forgec bench tiny.forge --repeat 200 --input input_ids=random:3",
+    "forgec bench -m bert-base --tokens 64 --format json",
+)
+def bench(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE.forge]", help="A compiled program.")] = None,
+    model: flags.OptionalModel = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="INPUT", help="As for run.  [default: the stored example]"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 20,
+    target: flags.Target = "cpu",
+    tokens: flags.Tokens = None,
+    fmt: flags.FormatFlag = Format.text,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Measure latency here, and the time of every op.
+
+    The ops are timed in runs of their own, one instruction at a time, so they need not add up to the latency.
+    """
+    from .. import executable as artifact
+    from ..report.stepwise import profile
+    from .inputs import parse_inputs
+
+    if (file is None) == (model is None):
+        raise OptionError("bench needs a FILE.forge or -m MODEL", hint="give one of the two")
+    output = Output(fmt, quiet)
+    if file is not None:
+        executable = artifact.load(file)
+        arrays, _ = parse_inputs(inputs or [], executable)
+    else:
+        if inputs:
+            raise OptionError("--input is for a FILE.forge", hint="compile the model first")
+        subject = load_subject(str(model), output, tokens=tokens)
+        executable = compile_subject(subject, output, target=target)
+        arrays = executable.signature.flatten(*subject.draw(0))
+    timing = latency.measure(lambda: executable.run_flat(arrays), repeat)
+    steps = profile(executable, arrays, repeat)
+    by_op: dict[tuple[str, str], list[float]] = {}
+    for step in steps:
+        by_op.setdefault((step.op, step.device), []).append(step.ms)
+    rows = sorted(by_op.items(), key=lambda item: -sum(item[1]))
+    whole = sum(step.ms for step in steps)
+
+    def text(printer: Printer) -> None:
+        printer.line(styled("latency  ", DIM), str(timing))
+        printer.gap()
+        printer.table(
+            ("op", "device", ">count", ">ms", ">share"),
+            [
+                (op, device, str(len(times)), f"{sum(times):.3f}", units.share(sum(times), whole))
+                for (op, device), times in rows
+            ],
+        )
+
+    document = {
+        "latency": timing,
+        "ops": [
+            {"op": op, "device": device, "count": len(times), "ms": sum(times), "kind": "measured"}
+            for (op, device), times in rows
+        ],
+        "instructions": steps,
+    }
+    output.result(document, text)

@@ -1,0 +1,105 @@
+"""``forgec compile``: a model into a .forge file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import OptionError
+from ..options import CAPTURE_MODES, Options
+from ..report import terminal, trace
+from . import flags
+from .app import app
+from .boundary import EXIT_CHECK, verb, wrote
+from .files import require_writable, write_text
+from .output import Format, Output
+from .subject import compile_subject, load_subject
+
+__all__ = ["compile", "options_of"]
+
+
+@verb(
+    app,
+    "forgec compile -m gpt2-tiny -o tiny.forge",
+    "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
+    "forgec compile -m qwen2-0.5b --layers 2 --option rounds=1 --emit-ir qwen.txt",
+)
+def compile(
+    model: flags.ModelFlag,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT.forge", help="File to write.  [default: NAME.forge]")
+    ] = None,
+    target: flags.Target = "cpu",
+    tokens: flags.Tokens = None,
+    batch: flags.Batch = 1,
+    attn: flags.Attention = "sdpa",
+    layers: flags.Layers = None,
+    seed: flags.Seed = 0,
+    fusion: Annotated[
+        float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
+    ] = None,
+    capture: Annotated[
+        str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Compare with eager PyTorch on the example inputs.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Anything off the target is an error (exit 3).")] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Any compile option, repeatable (see below)."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as .json or .html.")
+    ] = None,
+    trace_file: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of phases and passes.")
+    ] = None,
+    emit_ir: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the program as IR text.")] = None,
+    fmt: flags.FormatFlag = Format.text,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Compile a model into one .forge file.
+
+    The report goes to stdout: what each phase and pass did, where everything runs, how much memory a run
+    takes, and how far the result is from eager PyTorch.
+    """
+    output = Output(fmt, quiet)
+    options = options_of(option or (), fusion=fusion, capture=capture, check=check, strict=strict)
+    if report is not None and report.suffix not in (".json", ".html"):
+        raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
+    for path in (out, report, trace_file, emit_ir):
+        require_writable(path)
+
+    subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+    out = out or Path(f"{subject.name}.forge")
+    executable = compile_subject(subject, output, target=target, options=options)
+    result = executable.report
+    executable.save(out)
+    wrote(out)
+    if report is not None:
+        result.save(report)
+        wrote(report)
+    if trace_file is not None:
+        trace.save_trace(result, trace_file)
+        wrote(trace_file)
+    if emit_ir is not None:
+        from ..ir.printer import to_text
+
+        write_text(emit_ir, to_text(executable.program))
+        wrote(emit_ir)
+
+    output.result(result, lambda printer: terminal.print_report(result, printer.file))
+    for path in filter(None, (out, report, trace_file, emit_ir)):
+        output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
+    if result.fidelity is not None and not result.fidelity.passed:
+        raise typer.Exit(EXIT_CHECK)
+
+
+def options_of(assignments: list[str] | tuple[str, ...], **flagged: object) -> Options:
+    """Options from ``--option`` texts, with the flags that were given on top."""
+    named = Options.parse(assignments)
+    for name, value in flagged.items():
+        if value is not None and value != getattr(Options, name):
+            named[name] = value
+    return Options.of(named)

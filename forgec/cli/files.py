@@ -1,0 +1,30 @@
+"""Output files of verbs: refused before the work if they cannot be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import ArtifactError
+
+__all__ = ["require_writable", "write_text"]
+
+
+def require_writable(path: Path | None) -> None:
+    """Find out before the work that a file cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ArtifactError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise ArtifactError(f"cannot write {path}: there is no directory {path.parent}", hint="create it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ArtifactError(f"cannot write {path}: permission denied", hint="name another place")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; :class:`ArtifactError` if it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,42 @@
+"""The flags that several verbs share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Format
+
+__all__ = [
+    "Artifact",
+    "Attention",
+    "Batch",
+    "FormatFlag",
+    "Layers",
+    "ModelFlag",
+    "OptionalModel",
+    "Quiet",
+    "Seed",
+    "Target",
+    "Tokens",
+]
+
+_MODEL_HELP = "Preset name, Hugging Face directory, config.json or .pt2 file."
+
+ModelFlag = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
+OptionalModel = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
+Target = Annotated[str, typer.Option("--target", "-t", metavar="TARGET", help="Device to compile for.")]
+Tokens = Annotated[
+    int | None, typer.Option(metavar="N", help="Length of the token axis.  [default: 128, or less]")
+]
+Batch = Annotated[int, typer.Option(metavar="N", help="Size of the batch axis.")]
+Attention = Annotated[str, typer.Option(metavar="sdpa|eager", help="How the model computes attention.")]
+Layers = Annotated[
+    int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and example inputs.")]
+FormatFlag = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+Artifact = Annotated[Path, typer.Argument(metavar="FILE.forge", help="A compiled program.")]

@@ -1,0 +1,82 @@
+"""The model that ``-m`` names, with example inputs: what a verb compiles or compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from ..options import Options
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..executable import Executable
+
+__all__ = ["Subject", "compile_subject", "load_subject"]
+
+Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword inputs."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``model`` is an ``nn.Module`` or an ``ExportedProgram``; ``draw(seed)`` gives valid inputs.
+
+    An exported program knows no other inputs than its own examples, so all seeds give these.
+    """
+
+    name: str
+    model: Any
+    draw: Callable[[int], Inputs]
+
+
+def load_subject(
+    spec: str,
+    output: Output,
+    *,
+    tokens: int | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    attn: str = "sdpa",
+    layers: int | None = None,
+) -> Subject:
+    """Load what a ``-m`` specification names; :class:`ModelError` if there is no such model.
+
+    Raises :class:`OptionError` if sizes are asked of a ``.pt2`` file, which fixes its own.
+    """
+    output.note(f"loading {spec}")
+    if spec.endswith(".pt2"):
+        if tokens is not None or batch != 1 or layers is not None:
+            raise OptionError(f"{spec} fixes its sizes", hint="leave out --tokens, --batch and --layers")
+        from ..capture.pt2 import load_pt2
+
+        program = load_pt2(Path(spec))
+        args, kwargs = program.example_inputs or ((), {})
+        return Subject(Path(spec).stem, program, lambda seed: (tuple(args), kwargs))
+    from .. import models
+
+    loaded = models.load(spec, seed=seed, attn=attn, layers=layers)
+    return Subject(
+        loaded.name, loaded.module, lambda seed: loaded.example_inputs(tokens=tokens, batch=batch, seed=seed)
+    )
+
+
+def compile_subject(
+    subject: Subject, output: Output, *, target: str, options: Options | None = None
+) -> Executable:
+    """Compile on the inputs of seed 0 with a progress display; without ``options``, without the check."""
+    from ..compile import compile as compile_model
+
+    args, kwargs = subject.draw(0)
+    with output.progress() as progress:
+        return compile_model(
+            subject.model,
+            args,
+            kwargs,
+            target=target,
+            options=options or Options(check=False),
+            progress=progress,
+            name=subject.name,
+        )

@@ -1,0 +1,223 @@
+"""The table of contents: capture -> optimise -> lower -> plan -> executable -> check, one call each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from . import backends
+from .capture import Capture, capture
+from .capture.graph import CapturedGraph
+from .capture.tensors import as_numpy
+from .check import check_against_eager, find_nan
+from .debug import knobs, log
+from .errors import FidelityError
+from .executable import Executable
+from .executable.archive import Info
+from .ir.inline import inline
+from .ir.lowering import Lowered, lower
+from .ir.verifier import verify
+from .options import Options
+from .passes import optimise
+from .plan.check import check_plan
+from .plan.cost import CostModel
+from .plan.plan import HOST, Plan
+from .plan.planner import make_plan
+from .report import compose, rss
+from .report.report import PassReport, Phase, PhaseName, Report
+
+if TYPE_CHECKING:
+    from .models import LoadedModel
+
+__all__ = ["compile"]
+
+Model = nn.Module | ExportedProgram | str | Path
+Progress = Callable[[str, int, int], None]
+"""Called with the phase's name, the phases done, and their number."""
+
+
+def compile(
+    model: Model | LoadedModel,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str = HOST,
+    options: Options | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    weights: str = "",
+    progress: Progress | None = None,
+    **named_options: Any,
+) -> Executable:
+    """Compile a model ahead of time for fixed shapes.
+
+    ``model`` is an ``nn.Module`` in evaluation mode, a ``torch.export.ExportedProgram``, the path of a saved
+    ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``, or
+    a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting become
+    the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring their own.
+    ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the artifact where
+    the weights come from.
+
+    The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
+
+    Raises ``CaptureError`` (torch.export cannot trace the model), ``UnsupportedOpError`` (all operators without
+    a lowering, or, with ``strict``, instructions off the target), ``TargetError``, ``OptionError``, and
+    ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
+    """
+    chosen = Options.of(options, **named_options)
+    model, args, kwargs, name, weights = _resolve(model, args, kwargs, name, weights)
+    job = _Job(chosen, target, weights, progress)
+    with rss.measure() as memory:
+        try:
+            executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture)
+        except _BlocksDiffer as differ:
+            job = _Job(chosen, target, weights, progress, notes=[str(differ)])
+            executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
+    assert executable.report is not None
+    executable.report.rss = compose.rss_report(memory, job.model_bytes)
+    return executable
+
+
+def _resolve(
+    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, weights: str
+) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
+    """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
+    if isinstance(model, str | Path) and Path(model).suffix != ".pt2":
+        from .models import load
+
+        model = load(model)
+    if isinstance(model, nn.Module | ExportedProgram | str | Path) or not hasattr(model, "example_inputs"):
+        return model, args, kwargs, name, weights
+    if not args and not kwargs:
+        args, kwargs = model.example_inputs()
+    return model.module, args, kwargs, name or model.name, weights or model.weights
+
+
+class _BlocksDiffer(Exception):
+    """Blocks that look alike compute different things: the model has to be traced in full."""
+
+
+@dataclass
+class _Job:
+    """One way through the phases."""
+
+    options: Options
+    target: str
+    weights: str
+    progress: Progress | None
+    notes: list[str] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    model_bytes: int = 0
+
+    def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
+        backend, host = backends.get(self.target), backends.get(HOST)
+        cost = CostModel.load()
+        unfused: list[float] = []
+        with self._phase("capture"):
+            captured = capturing(mode)
+        nodes, shape = captured.graph.node_count(), compose.capture_report(captured.graph, self.notes)
+        self.model_bytes = _bytes(captured.graph)
+        with self._phase("passes"):
+            passes = optimise(
+                captured.graph,
+                self.options,
+                before_fusion=lambda graph: unfused.append(cost.program_cost(lower(graph).program)),
+            )
+        with self._phase("lowering"):
+            lowered = lower(captured.graph)
+            if knobs().verify:
+                verify(lowered.program)
+            flat = inline(lowered.program)
+        with self._phase("planning"):
+            plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
+            if knobs().verify:
+                check_plan(plan)
+            compose.refuse_fallbacks(plan, self.options.strict)
+        with self._phase("executable"):
+            report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
+            executable = self._executable(captured.graph, lowered, plan, report)
+        with self._phase("check"):
+            self._check(captured, executable, report, mode)
+        return executable
+
+    def _report(
+        self,
+        graph: CapturedGraph,
+        shape: Any,
+        nodes: int,
+        passes: list[PassReport],
+        lowered: Lowered,
+        plan: Plan,
+        cost: CostModel,
+        unfused: list[float],
+    ) -> Report:
+        return Report(
+            model=graph.name,
+            target=self.target,
+            options=self.options.to_dict(),
+            phases=self.phases,
+            capture=shape,
+            passes=passes,
+            graph=compose.graph_report(nodes, graph.node_count(), lowered.program, plan),
+            placement=compose.placement_report(plan),
+            memory=compose.memory_report(plan, lowered.program),
+            fidelity=None,
+            cost=compose.cost_report(unfused[0], cost.program_cost(plan.program), cost),
+            cei=[],
+            rss=compose.rss_report(None, self.model_bytes),
+            versions=compose.versions(),
+            warnings=list(graph.notes),
+        )
+
+    def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
+        tensors = lowered.tensors
+
+        def source(name: str) -> np.ndarray:
+            tensor = tensors[name]
+            return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
+
+        initial = {f"s{i}": as_numpy(tensor).copy() for i, tensor in enumerate(graph.states.values())}
+        info = Info(graph.name, self.target, self.options.to_dict(), self.weights)
+        return Executable(
+            lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
+        )
+
+    def _check(self, captured: Capture, executable: Executable, report: Report, mode: str) -> None:
+        if not self.options.check:
+            return
+        report.warnings += find_nan(captured.graph)
+        if captured.expected is None:
+            return
+        try:
+            report.fidelity = check_against_eager(executable, captured)
+        except FidelityError as error:
+            if captured.graph.blocks and mode == "auto":
+                raise _BlocksDiffer(f"traced in full, because blocks that look alike differ: {error.what}") from error
+            raise
+        if not report.fidelity.passed:
+            report.warnings.append(
+                f"max abs difference {report.fidelity.max_abs:.1e} or KL divergence {report.fidelity.kl:.1e} from "
+                "eager is over its bound"
+            )
+
+    @contextmanager
+    def _phase(self, name: PhaseName) -> Iterator[None]:
+        if self.progress is not None:
+            self.progress(name, len(self.phases), 6)
+        start = time.perf_counter()
+        yield
+        self.phases.append(Phase(name, (time.perf_counter() - start) * 1e3))
+        log(1, f"{name}: {self.phases[-1].ms:.1f} ms")
+
+
+def _bytes(graph: CapturedGraph) -> int:
+    """Bytes of the model's parameters and buffers, each once."""
+    return sum(t.numel() * t.element_size() for t in (*graph.constants.values(), *graph.states.values()))

@@ -1,0 +1,136 @@
+"""Reading a ``.forge`` file: nothing is used before its bounds and its digest were checked.
+
+The file is memory-mapped; tensors are read-only arrays on the map and cost no memory of their own. The map is
+released when the last of them is. A file must not be shortened while it is mapped (as for every program that
+maps files); :func:`.writer.write_archive` never does, it replaces.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import ArtifactError
+from .archive import MANIFEST, Manifest, Member, digest, in_file
+from .tensorfile import parse_header
+from .zipformat import Entry, read_directory
+
+__all__ = ["Archive"]
+
+
+class Archive:
+    """An open file: its ``manifest``, and its members on request.
+
+    Raises :class:`ArtifactError`, with the path, if the file cannot be opened, is damaged, foreign, or of a
+    newer version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            self._map = _map_file(self.path)
+            self._data = memoryview(self._map)
+            self._entries = read_directory(self._data)
+            self.manifest = Manifest.from_bytes(self._checked_manifest())
+            self._check_members()
+        except ArtifactError as error:
+            raise in_file(error, self.path) from error.__cause__
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.manifest.members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest.members)
+
+    def check(self) -> None:
+        """Compare the digests of all members but those with tensors."""
+        for name, member in self.manifest.members.items():
+            if member.tensors is None:
+                self._checked(name)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member, checked against its digest."""
+        return bytes(self._checked(name))
+
+    def tensors(self, name: str, verify: bool = True) -> dict[str, np.ndarray]:
+        """Read-only arrays on the map, by name; ``verify=False`` trusts their contents, not their bounds."""
+        member = self._member(name)
+        entry = self._entries[name]
+        try:
+            layout = parse_header(self._slice(entry), name)
+        except ArtifactError as error:
+            raise in_file(error, self.path) from error.__cause__
+        if digest(layout.header) != member.digest:
+            raise self._damaged(f"the header of {name!r}")
+        digests = member.tensors or {}
+        if digests.keys() != layout.slots.keys():
+            raise self._damaged(f"the tensor list of {name!r}")
+        arrays: dict[str, np.ndarray] = {}
+        for key, slot in layout.slots.items():
+            start = entry.start + slot.start
+            if verify and digest(self._data[start : start + slot.type.nbytes]) != digests[key]:
+                raise self._damaged(f"tensor {key!r} of {name!r}")
+            arrays[key] = np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._map, start)
+        return arrays
+
+    def _checked(self, name: str) -> memoryview:
+        member = self._member(name)
+        data = self._slice(self._entries[name])
+        if digest(data) != member.digest:
+            raise self._damaged(f"member {name!r}")
+        return data
+
+    def _slice(self, entry: Entry) -> memoryview:
+        return self._data[entry.start : entry.start + entry.size]
+
+    def _member(self, name: str) -> Member:
+        if name not in self.manifest.members:
+            raise ArtifactError(f"the file has no member {name!r}", self.path)
+        return self.manifest.members[name]
+
+    def _checked_manifest(self) -> memoryview:
+        entry = self._entries.get(MANIFEST)
+        if entry is None:
+            raise ArtifactError(
+                "this is a ZIP, and not a .forge file: it has no manifest", hint="check the path"
+            )
+        data = self._slice(entry)
+        if zlib.crc32(data) != entry.crc:
+            raise ArtifactError(
+                "the manifest is damaged: its checksum is wrong", hint="copy or write it again"
+            )
+        return data
+
+    def _check_members(self) -> None:
+        members = self.manifest.members
+        for name in sorted(self._entries.keys() ^ (members.keys() | {MANIFEST})):
+            where = "the manifest" if name in self._entries else "the file"
+            raise ArtifactError(f"member {name!r:.80} is missing in {where}")
+        for name, member in members.items():
+            if member.size != self._entries[name].size:
+                raise ArtifactError(
+                    f"member {name!r} has {self._entries[name].size} bytes, not {member.size}"
+                )
+
+    def _damaged(self, what: str) -> ArtifactError:
+        return ArtifactError(
+            f"{what} is damaged: its digest is wrong", self.path, "copy or write the file again"
+        )
+
+
+def _map_file(path: str) -> mmap.mmap | bytes:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ArtifactError("this is no regular file", hint="give the path of a .forge file")
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"the file cannot be opened: {reason}") from error

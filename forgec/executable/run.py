@@ -1,0 +1,156 @@
+"""Execution of a planned program: everything is bound to memory once, then a run is one loop.
+
+Binding gives every register a numpy view at its final address, in the arena of the device that its storage is
+on, and asks each segment's backend for its steps; view ops need none, they only give their register another
+view of the same bytes. A run copies the inputs into place, calls the steps in order, and copies the results
+out, so outputs never alias the arena. Nothing is looked up or allocated per run but the outputs.
+
+Constants are bound by reference. A view of a constant or state is that of its array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from forgec.backends.base import Backend, Step
+
+from ..errors import InternalError, PlanError, TargetError
+from ..ir.op import Op, get
+from ..ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+from ..plan.plan import ALIGNMENT, Plan
+from .constants import Constants
+
+__all__ = ["BoundProgram", "allocate"]
+
+
+def allocate(nbytes: int) -> np.ndarray:
+    """Uninitialised aligned bytes; :class:`PlanError` if memory is short."""
+    try:
+        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise PlanError(f"an arena of {nbytes:,} bytes cannot be allocated: {error}") from error
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + nbytes]
+
+
+class BoundProgram:
+    """A planned program with arenas of its own, ready to run. Not safe for two runs at the same time.
+
+    ``states`` has a writable array for each state, ``code`` each segment's compiled code. Raises
+    :class:`PlanError` if the plan places a register outside its arena, :class:`TargetError` if a device is
+    not available here.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        segments: Sequence[Program],
+        code: Callable[[int], bytes],
+        constants: Constants,
+        states: Mapping[str, np.ndarray],
+        backend: Callable[[str], Backend],
+    ) -> None:
+        memory = _Memory(plan, constants, states)
+        main = plan.program.main
+        self._inputs = [memory.array(r) for r in main.params]
+        self._outputs = [memory.array(r) for r in main.results]
+        self._steps: list[Step] = []
+        for index, (segment, program) in enumerate(zip(plan.segments, segments, strict=True)):
+            if all(get(instr.op).view for instr in program.main.body):
+                continue
+            device = backend(segment.device)
+            missing = device.available()
+            if missing is not None:
+                raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
+            compiled = code(index)
+            with np.errstate(all="ignore"):
+                self._steps += device.load(program, compiled, memory)
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs, new contiguous arrays, for inputs of exactly the program's types."""
+        for place, value in zip(self._inputs, inputs, strict=True):
+            np.copyto(place, value)
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                step()
+        return [np.array(view, order="C", copy=True) for view in self._outputs]
+
+
+class _Memory:
+    """What each operand of the program is; callable as backends want it."""
+
+    def __init__(self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray]) -> None:
+        self._constants = constants
+        self._states = states
+        self._program = plan.program
+        self._registers: dict[int, np.ndarray] = {}
+        arenas = _arenas(plan)
+        main = plan.program.main
+        for r in main.params:
+            self._registers[r.id] = _place(r, plan, arenas, plan.host)
+        for instr in main.body:
+            record = get(instr.op)
+            if record.view:
+                self._registers[instr.results[0].id] = self._view(instr, record)
+            else:
+                for r in instr.results:
+                    self._registers[r.id] = _place(r, plan, arenas, instr.device or plan.host)
+
+    def array(self, register: Register) -> np.ndarray:
+        return self._registers[register.id]
+
+    def __call__(self, operand: Operand) -> Any:
+        if isinstance(operand, Register):
+            return self._registers[operand.id]
+        if isinstance(operand, ConstRef):
+            return self._constants.get(self._program.constants[operand.name])
+        if isinstance(operand, StateRef):
+            return self._states[operand.name]
+        if isinstance(operand, Literal):
+            return operand.value
+        if operand is None:
+            return None
+        raise InternalError(f"{operand} is no operand of a flat program")
+
+    def _view(self, instr: Instr, record: Op) -> np.ndarray:
+        """The view's array: numpy's own view of its operand, which follows the rules of ``ir.layout``."""
+        source = self(instr.operands[0])
+        (result,) = record.evaluate([source], instr.attrs)
+        if (
+            result.size
+            and not np.may_share_memory(result, source)
+            and not isinstance(instr.operands[0], ConstRef)
+        ):
+            raise PlanError(f"{instr.op} of {instr.operands[0]} needs a copy, its strides allow no view")
+        return result
+
+
+def _arenas(plan: Plan) -> dict[str, np.ndarray]:
+    """Memory of each device's arena, which must not be larger than all its registers together."""
+    needed = dict.fromkeys(plan.arenas, 0)
+    main = plan.program.main
+    devices = [plan.host, *(instr.device or plan.host for instr in main.body)]
+    groups = [main.params, *(instr.results for instr in main.body)]
+    for device, registers in zip(devices, groups, strict=True):
+        if device in needed:
+            needed[device] += sum(r.type.nbytes + ALIGNMENT for r in registers)
+    for device, arena in plan.arenas.items():
+        if not 0 <= arena.nbytes <= needed[device]:
+            raise PlanError(f"the arena of {device} has {arena.nbytes} bytes, its registers {needed[device]}")
+    return {device: allocate(arena.nbytes) for device, arena in plan.arenas.items()}
+
+
+def _place(register: Register, plan: Plan, arenas: Mapping[str, np.ndarray], device: str) -> np.ndarray:
+    """The register's array in its device's arena."""
+    offset, arena = plan.offsets.get(register), arenas.get(device)
+    t = register.type
+    if offset is None or arena is None:
+        raise PlanError(f"{register} of {t} has no place in an arena of {device}")
+    if offset < 0 or offset + t.nbytes > arena.nbytes or offset % t.dtype.itemsize:
+        raise PlanError(
+            f"{register} of {t} does not fit at {offset:#x} of the {arena.nbytes} bytes of {device}"
+        )
+    return arena[offset : offset + t.nbytes].view(t.dtype.numpy).reshape(t.shape)

@@ -1,0 +1,142 @@
+"""Converters of matrix products, convolutions and normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...capture.graph import torch_dtype
+from ...errors import UnsupportedOpError
+from ..types import TensorType
+from .builder import FunctionBuilder
+from .elementwise import binary
+from .registry import lowers
+from .shape import permute
+
+
+@lowers("aten.addmm")
+def addmm(b: FunctionBuilder, self: Any, mat1: Any, mat2: Any, beta: Any, alpha: Any) -> Any:
+    weight = permute(b, mat2, (1, 0))
+    if beta == 1 and alpha == 1 and self.type.shape == (mat2.type.shape[1],):
+        return b.emit("linear", mat1, weight, self, None)
+    product = b.emit("linear", mat1, weight, None, None)
+    product = product if alpha == 1 else binary(b, "mul", product, alpha)
+    return binary(b, "add", product, self if beta == 1 else binary(b, "mul", self, beta))
+
+
+@lowers("aten.mm")
+def mm(b: FunctionBuilder, self: Any, mat2: Any) -> Any:
+    return b.emit("linear", self, permute(b, mat2, (1, 0)), None, None)
+
+
+@lowers("aten.bmm")
+def bmm(b: FunctionBuilder, self: Any, mat2: Any) -> Any:
+    return b.emit("matmul", self, mat2)
+
+
+@lowers("aten.baddbmm")
+def baddbmm(b: FunctionBuilder, self: Any, batch1: Any, batch2: Any, beta: Any, alpha: Any) -> Any:
+    product = b.emit("matmul", batch1, batch2)
+    product = product if alpha == 1 else binary(b, "mul", product, alpha)
+    return binary(b, "add", product, self if beta == 1 else binary(b, "mul", self, beta))
+
+
+@lowers("aten.matmul")
+def matmul(b: FunctionBuilder, self: Any, other: Any) -> Any:
+    """A right side of rank 2 is a linear; a vector gets a second axis that the result loses again."""
+    if other.type.rank == 2:
+        return b.emit("linear", self, permute(b, other, (1, 0)), None, None)
+    left = b.reshape(self, (1, *self.type.shape)) if self.type.rank == 1 else self
+    right = b.reshape(other, (*other.type.shape, 1)) if other.type.rank == 1 else other
+    assert isinstance(b.result_type, TensorType)
+    return b.reshape(b.emit("matmul", left, right), b.result_type.shape)
+
+
+@lowers("aten.conv1d", "aten.conv2d")
+def conv(
+    b: FunctionBuilder,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Any:
+    spatial = weight.type.rank - 2
+
+    def sizes(values: Sequence[int]) -> tuple[int, ...]:
+        return tuple(values) * spatial if len(values) == 1 else tuple(values)
+
+    attrs = {"stride": sizes(stride), "padding": sizes(padding), "dilation": sizes(dilation), "groups": groups}
+    if input.type.rank == spatial + 1:
+        lifted = b.emit("conv", b.reshape(input, (1, *input.type.shape)), weight, bias, **attrs)
+        return b.reshape(lifted, lifted.type.shape[1:])
+    return b.emit("conv", input, weight, bias, **attrs)
+
+
+@lowers("aten.conv1d.padding", "aten.conv2d.padding")
+def conv_named_padding(
+    b: FunctionBuilder,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: str,
+    dilation: Sequence[int],
+    groups: int,
+) -> Any:
+    extents = [d * (k - 1) for k, d in zip(weight.type.shape[2:], dilation, strict=False)]
+    if padding == "same" and any(extent % 2 for extent in extents):
+        raise UnsupportedOpError('padding="same" with an even kernel has no lowering', hint="pad explicitly")
+    sizes = [0] * len(extents) if padding == "valid" else [extent // 2 for extent in extents]
+    return conv(b, input, weight, bias, stride, sizes, dilation, groups)
+
+
+@lowers("aten.convolution")
+def convolution(
+    b: FunctionBuilder,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    groups: int,
+) -> Any:
+    if transposed:
+        raise UnsupportedOpError("transposed convolution has no lowering")
+    return conv(b, input, weight, bias, stride, padding, dilation, groups)
+
+
+@lowers("aten.layer_norm")
+def layer_norm(
+    b: FunctionBuilder, input: Any, normalized_shape: Sequence[int], weight: Any, bias: Any, eps: float
+) -> Any:
+    return _norm_last(b, "layer_norm", input, normalized_shape, [weight, bias], eps)
+
+
+@lowers("aten.rms_norm.default")
+def aten_rms_norm(
+    b: FunctionBuilder, input: Any, normalized_shape: Sequence[int], weight: Any, eps: float | None
+) -> Any:
+    if eps is None:
+        eps = torch.finfo(torch_dtype(input.type.dtype)).eps
+    return _norm_last(b, "rms_norm", input, normalized_shape, [weight], eps)
+
+
+def _norm_last(
+    b: FunctionBuilder, op: str, x: Any, axes: Sequence[int], parameters: Sequence[Any], eps: float
+) -> Any:
+    """Normalise over the last axes, flattened to one."""
+    if len(axes) == 1:
+        return b.emit(op, x, *parameters, eps=eps)
+    size = 1
+    for n in axes:
+        size *= n
+    flat = b.reshape(x, (*x.type.shape[: -len(axes)], size))
+    y = b.emit(op, flat, *(None if p is None else b.reshape(p, (size,)) for p in parameters), eps=eps)
+    return b.reshape(y, x.type.shape)

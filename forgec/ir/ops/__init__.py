@@ -1,0 +1,12 @@
+"""The op records, by family. Importing this package registers them all."""
+
+from . import (  # noqa: F401
+    attention,
+    elementwise,
+    indexing,
+    linear,
+    normalisation,
+    reduction,
+    shape,
+    structure,
+)

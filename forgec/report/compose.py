@@ -1,0 +1,134 @@
+"""Fill the parts of a report from what the phases made."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnsupportedOpError
+from ..ir.op import get
+from ..ir.program import Leaf, Program
+from ..plan.cost import CostModel, work
+from ..plan.plan import Plan
+from ..version import __version__
+from .metrics import fgr
+from .report import (
+    BlockReport,
+    CaptureReport,
+    CostReport,
+    Fallback,
+    GraphReport,
+    MemoryReport,
+    PlacementReport,
+    RssReport,
+)
+from .rss import Rss
+
+if TYPE_CHECKING:
+    from ..capture.graph import CapturedGraph
+
+__all__ = [
+    "capture_report",
+    "cost_report",
+    "graph_report",
+    "memory_report",
+    "placement_report",
+    "refuse_fallbacks",
+    "rss_report",
+    "versions",
+]
+
+_PACKAGES = ("torch", "transformers", "numpy", "scipy", "networkx", "onnx", "onnxruntime", "openvino")
+
+
+def capture_report(graph: CapturedGraph, notes: list[str]) -> CaptureReport:
+    """How the graph came about; call it before the passes."""
+    blocks = [
+        BlockReport(name, len(graph.blocks[name].instances), sum(n.op == "call_function" for n in body.nodes))
+        for name, body, _ in graph.graphs()
+        if name in graph.blocks
+    ]
+    said = [*notes, *graph.notes]
+    return CaptureReport(graph.mode, blocks, "; ".join(said) or None)  # type: ignore[arg-type]
+
+
+def graph_report(captured: int, optimised: int, program: Program, plan: Plan) -> GraphReport:
+    """Node counts, instructions of the flat program, constants that are computed."""
+    recipes = sum(not isinstance(c.recipe, Leaf) for c in program.constants.values())
+    return GraphReport(captured, optimised, len(plan.program.main.body), recipes)
+
+
+def placement_report(plan: Plan) -> PlacementReport:
+    """Instructions and arithmetic by device, and a reason for everything off the target."""
+    counts: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    groups: dict[Any, int] = {}
+    for index, instr in enumerate(plan.program.main.body):
+        device = instr.device or plan.host
+        counts[device] += 1
+        todo = None if get(instr.op).view else work(instr)
+        flops[device] += todo.flops if todo is not None else 0.0
+        reason = plan.reasons.get(index)
+        if reason is not None:
+            source = str(instr.source) if instr.source else None
+            key = (instr.op, device, reason.code, reason.sentence, source, reason.fix)
+            groups[key] = groups.get(key, 0) + 1
+    fallbacks = [
+        Fallback(op, count, device, code, sentence, source, fix)
+        for (op, device, code, sentence, source, fix), count in groups.items()
+    ]
+    return PlacementReport(dict(counts), fallbacks, plan.transitions, plan.transitions_naive, dict(flops))
+
+
+def refuse_fallbacks(plan: Plan, strict: bool) -> None:
+    """Under ``strict``, instructions off the target are an error that names them all."""
+    fallbacks = placement_report(plan).fallbacks if strict and plan.reasons else []
+    if fallbacks:
+        lines = [f"{f.count} x {f.op} on {f.device}: {f.reason} ({f.source}); {f.fix}" for f in fallbacks]
+        raise UnsupportedOpError(
+            f"{sum(f.count for f in fallbacks)} instructions are not on {plan.target}:\n    " + "\n    ".join(lines),
+            hint="change these lines of the model, or compile without strict",
+        )
+
+
+def memory_report(plan: Plan, program: Program) -> MemoryReport:
+    """Arenas of all devices together, and the constants."""
+    arenas = list(plan.arenas.values())
+    registers, buffers = sum(a.registers for a in arenas), sum(a.buffers for a in arenas)
+    by_key = {c.key: c.type.nbytes for c in program.constants.values()}
+    return MemoryReport(
+        registers=registers,
+        buffers=buffers,
+        rho=1 - buffers / registers if registers else 0.0,
+        arena_bytes=sum(a.nbytes for a in arenas),
+        lower_bound_bytes=sum(a.lower_bound for a in arenas),
+        no_reuse_bytes=sum(a.no_reuse for a in arenas),
+        weight_bytes=sum(by_key.values()),
+        constants=len(by_key),
+    )
+
+
+def cost_report(unfused_us: float, fused_us: float, cost: CostModel) -> CostReport:
+    """The Fusion Gain Ratio in the cost model."""
+    calibration = f"{cost.machine}, {cost.date}, {cost.method}"
+    return CostReport(unfused_us, fused_us, fgr(unfused_us, fused_us), "estimated", calibration)
+
+
+def rss_report(memory: Rss | None, model_bytes: int) -> RssReport:
+    """Memory of the compile; zeros as long as it is running."""
+    if memory is None:
+        return RssReport(0, 0, model_bytes, "not measured")
+    return RssReport(memory.before_bytes, memory.peak_bytes, model_bytes, memory.method)
+
+
+def versions() -> dict[str, str]:
+    """Versions of forgec, Python and the packages that matter for the result."""
+    found = {"forgec": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

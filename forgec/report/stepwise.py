@@ -1,0 +1,177 @@
+"""Run an executable one host instruction at a time: a profile by instruction, and the first that goes wrong.
+
+The program is bound as the executable itself binds it, with the same plan, addresses, constants and backends,
+but every instruction on the host device is a segment of its own with a hook around its steps; a segment on
+another device stays whole. So what is timed or compared is what a run does, planned memory included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from forgec.backends.base import Answer, Backend, Memory, Step
+
+from ..executable.executable import Executable
+from ..executable.run import BoundProgram
+from ..executable.segments import segment_programs
+from ..ir.interpreter import Interpreter
+from ..ir.printer import format_instr
+from ..ir.program import Instr, Leaf, Program
+from ..plan.plan import Plan, Segment
+from . import metrics
+
+__all__ = ["Divergence", "StepTime", "first_divergence", "interpret", "profile"]
+
+Hook = Callable[[Program, list[Step], Memory], list[Step]]
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Median milliseconds per run of one instruction, or of a segment off the host, measured."""
+
+    op: str
+    device: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first instruction whose result differs from the interpreter's; ``index`` counts from 0."""
+
+    index: int
+    instr: Instr
+    max_abs: float
+
+    def __str__(self) -> str:
+        source = f"  # {self.instr.source}" if self.instr.source else ""
+        return f"instruction {self.index}: {format_instr(self.instr)}{source}"
+
+
+def profile(executable: Executable, inputs: Sequence[np.ndarray], repeat: int) -> list[StepTime]:
+    """Time of every instruction that runs code, in execution order, over ``repeat`` runs after one to warm up.
+
+    ``inputs`` are arrays of the signature's types in its order.
+    """
+    clocks: list[tuple[Program, list[float]]] = []
+
+    def hook(segment: Program, steps: list[Step], memory: Memory) -> list[Step]:
+        times: list[float] = []
+        clocks.append((segment, times))
+        start = 0.0
+
+        def begin() -> None:
+            nonlocal start
+            start = perf_counter()
+
+        return [begin, *steps, lambda: times.append(perf_counter() - start)]
+
+    bound = _bind(executable, hook)
+    for _ in range(repeat + 1):
+        bound.run(inputs)
+    return [_step_time(segment, times[1:], executable.plan.host) for segment, times in clocks]
+
+
+def first_divergence(
+    executable: Executable, inputs: Sequence[np.ndarray], bound_max_abs: float
+) -> Divergence | None:
+    """The first instruction with a result further from the interpreter's than the bound allows, if any.
+
+    The bound is absolute for results below 1 and relative to the largest element above. Each result is read
+    right after its instruction, before its place is reused. Needs memory for all intermediate results at once.
+    """
+    expected: dict[int, np.ndarray] = {}
+
+    def keep(path: str, instr: Instr, results: tuple[np.ndarray, ...]) -> None:
+        expected.update((r.id, value) for r, value in zip(instr.results, results, strict=True))
+
+    interpret(executable, inputs, observe=keep)
+    found: list[Divergence] = []
+    index = {id(instr): i for i, instr in enumerate(executable.plan.program.main.body)}
+
+    def hook(segment: Program, steps: list[Step], memory: Memory) -> list[Step]:
+        def compare() -> None:
+            if found:
+                return
+            for register in segment.main.results:
+                instr = next(instr for instr in segment.main.body if register in instr.results)
+                want = expected[register.id]
+                distance = metrics.max_abs(want, memory(register))
+                if distance > bound_max_abs * max(1.0, _largest(want)):
+                    found.append(Divergence(index[id(instr)], instr, distance))
+                    return
+
+        return [*steps, compare]
+
+    _bind(executable, hook).run(inputs)
+    return found[0] if found else None
+
+
+def interpret(
+    executable: Executable,
+    inputs: Sequence[np.ndarray],
+    observe: Callable[[str, Instr, tuple[np.ndarray, ...]], None] | None = None,
+) -> list[np.ndarray]:
+    """Outputs of the executable's planned program in the reference interpreter, on its stored constants."""
+    program = executable.plan.program
+    constants = {name: replace(c, recipe=Leaf(name, c.type)) for name, c in program.constants.items()}
+    arrays = executable._shared.constants
+    interpreter = Interpreter(
+        replace(program, constants=constants), lambda name: arrays.get(program.constants[name])
+    )
+    return interpreter.run(inputs, observe=observe)
+
+
+def _bind(executable: Executable, hook: Hook) -> BoundProgram:
+    shared = executable._shared
+    plan = shared.plan
+    pieces: list[tuple[Segment, int | None]] = []
+    for number, segment in enumerate(plan.segments):
+        if segment.device == plan.host:
+            pieces += [(Segment(plan.host, i, i + 1), None) for i in range(segment.start, segment.stop)]
+        else:
+            pieces.append((segment, number))
+    fine: Plan = replace(plan, segments=[segment for segment, _ in pieces])
+    programs = segment_programs(fine)
+
+    def code(index: int) -> bytes:
+        number = pieces[index][1]
+        return shared.backend(plan.host).compile(programs[index]) if number is None else shared.code(number)
+
+    states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in plan.program.states.items()}
+    for name, value in shared.initial.items():
+        states[name][...] = value
+    return BoundProgram(
+        fine, programs, code, shared.constants, states, lambda device: _Hooked(shared.backend(device), hook)
+    )
+
+
+class _Hooked(Backend):
+    """A backend whose segments get other steps."""
+
+    def __init__(self, inner: Backend, hook: Hook) -> None:
+        self.name = inner.name
+        self._inner, self._hook = inner, hook
+
+    def available(self) -> str | None:
+        return self._inner.available()
+
+    def supports(self, instr: Instr) -> Answer:
+        return self._inner.supports(instr)
+
+    def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
+        return self._hook(segment, self._inner.load(segment, code, memory), memory)
+
+
+def _largest(array: np.ndarray) -> float:
+    magnitudes = np.abs(array.astype(np.float64))
+    return float(np.max(magnitudes, where=np.isfinite(magnitudes), initial=0.0))
+
+
+def _step_time(segment: Program, seconds: list[float], host: str) -> StepTime:
+    first = segment.main.body[0]
+    device = first.device or host
+    return StepTime(first.op if device == host else "segment", device, float(np.median(seconds)) * 1000)

@@ -1,0 +1,59 @@
+"""Chrome trace of a compile (the catapult JSON that chrome://tracing and Perfetto open).
+
+A report holds durations and an order, no start times: phases are laid end to end, and the passes end to end
+inside their phase, so what lies between two events is not shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError
+from .report import Report
+
+__all__ = ["chrome_trace", "save_trace"]
+
+
+def chrome_trace(report: Report) -> dict[str, Any]:
+    """The trace as JSON data; times are microseconds from the start of the compile."""
+    events: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": f"forgec {report.model}"}}
+    ]
+    clock = 0.0
+    for phase in report.phases:
+        events.append(_event(phase.name, "phase", clock, phase.ms, {}))
+        if phase.name == "passes":
+            inner = clock
+            for run in report.passes:
+                arguments = {
+                    "round": run.round,
+                    "rewrites": run.rewrites,
+                    "nodes": f"{run.nodes_before} -> {run.nodes_after}",
+                }
+                events.append(_event(run.name, "pass", inner, run.ms, arguments))
+                inner += run.ms * 1000
+        clock += phase.ms * 1000
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def save_trace(report: Report, path: str | Path) -> None:
+    """Write the trace; :class:`ArtifactError` if the file cannot be written."""
+    try:
+        Path(path).write_text(json.dumps(chrome_trace(report)), encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"cannot write the trace: {error.strerror}", where=str(path)) from error
+
+
+def _event(name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "cat": category,
+        "ph": "X",
+        "ts": start_us,
+        "dur": ms * 1000,
+        "pid": 1,
+        "tid": 1,
+        "args": arguments,
+    }

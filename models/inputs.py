@@ -1,0 +1,84 @@
+"""Random but valid example inputs, one maker per input name.
+
+A program's signature is the tuple of its input names; the makers below are all that is known about each
+name. A new kind of input is one function and one entry of `MAKERS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Encoder length given to text decoders. It differs from the default number of tokens so that a program that
+# mixes up its two sequence axes cannot pass by chance.
+SOURCE_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One request for inputs: the model's configuration and data type, the sizes, and where values come from.
+
+    With `padded`, masks end in a random number of zeros in each row; otherwise they are all ones.
+    """
+
+    config: Any
+    dtype: torch.dtype
+    batch: int
+    tokens: int
+    generator: torch.Generator
+    padded: bool
+
+    @property
+    def source(self) -> int:
+        """Encoder positions that a decoder attends to: fixed for speech, `SOURCE_TOKENS` for text."""
+        return int(getattr(self.config, "max_source_positions", SOURCE_TOKENS))
+
+    def integers(self, high: int, length: int) -> Tensor:
+        """Return int64 [batch, length] in [0, high)."""
+        return torch.randint(high, (self.batch, length), generator=self.generator)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal values [batch, *shape] in the model's data type."""
+        return torch.randn((self.batch, *shape), generator=self.generator).to(self.dtype)
+
+    def mask(self, length: int) -> Tensor:
+        """Return int64 [batch, length] of ones, then zeros where padded; every row keeps at least one."""
+        if not self.padded:
+            return torch.ones((self.batch, length), dtype=torch.int64)
+        kept = 1 + self.integers(length, 1)
+        return (torch.arange(length) < kept).to(torch.int64)
+
+
+def _token_ids(draw: Draw) -> Tensor:
+    return draw.integers(draw.config.vocab_size, draw.tokens)
+
+
+def _token_types(draw: Draw) -> Tensor:
+    return draw.integers(draw.config.type_vocab_size, draw.tokens)
+
+
+def _pixels(draw: Draw) -> Tensor:
+    size = draw.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return draw.normal(draw.config.num_channels, height, width)
+
+
+def _features(draw: Draw) -> Tensor:
+    # The second convolution of a speech encoder halves the number of frames.
+    return draw.normal(draw.config.num_mel_bins, 2 * draw.source)
+
+
+MAKERS: dict[str, Callable[[Draw], Tensor]] = {
+    "input_ids": _token_ids,
+    "decoder_input_ids": _token_ids,
+    "attention_mask": lambda draw: draw.mask(draw.tokens),
+    "token_type_ids": _token_types,
+    "pixel_values": _pixels,
+    "input_features": _features,
+    "encoder_hidden_states": lambda draw: draw.normal(draw.source, draw.config.hidden_size),
+    "encoder_attention_mask": lambda draw: draw.mask(draw.source),
+}
+
+TOKEN_INPUTS = frozenset({"input_ids", "decoder_input_ids"})

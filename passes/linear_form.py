@@ -1,0 +1,65 @@
+"""Bring matrix products with constant weights into one form: aten.linear on unflattened rows.
+
+*Before* addmm, mm or matmul with a constant right side, transposed back; a reshape of the leading axes before and
+after a linear.
+*After* ``linear(x, weight, bias)`` with weight [out, in].
+*Does not fire when* the right side depends on an input, addmm scales its terms, or the reshape touches the last axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..capture.graph import new_call, node_type
+from ..ir.types import TensorType
+from .base import Context, NodePass, replace
+from .shapes import RESHAPES, is_constant_expression
+
+aten = torch.ops.aten
+
+
+class LinearForm(NodePass):
+    name = "linear_form"
+    roots = (aten.addmm.default, aten.mm.default, aten.matmul.default, *RESHAPES)
+
+    def match(self, node: fx.Node, context: Context) -> Any:
+        if node.target in RESHAPES:
+            return self._between_reshapes(node)
+        if node.target is aten.addmm.default:
+            bias, x, weight = node.args[:3]
+            fits = not node.kwargs and node_type(bias).rank == 1  # type: ignore[arg-type]
+            fits = fits and node_type(bias).shape[0] == node_type(weight).shape[1]  # type: ignore[arg-type]
+        else:
+            bias, (x, weight) = None, node.args[:2]
+            fits = node_type(weight).rank == 2 and node_type(x).rank >= 2  # type: ignore[arg-type]
+        return (x, weight, bias) if fits and is_constant_expression(weight) else None
+
+    @staticmethod
+    def _between_reshapes(node: fx.Node) -> Any:
+        """reshape(linear(reshape(x))) whose result is linear(x)."""
+        inner = node.args[0]
+        if not isinstance(inner, fx.Node) or inner.target is not aten.linear.default or len(inner.users) > 1:
+            return None
+        flat = inner.args[0]
+        if not isinstance(flat, fx.Node) or flat.target not in RESHAPES:
+            return None
+        x = flat.args[0]
+        out = node_type(node).shape
+        keeps_rows = out == (*node_type(x).shape[:-1], node_type(inner).shape[-1])  # type: ignore[arg-type]
+        return (x, *inner.args[1:3]) if keeps_rows and node_type(x).shape[-1] == node_type(flat).shape[-1] else None  # type: ignore[arg-type]
+
+    def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
+        with graph.inserting_before(node):
+            if node.target in RESHAPES:
+                args = match
+            else:
+                x, weight, bias = match
+                kind = node_type(weight)
+                turned = new_call(
+                    graph, aten.t.default, (weight,), like=node, type=TensorType(kind.dtype, kind.shape[::-1])
+                )
+                args = (x, turned) if bias is None else (x, turned, bias)
+            replace(node, new_call(graph, aten.linear.default, tuple(args), like=node))

@@ -1,0 +1,76 @@
+"""Join projections of the same input (query, key and value; gate and up) into one matrix product.
+
+*Before* several linears of one input with constant weights. *After* one linear whose weight and bias are
+concatenated (a constant, evaluated when the artifact is written), and a split.
+*Does not fire when* only some have a bias, a weight is not constant, or element types differ.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..capture.graph import new_call, node_type
+from ..ir.types import TensorType
+from .base import Context, NodePass
+from .shapes import hoist, is_constant_expression
+
+aten = torch.ops.aten
+
+
+class ProjectionFusion(NodePass):
+    name = "projection_fusion"
+    fusion = True
+    roots = (aten.linear.default,)
+
+    def match(self, node: fx.Node, context: Context) -> Any:
+        x = node.args[0]
+        assert isinstance(x, fx.Node)
+        siblings = [u for u in x.users if u.target is aten.linear.default and u.args[0] is x]
+        group = [u for u in siblings if _shape(u) == _shape(node) and _constant(u)]
+        return sorted(group) if len(group) > 1 and min(group) is node else None
+
+    def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
+        kinds = [node_type(linear) for linear in match]
+        sizes = [kind.shape[-1] for kind in kinds]
+        total = TensorType(kinds[0].dtype, (*kinds[0].shape[:-1], sum(sizes)))
+        inner = node_type(match[0].args[1]).shape[1]
+        for linear in match[1:]:
+            hoist(linear.args[1], node)
+            hoist(_bias(linear), node)
+        with graph.inserting_before(node):
+            weight = new_call(
+                graph, aten.cat.default, ([m.args[1] for m in match],), like=node,
+                type=TensorType(total.dtype, (sum(sizes), inner)),
+            )  # fmt: skip
+            arguments = [match[0].args[0], weight]
+            if _bias(match[0]) is not None:
+                bias = [_bias(m) for m in match]
+                flat = TensorType(total.dtype, (sum(sizes),))
+                arguments.append(new_call(graph, aten.cat.default, (bias,), like=node, type=flat))
+            joined = new_call(graph, aten.linear.default, tuple(arguments), like=node, type=total)
+            split = new_call(
+                graph, aten.split_with_sizes.default, (joined, sizes, -1), like=node, type=tuple(kinds)
+            )
+            for index, linear in enumerate(match):
+                part = new_call(graph, operator.getitem, (split, index), like=linear)
+                linear.replace_all_uses_with(part)
+        for linear in match:
+            graph.erase_node(linear)
+
+
+def _bias(node: fx.Node) -> Any:
+    return node.args[2] if len(node.args) > 2 else None
+
+
+def _shape(node: fx.Node) -> Any:
+    """What joined linears have in common: element type and whether there is a bias."""
+    return node_type(node).dtype, _bias(node) is None
+
+
+def _constant(node: fx.Node) -> bool:
+    return is_constant_expression(node.args[1]) and (_bias(node) is None or is_constant_expression(_bias(node)))
+

@@ -1,0 +1,69 @@
+"""Shared knowledge about ATen operators that only re-arrange elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..capture.graph import call_block, node_type, read_state
+
+__all__ = ["IDENTITY", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
+
+aten = torch.ops.aten
+
+RESHAPES = (
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.unsqueeze.default,
+    aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.flatten.using_ints, aten.unflatten.int,
+)  # fmt: skip
+"""Operators that keep the elements in row-major order and change the shape only."""
+
+IDENTITY = (
+    aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default, aten.dropout.default,
+    aten.feature_dropout.default, aten.lift_fresh_copy.default, aten.lift_fresh.default,
+)  # fmt: skip
+"""Operators that give their first argument's values (dropout: in evaluation)."""
+
+
+def same_type(node: fx.Node, value: Any) -> bool:
+    """Whether a node's result has element type and shape of another node's."""
+    return isinstance(value, fx.Node) and node.meta.get("type") == value.meta.get("type")
+
+
+def permutation(node: fx.Node) -> tuple[int, ...] | None:
+    """The axis order of a transpose or permute, else None."""
+    if node.target in (aten.transpose.int, aten.swapaxes.default):
+        rank = node_type(node).rank
+        perm = list(range(rank))
+        first, second = (int(a) % rank for a in node.args[1:3])
+        perm[first], perm[second] = perm[second], perm[first]
+        return tuple(perm)
+    if node.target is aten.permute.default:
+        rank = node_type(node).rank
+        return tuple(int(a) % rank for a in node.args[1])
+    if node.target in (aten.t.default, aten.mT.default, aten.numpy_T.default) and node_type(node).rank == 2:
+        return (1, 0)
+    return None
+
+
+def is_constant_expression(node: Any, limit: int = 32) -> bool:
+    """Whether a node is computed from constants alone, by at most ``limit`` nodes."""
+    waiting, seen = [node], 0
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, fx.Node) or current.op == "get_attr":
+            continue
+        seen += 1
+        if current.op == "placeholder" or current.target in (read_state, call_block) or seen > limit:
+            return False
+        waiting.extend(current.all_input_nodes)
+    return True
+
+
+def hoist(node: Any, before: fx.Node) -> None:
+    """Move a constant expression in front of another node, where it is not there yet."""
+    if isinstance(node, fx.Node) and node > before:
+        for source in node.all_input_nodes:
+            hoist(source, before)
+        before.prepend(node)

@@ -1,0 +1,56 @@
+"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes, ... below forgec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+MAPPED = ("passes", "backends", "models")
+
+VERSION = {}
+exec((ROOT / "forgec" / "version.py").read_text(), VERSION)
+
+packages = find_packages(include=["forgec", "forgec.*"])
+package_dir = {}
+for folder in MAPPED:
+    package_dir[f"forgec.{folder}"] = folder
+    packages += [f"forgec.{folder}", *(f"forgec.{folder}.{name}" for name in find_packages(folder))]
+
+COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "networkx>=3.4"]
+BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
+TEST = ["pytest>=9", "hypothesis>=6.150", "ruff>=0.17", "mypy>=2.4", "jsonschema>=4.26"]
+
+setup(
+    name="forgec",
+    version=VERSION["__version__"],
+    description="An ahead-of-time transformer graph compiler for NPUs, with a native CPU path",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={
+        "forgec": ["py.typed"],
+        "forgec.plan": ["calibration/*.json"],
+        "forgec.report": ["schema/*.json", "templates/*"],
+    },
+    install_requires=[
+        "numpy>=2.2",
+        "scipy>=1.15",
+        "ml_dtypes>=0.5",
+        "xxhash>=3.5",
+        "rich>=14",
+        "typer>=0.20",
+        "jinja2>=3.1",
+        "psutil>=6",
+        "jsonschema>=4.26",
+    ],
+    extras_require={
+        "compile": COMPILE,
+        "bench": COMPILE + BENCH,
+        "test": COMPILE + BENCH + TEST,
+    },
+    entry_points={"console_scripts": ["forgec = forgec.cli.main:main"]},
+)

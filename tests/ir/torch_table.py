@@ -1,0 +1,183 @@
+"""What every IR op means, said once more in PyTorch, by other means than the records' numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+DTYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "": lambda x: x,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any, scale: Any, causal: Any, window: Any, softcap: Any, seq_major: Any) -> Any:
+    """One score at a time where it matters: the visible columns of a row are listed in a loop."""
+    heads, rows, length = q.shape[1], q.shape[2], k.shape[2]
+    repeat = heads // k.shape[1]
+    k, v = k.double().repeat_interleave(repeat, 1), v.double().repeat_interleave(repeat, 1)
+    scores = torch.einsum("bhid,bhjd->bhij", q.double(), k) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask.double()
+    for i in range(rows):
+        last = i + length - rows
+        for j in range(length):
+            if (causal and j > last) or (window and j <= last - window):
+                scores[:, :, i, j] = -torch.inf
+    y = torch.einsum("bhij,bhjd->bhid", torch.softmax(scores, -1).nan_to_num(0.0), v).to(q.dtype)
+    return y.transpose(1, 2) if seq_major else y
+
+
+def rope(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+    size = cos.shape[-1]
+    head, rest = x[..., :size], x[..., size:]
+    order = list(range(0, size, 2)) + list(range(1, size, 2)) if interleaved else list(range(size))
+    first, second = order[: size // 2], order[size // 2 :]
+    y = torch.empty_like(head)
+    for a, b in zip(first, second, strict=True):
+        y[..., a] = head[..., a] * cos[..., a] - head[..., b] * sin[..., a]
+        y[..., b] = head[..., b] * cos[..., b] + head[..., a] * sin[..., b]
+    return torch.cat([y, rest], -1)
+
+
+def linear(x: Any, weight: Any, bias: Any, residual: Any, act: str) -> Any:
+    y = ACTIVATIONS[act](F.linear(x, weight, bias))
+    return y if residual is None else y + residual
+
+
+def conv(x: Any, weight: Any, bias: Any, **attrs: Any) -> Any:
+    return (F.conv1d if x.ndim == 3 else F.conv2d)(x, weight, bias, **attrs)
+
+
+def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def rms_norm(x: Any, weight: Any, eps: float) -> Any:
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def scatter(x: Any, updates: Any, *indices: Any, accumulate: bool) -> Any:
+    return x.index_put(indices, updates, accumulate)
+
+
+def pad(x: Any, before: Any, after: Any, value: float) -> Any:
+    pairs = zip(reversed(before), reversed(after), strict=True)
+    return F.pad(x, [n for pair in pairs for n in pair], value=value)
+
+
+def reduce(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Reduce one axis after the other, last first, kept until the end."""
+
+    def apply(x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+        chosen = sorted({axis % x.ndim for axis in axes}, reverse=True)
+        for axis in chosen:
+            x = function(x, axis)
+        for axis in () if keepdims else chosen:
+            x = x.squeeze(axis)
+        return x
+
+    return apply
+
+
+TORCH: dict[str, Callable[..., Any]] = {
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "reciprocal": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": ACTIVATIONS["gelu_tanh"],
+    "relu": F.relu,
+    "softplus": F.softplus,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "sign": torch.sign,
+    "not": torch.logical_not,
+    "cast": lambda x, dtype: x.to(DTYPES[dtype]),
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.true_divide,
+    "floor_div": torch.floor_divide,
+    "mod": torch.remainder,
+    "pow": torch.pow,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "eq": torch.eq,
+    "ne": torch.ne,
+    "lt": torch.lt,
+    "le": torch.le,
+    "gt": torch.gt,
+    "ge": torch.ge,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "xor": torch.logical_xor,
+    "where": torch.where,
+    "clamp": lambda x, low, high: torch.clamp(x, low, high),
+    "gated": lambda gate, up, act: ACTIVATIONS[act](gate) * up,
+    "reshape": lambda x, shape: torch.reshape(x, shape),
+    "transpose": lambda x, perm: torch.permute(x, perm),
+    "slice": lambda x, axis, start, stop, step: x.index_select(axis, torch.arange(start, stop, step)),
+    "expand": lambda x, shape: x.expand(shape),
+    "copy": torch.clone,
+    "concat": lambda *parts, axis: torch.cat(parts, axis),
+    "pad": pad,
+    "flip": lambda x, axes: torch.flip(x, axes),
+    "embedding": lambda table, ids: F.embedding(ids, table),
+    "take_along": lambda x, index, axis: torch.gather(x, axis, index),
+    "gather": lambda x, *indices, axis: x[(slice(None),) * axis + indices],
+    "scatter": scatter,
+    "linear": linear,
+    "matmul": torch.matmul,
+    "conv": conv,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "add_layer_norm": lambda x, residual, *rest, eps: (x + residual, layer_norm(x + residual, *rest, eps)),
+    "add_rms_norm": lambda x, residual, weight, eps: (x + residual, rms_norm(x + residual, weight, eps)),
+    "sum": reduce(lambda x, axis: x.sum(axis, keepdim=True)),
+    "mean": reduce(lambda x, axis: x.mean(axis, keepdim=True)),
+    "max": reduce(lambda x, axis: x.amax(axis, keepdim=True)),
+    "min": reduce(lambda x, axis: x.amin(axis, keepdim=True)),
+    "prod": reduce(lambda x, axis: x.prod(axis, keepdim=True)),
+    "any": reduce(lambda x, axis: x.any(axis, keepdim=True)),
+    "all": reduce(lambda x, axis: x.all(axis, keepdim=True)),
+    "cumsum": lambda x, axis: torch.cumsum(x, axis),
+    "argmax": lambda x, axis, keepdims: torch.argmax(x, axis, keepdim=keepdims),
+    "top_k": lambda x, k: tuple(torch.topk(x, k)),
+    "softmax": lambda x, axis: torch.softmax(x, axis),
+    "log_softmax": lambda x, axis: torch.log_softmax(x, axis),
+    "attention": attention,
+    "rope": rope,
+}

