@@ -32,8 +32,8 @@ good (constants read-only), the Python scalar of a literal, None for an operand 
 class Yes:
     """The device can run the instruction.
 
-    ``cost_us`` is its latency there in microseconds; None leaves the estimate to the planner's cost model for
-    that device.
+    ``cost_us`` is its latency there in microseconds; None leaves the estimate to the planner's cost model,
+    which is that of the host.
     """
 
     cost_us: float | None = None

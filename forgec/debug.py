@@ -1,7 +1,7 @@
 """The debug knobs: environment variables, read once, that the command line's flags override.
 
-``knobs()`` is what the rest of forgec asks; it reads the environment at its first call. ``override`` puts other
-values on top for the length of a ``with`` block; it holds for the whole process, threads included.
+``knobs()`` is what the rest of forgec asks; it reads the environment at its first call. ``override`` puts
+other values on top for the length of a ``with`` block; it holds for the whole process, threads included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob: ``field`` of :class:`Knobs`, its environment variable, legal values (short and in words), meaning."""
+    """One knob: ``field`` of :class:`Knobs`, environment variable, legal values (short, in words), meaning."""
 
     field: str
     name: str

@@ -57,7 +57,16 @@ def _choice(*names: str) -> _Rule:
 
 
 def _flag() -> _Rule:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
 
     def read(text: str) -> bool:
         if text.lower() not in words:
@@ -93,10 +102,12 @@ def _option(default: Any, rule: _Rule, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile. ``Options(...)`` checks its values and raises :class:`OptionError` for an illegal one."""
+    """How to compile. ``Options(...)`` raises :class:`OptionError` for an illegal value."""
 
     fusion: float = _option(
-        1.0, _number(0, 1), "how much to fuse: 0 nothing, 1 every match, between them that share of the matches, evenly spread"
+        1.0,
+        _number(0, 1),
+        "how much to fuse: 0 nothing, 1 every match, between them that share of the matches, evenly spread",
     )
     rounds: int = _option(2, _integer(1, 8), "rounds of all passes at most; stops earlier at a fixpoint")
     passes: tuple[str, ...] = _option((), _switches(), "passes to turn off")
@@ -134,7 +145,9 @@ class Options:
         for text in assignments:
             name, equals, value = text.partition("=")
             if not equals:
-                raise OptionError(f"{text!r} is not an option", hint="write name=value, for example fusion=0.5")
+                raise OptionError(
+                    f"{text!r} is not an option", hint="write name=value, for example fusion=0.5"
+                )
             spec = _spec(name.strip())
             try:
                 values[spec.name] = spec.metadata["rule"].read(value.strip())

@@ -24,18 +24,19 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ..ir.types import TensorType
-from .graph import tensor_type
+from .graph import tensor_type, torch_dtype
 
-__all__ = ["BlockCall", "Recorded", "is_block_call", "record", "stubbed"]
+__all__ = ["BlockCall", "Recorded", "is_block_call", "record", "run_unchanged", "stubbed"]
 
 _library = torch.library.Library("forgec", "DEF")
 _library.define("block(Tensor[] args, int call) -> Tensor[]")
-_result_types: dict[int, list[torch.Tensor]] = {}
-"""Meta tensors that describe the results of the calls of the export under way, by call number."""
+_result_types: dict[int, list[TensorType]] = {}
+"""Types of the results of the calls of the export under way, by call number."""
 
 
 def _block_meta(args: list[torch.Tensor], call: int) -> list[torch.Tensor]:
-    return [torch.empty_like(meta, device=args[0].device if args else "cpu") for meta in _result_types[call]]
+    device = args[0].device if args else "cpu"
+    return [torch.empty(t.shape, dtype=torch_dtype(t.dtype), device=device) for t in _result_types[call]]
 
 
 _library.impl("block", _block_meta, "Meta")
@@ -45,7 +46,7 @@ BLOCK_OP = torch.ops.forgec.block.default
 
 @dataclass
 class Returned:
-    """What one recorded call of a candidate returned: tensors as meta tensors."""
+    """What one recorded call of a candidate returned, tensors as their types."""
 
     results: list[Any]
     spec: pytree.TreeSpec
@@ -53,7 +54,7 @@ class Returned:
 
 @dataclass
 class BlockCall:
-    """One call of a repeated block as the export makes it; tensors among ``leaves`` are meta tensors."""
+    """One call of a repeated block as the export makes it, tensors among the ``leaves`` as their types."""
 
     path: str
     module: nn.Module
@@ -63,11 +64,13 @@ class BlockCall:
     kind: str = ""
 
     def result_types(self) -> tuple[TensorType, ...]:
-        return tuple(tensor_type(r) for r in self.returned.results if isinstance(r, torch.Tensor))
+        return tuple(r for r in self.returned.results if isinstance(r, TensorType))
 
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the recorded types (zeros) to export the block with."""
-        leaves = [torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in self.leaves]
+        leaves = [
+            torch.zeros(x.shape, dtype=torch_dtype(x.dtype)) if isinstance(x, TensorType) else x for x in self.leaves
+        ]
         return pytree.tree_unflatten(leaves, self.in_spec)
 
 
@@ -99,30 +102,46 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def run_unchanged(
+    model: nn.Module, buffers: list[torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The model's result, with no trace of the run left in its buffers (nor of them in the result)."""
+    kept = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]
+    with torch.no_grad():
+        try:
+            result = model(*args, **kwargs)
+            if any(buffer._version != version for buffer, version, _ in kept):
+                result = pytree.tree_map_only(torch.Tensor, torch.clone, result)
+            return result
+        finally:
+            for buffer, version, value in kept:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded:
-    """Run the model once and note what its candidates return."""
+    """Run the model once and note what its candidates return. Buffers that the run changes are restored."""
     found = candidates(model)
     returned: dict[str, list[Returned]] = {path: [] for path in found}
 
     def hook(path: str) -> Any:
         def note(module: nn.Module, inputs: Any, out: Any) -> None:
             results, spec = pytree.tree_flatten(out)
-            returned[path].append(Returned([_meta(r) for r in results], spec))
+            returned[path].append(Returned([_described(r) for r in results], spec))
 
         return note
 
     handles = [module.register_forward_hook(hook(path)) for path, module in found.items()]
     try:
-        with torch.no_grad():
-            result = model(*args, **kwargs)
+        result = run_unchanged(model, list(model.buffers()), args, kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return Recorded(found, returned, result)
 
 
-def _meta(value: Any) -> Any:
-    return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
+def _described(value: Any) -> Any:
+    return tensor_type(value) if isinstance(value, torch.Tensor) else value
 
 
 def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]]:
@@ -158,8 +177,8 @@ def _kind_key(call: BlockCall, structure: Any) -> Any:
 
 
 def _leaf_key(leaf: Any) -> Any:
-    if isinstance(leaf, torch.Tensor):
-        return tensor_type(leaf)
+    if isinstance(leaf, TensorType):
+        return leaf
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return (type(leaf).__name__, leaf)
     return None
@@ -207,16 +226,16 @@ def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
 
         def call_once(*args: Any, **kwargs: Any) -> Any:
             leaves, in_spec = pytree.tree_flatten((args, kwargs))
-            call = BlockCall(path, module, [_meta(x) for x in leaves], in_spec, next(returned))
+            call = BlockCall(path, module, [_described(x) for x in leaves], in_spec, next(returned))
             key = _kind_key(call, structures[path])
             if key is None:
                 return forward(*args, **kwargs)
             call.kind = kinds.setdefault(key, f"block{len(kinds)}")
             number = len(made)
             made.append(call)
-            _result_types[number] = [r for r in call.returned.results if isinstance(r, torch.Tensor)]
+            _result_types[number] = list(call.result_types())
             values = iter(BLOCK_OP([x for x in leaves if isinstance(x, torch.Tensor)], number))
-            results = [next(values) if isinstance(r, torch.Tensor) else r for r in call.returned.results]
+            results = [next(values) if isinstance(r, TensorType) else r for r in call.returned.results]
             return pytree.tree_unflatten(results, call.returned.spec)
 
         return call_once

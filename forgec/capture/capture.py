@@ -13,9 +13,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
-from .blocks import BlockCall, Recorded, is_block_call, record, stubbed
+from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
 from .export import ExportedGraph, export_module, graph_of
-from .graph import Block, CapturedGraph, call_block
+from .graph import Block, CapturedGraph, call_block, inline_block
 from .pt2 import load_pt2
 from .source import user_frame
 from .structure import build_signature, parameter_names
@@ -25,8 +25,8 @@ __all__ = ["Capture", "capture"]
 
 @dataclass
 class Capture:
-    """The graphs, and what the check against eager needs: the flat example inputs and, if the model was run,
-    its flat results."""
+    """The graphs, and what the check against eager needs: the flat example inputs and the model's own flat
+    results on them (None for an exported program that carries no example)."""
 
     graph: CapturedGraph
     inputs: list[torch.Tensor]
@@ -129,6 +129,9 @@ class _Call:
         for kind, calls in kinds.items():
             blocks[kind] = _export_block(kind, calls, table)
         _resolve_calls(exported.graph, made)
+        for kind, calls in kinds.items():
+            if len(calls) == 1:
+                inline_block(captured, kind)
         return captured
 
     def _captured(
@@ -136,8 +139,19 @@ class _Call:
     ) -> CapturedGraph:
         names = parameter_names(self.model, len(self.args))
         signature, _ = build_signature(names, self.args, self.kwargs, self.recorded.result)
+        traced = [node.meta["type"] for node in _results(exported.graph)]
+        if traced != [leaf.type for leaf in signature.results]:
+            raise CaptureError(
+                f"{self.name} returns {len(signature.results)} tensors when it runs and {len(traced)}, or others, "
+                "when it is traced",
+                hint="return the same structure in both cases (for language models: use_cache=False)",
+            )
         states = table.adopt(exported)
         return CapturedGraph(self.name, exported.graph, blocks, table.tensors, states, signature, mode)
+
+
+def _results(graph: fx.Graph) -> list[fx.Node]:
+    return list(next(iter(reversed(graph.nodes))).args[0])  # type: ignore[arg-type]
 
 
 class _ConstantTable:
@@ -148,7 +162,8 @@ class _ConstantTable:
         self._by_identity: dict[Any, str] = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> str:
-        key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        storage = tensor.untyped_storage()._cdata
+        key = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and key in self._by_identity:
             return self._by_identity[key]
         unique, count = name, 1
@@ -175,7 +190,8 @@ def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
 def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> Block:
     """Export the representative of a kind and bind every instance's constants.
 
-    Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor buffer of the block (a table built in its forward) is shared by all.
+    Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor buffer
+    of the block (a table built in its forward) is shared by all.
     """
     first = calls[0]
     args, kwargs = first.example()
@@ -230,16 +246,24 @@ def _from_exported(program: ExportedProgram, name: str) -> Capture:
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     user = [n.meta.get("val") for n in placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]]
     args, kwargs = pytree.tree_unflatten(user, call_spec.in_spec)
-    output = next(iter(reversed(program.graph.nodes)))
     count = call_spec.out_spec.num_leaves
-    results = [r.meta["val"] if isinstance(r, fx.Node) else r for r in output.args[0]]
+    results = [r.meta["val"] if isinstance(r, fx.Node) else r for r in _results(program.graph)]
     outputs = pytree.tree_unflatten(results[len(results) - count :], call_spec.out_spec)
     names = [str(node.target) for node in placeholders[len(placeholders) - len(user) :]][: len(args)]
     signature, inputs = build_signature(names, args, kwargs, outputs)
     table = _ConstantTable()
     states = table.adopt(exported)
     graph = CapturedGraph(name, exported.graph, {}, table.tensors, states, signature, "exported")
-    example = program.example_inputs
-    tensors = [x for x in pytree.tree_leaves(example) if isinstance(x, torch.Tensor)] if example else []
-    complete = len(tensors) == len(inputs.tensors)
-    return Capture(graph, tensors if complete else [], None)
+    given, expected = _run_exported(program)
+    return Capture(graph, given, expected if len(given) == len(inputs.tensors) else None)
+
+
+def _run_exported(program: ExportedProgram) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+    """Example inputs that the program carries, and its results on them; None if it carries none."""
+    if program.example_inputs is None:
+        return [], None
+    args, kwargs = program.example_inputs
+    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    module = program.module()
+    result = run_unchanged(module, list(module.buffers()), args, kwargs)
+    return given, [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]

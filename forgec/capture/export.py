@@ -9,6 +9,7 @@ operators). A buffer that the model changes becomes a state.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,9 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from ..debug import log
 from ..errors import CaptureError
+from ..ir.lowering import is_supported
 from .graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from .source import node_source, user_frame
 
@@ -63,6 +66,7 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
     if any(_mutates(node) for node in program.graph.nodes):
         with torch.no_grad(), _quiet():
             program = program.run_decompositions({})
+    program = _decomposed(program)
     signature = program.graph_signature
     tensors = {**program.state_dict, **program.constants}
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
@@ -98,7 +102,7 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
                 elif spec.kind is OutputKind.BUFFER_MUTATION:
                     name = str(spec.target)
                     written = graph.call_function(write_state, (name, env[result]))
-                    written.meta["source"] = node_source(result, prefix)
+                    written.meta = {"type": (), "source": node_source(result, prefix)}
                 else:
                     raise CaptureError(
                         f"the model changes its input {spec.target!r} in place",
@@ -113,6 +117,29 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
             new.meta = {"type": _types(node), "source": node_source(node, prefix)}
             env[node] = new
     return ExportedGraph(graph, constants, changed, program)
+
+
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program with operators that have no lowering replaced by simpler ones, as far as torch knows how."""
+    for _ in range(3):
+        missing = {n.target for n in program.graph.nodes if n.op == "call_function" and _has_no_lowering(n.target)}
+        if not missing:
+            break
+        table = torch.export.default_decompositions()
+        known = {target: table[target] for target in missing if target in table}
+        if not known:
+            break
+        with torch.no_grad(), _quiet():
+            simpler = program.run_decompositions(known)
+        if any(spec.kind is InputKind.TOKEN for spec in simpler.graph_signature.input_specs):
+            break  # an effectful check came in with them; lowering reports the operators as they were
+        program = simpler
+    return program
+
+
+def _has_no_lowering(target: Any) -> bool:
+    fused_or_structure = not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten"
+    return not fused_or_structure and target not in _ASSERTIONS and not is_supported(target)
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -145,15 +172,19 @@ def _types(node: fx.Node) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.export's advice about its own internals is of no use to forgec's user."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    said = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(said):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+    log(4, said.getvalue())
 
 
 _HINTS = [

@@ -30,6 +30,7 @@ __all__ = [
     "Block",
     "CapturedGraph",
     "call_block",
+    "inline_block",
     "new_call",
     "node_type",
     "operators",
@@ -157,8 +158,32 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
     new = fx.Graph()
     mapping: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        mapping[node] = new.node_copy(node, lambda n: mapping[n])
+        mapping[node] = new.node_copy(node, mapping.__getitem__)
     return new
+
+
+def inline_block(captured: CapturedGraph, name: str) -> None:
+    """Put a block's body in the place of its calls in the main graph, and forget the block."""
+    block = captured.blocks.pop(name)
+    calls = captured.graph.find_nodes(op="call_function", target=call_block)
+    for call in [c for c in calls if c.args[0] == name]:
+        binding = block.instances[str(call.args[1])]
+        given = iter(call.args[2:])
+        copies: dict[fx.Node, Any] = {}
+        with captured.graph.inserting_before(call):
+            for node in block.graph.nodes:
+                if node.op == "placeholder":
+                    copies[node] = next(given)
+                elif node.op != "output":
+                    copies[node] = captured.graph.node_copy(node, copies.__getitem__)
+                    if node.op == "get_attr":
+                        copies[node].target = binding.get(str(node.target), node.target)
+                else:
+                    results = [copies[value] for value in node.args[0]]
+        for item in list(call.users):
+            item.replace_all_uses_with(results[item.args[1]])  # type: ignore[index]
+            captured.graph.erase_node(item)
+        captured.graph.erase_node(call)
 
 
 def operators(graph: fx.Graph) -> list[fx.Node]:

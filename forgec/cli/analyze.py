@@ -11,7 +11,6 @@ import typer
 from ..report import units
 from ..report.terminal import BAD, GOOD, HEAD, Printer, styled
 from . import flags
-from .app import app
 from .boundary import EXIT_UNSUPPORTED, verb
 from .output import Format, Output
 from .subject import compile_subject, load_subject
@@ -52,19 +51,22 @@ class Analysis:
 
 
 @verb(
-    app,
     "forgec analyze -m gpt2-tiny",
     "forgec analyze -m ./my-model -t cpu --tokens 256 --format json",
     "forgec analyze -m ./my-model --strict || echo 'not everything runs on the target'",
 )
 def analyze(
     model: flags.ModelFlag,
-    target: Annotated[str, typer.Option("--target", "-t", metavar="TARGETS", help="Targets, with commas.")] = "cpu",
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="TARGETS", help="Targets, with commas.")
+    ] = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything is off the target.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 if anything is off the target.")
+    ] = False,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -80,7 +82,9 @@ def analyze(
         analyse_plan(compile_subject(subject, output, target=name).plan)
         for name in filter(None, (part.strip() for part in target.split(",")))
     ]
-    output.result({"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer))
+    output.result(
+        {"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer)
+    )
     if strict and any(analysis.off_target for analysis in found):
         raise typer.Exit(EXIT_UNSUPPORTED)
 
@@ -149,7 +153,13 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         printer.table(
             ("op", ">count", "device", ">flops", ">estimated"),
             [
-                (g.op, units.count(g.count), g.device, _percent(g.flops_share), units.duration_us(g.estimated_us))
+                (
+                    g.op,
+                    units.count(g.count),
+                    g.device,
+                    _percent(g.flops_share),
+                    units.duration_us(g.estimated_us),
+                )
                 for g in a.groups
             ],
         )
@@ -158,7 +168,15 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         printer.table(
             ("op", ">count", "runs on", "code", "reason", "source", "fix"),
             [
-                (g.op, units.count(g.count), g.device, g.code or "", g.reason or "", g.source or "-", g.fix or "-")
+                (
+                    g.op,
+                    units.count(g.count),
+                    g.device,
+                    g.code or "",
+                    g.reason or "",
+                    g.source or "-",
+                    g.fix or "-",
+                )
                 for g in off
             ],
             title=f"not on {a.target}",

@@ -11,7 +11,6 @@ from ..errors import OptionError
 from ..report import units
 from ..report.terminal import DIM, Printer, styled
 from . import flags, latency
-from .app import app
 from .boundary import verb
 from .output import Format, Output
 from .subject import compile_subject, load_subject
@@ -20,7 +19,6 @@ __all__ = ["bench"]
 
 
 @verb(
-    app,
     "forgec bench tiny.forge",
     "forgec bench tiny.forge --repeat 200 --input input_ids=random:3",
     "forgec bench -m bert-base --tokens 64 --format json",

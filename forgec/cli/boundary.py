@@ -14,9 +14,10 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 
@@ -25,30 +26,36 @@ from ..errors import ForgecError, InternalError, OptionError
 from ..report.terminal import BAD, Printer, styled
 from ..version import __version__
 
-__all__ = ["EXIT_CHECK", "EXIT_TARGET", "EXIT_UNSUPPORTED", "boundary", "verb", "wrote"]
+__all__ = ["EXIT_CHECK", "EXIT_TARGET", "EXIT_UNSUPPORTED", "Verb", "boundary", "verb", "wrote"]
 
 EXIT_CHECK, EXIT_UNSUPPORTED, EXIT_TARGET = 1, 3, 5
 _EXIT_INTERRUPTED, _EXIT_PIPE = 130, 141
 
 _written: list[Path] = []
 
-F = TypeVar("F", bound=Callable[..., None])
 
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command: its flags and help are those of ``function``."""
 
-def verb(app: typer.Typer, *examples: str) -> Callable[[F], F]:
-    """Make a function a verb of ``app``, behind the boundary, with examples under its help."""
+    function: Callable[..., None]
+    examples: tuple[str, ...]
 
-    def register(function: F) -> F:
-        @wraps(function)
+    def register(self, app: typer.Typer) -> None:
+        """Add the verb to the command, behind the boundary, with its examples under the help."""
+
+        @wraps(self.function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with boundary():
-                function(*args, **kwargs)
+                self.function(*args, **kwargs)
 
-        epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
-        app.command(function.__name__, epilog=epilog)(guarded)
-        return function
+        epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in self.examples)
+        app.command(self.function.__name__, epilog=epilog)(guarded)
 
-    return register
+
+def verb(*examples: str) -> Callable[[Callable[..., None]], Verb]:
+    """Make a function a verb."""
+    return lambda function: Verb(function, examples)
 
 
 def wrote(path: Path) -> None:

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import OptionError
+from ..errors import InternalError, OptionError
 from ..options import CAPTURE_MODES, Options
 from ..report import terminal, trace
 from . import flags
-from .app import app
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import require_writable, write_text
 from .output import Format, Output
@@ -21,7 +20,6 @@ __all__ = ["compile", "options_of"]
 
 
 @verb(
-    app,
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
     "forgec compile -m qwen2-0.5b --layers 2 --option rounds=1 --emit-ir qwen.txt",
@@ -29,7 +27,8 @@ __all__ = ["compile", "options_of"]
 def compile(
     model: flags.ModelFlag,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="OUT.forge", help="File to write.  [default: NAME.forge]")
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT.forge", help="File to write.  [default: NAME.forge]"),
     ] = None,
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
@@ -44,7 +43,9 @@ def compile(
         str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare with eager PyTorch on the example inputs.")] = True,
-    strict: Annotated[bool, typer.Option("--strict", help="Anything off the target is an error (exit 3).")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Anything off the target is an error (exit 3).")
+    ] = False,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", metavar="NAME=VALUE", help="Any compile option, repeatable (see below)."),
@@ -53,9 +54,12 @@ def compile(
         Path | None, typer.Option(metavar="FILE", help="Write the report as .json or .html.")
     ] = None,
     trace_file: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of phases and passes.")
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of phases and passes."),
     ] = None,
-    emit_ir: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the program as IR text.")] = None,
+    emit_ir: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the program as IR text.")
+    ] = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -75,6 +79,8 @@ def compile(
     out = out or Path(f"{subject.name}.forge")
     executable = compile_subject(subject, output, target=target, options=options)
     result = executable.report
+    if result is None:
+        raise InternalError("a compile made no report")
     executable.save(out)
     wrote(out)
     if report is not None:

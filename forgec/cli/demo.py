@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from ..errors import ModelError
+from ..options import Options
 from ..report import metrics, units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, print_report, styled
 from . import flags, latency
-from .app import app
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import require_writable
 from .output import Format, Output
@@ -39,17 +39,17 @@ _NAME = "all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Agreement:
-    """The worst over all sentences, against eager PyTorch: of the embeddings and of the raw outputs."""
+    """The worst over all sentences, against eager PyTorch: of the embeddings, and of the hidden states at the
+    sentence's tokens, from which they are made."""
 
     embedding_cosine: float
     embedding_max_abs: float
-    output_max_abs: float
-    output_sqnr_db: float
+    hidden_max_abs: float
+    hidden_sqnr_db: float
     passed: bool
 
 
 @verb(
-    app,
     "forgec demo",
     "forgec demo -o minilm.forge     # keep the compiled file",
     "forgec demo --format json --quiet",
@@ -66,8 +66,8 @@ def demo(
 ) -> None:
     """Compile a real sentence encoder and embed with it.
 
-    Six sentences go through all-MiniLM-L6-v2 as a compiled file; their similarities, the difference from PyTorch and the report
-    of the compile are printed. Exit code 1 if the difference is out of bounds.
+    Six sentences go through all-MiniLM-L6-v2 as a compiled file; the report of the compile, their
+    similarities and the difference from PyTorch are printed. Exit code 1 if that is out of bounds.
     """
     from .. import executable as artifact
     from .. import models
@@ -81,7 +81,7 @@ def demo(
     subject = Subject(_NAME, module, lambda seed: ((), _as_torch(batches[seed])))
     with tempfile.TemporaryDirectory(prefix="forgec-demo-") as temporary:
         path = out or Path(temporary) / "demo.forge"
-        compiled = compile_subject(subject, output, target="cpu")
+        compiled = compile_subject(subject, output, target="cpu", options=Options())
         compiled.save(path)
         if out is not None:
             wrote(out)
@@ -90,9 +90,8 @@ def demo(
             outputs = [_hidden(executable, batch) for batch in batches]
             timing = latency.measure(lambda: executable(**batches[0]), 10)
     expected = [_eager(module, batch) for batch in batches]
-    embeddings = np.stack([embed(o, b) for o, b in zip(outputs, batches, strict=True)])
-    wanted = np.stack([embed(o, b) for o, b in zip(expected, batches, strict=True)])
-    agreement = agree(outputs, expected, embeddings, wanted)
+    embeddings = np.stack([embed(hidden, batch) for hidden, batch in zip(outputs, batches, strict=True)])
+    agreement = agree(outputs, expected, batches)
     similarity = embeddings @ embeddings.T
     report = compiled.report
     document = {
@@ -119,10 +118,9 @@ def demo(
                 ("file", f"{out or 'temporary'}, {units.nbytes(size)}"),
                 ("latency", f"{timing} per sentence of {tokens} tokens"),
                 ("embeddings", _embedding_text(agreement)),
-                ("outputs", f"max abs {units.metric(agreement.output_max_abs)}, "
-                            f"SQNR {agreement.output_sqnr_db:.1f} dB against eager PyTorch"),
+                ("hidden states", _hidden_text(agreement)),
             ]
-        )  # fmt: skip
+        )
 
     output.result(document, text)
     if not agreement.passed:
@@ -130,7 +128,7 @@ def demo(
 
 
 def tokenise(folder: Path, tokens: int) -> list[dict[str, np.ndarray]]:
-    """Inputs int64 [1, tokens] of each sentence, padded; :class:`ModelError` without the tokenizers package."""
+    """Inputs int64 [1, tokens] of each sentence, padded; :class:`ModelError` without ``tokenizers``."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -149,7 +147,7 @@ def tokenise(folder: Path, tokens: int) -> list[dict[str, np.ndarray]]:
 
 
 def embed(hidden: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The sentence's unit vector [width]: mean of the hidden states [1, tokens, width] where the mask is 1."""
+    """The sentence's unit vector [width]: mean of hidden states [1, tokens, width] where the mask is 1."""
     mask = inputs["attention_mask"][0, :, None].astype(hidden.dtype)
     mean = (hidden[0] * mask).sum(0) / mask.sum()
     vector: np.ndarray = mean / np.linalg.norm(mean)
@@ -157,17 +155,23 @@ def embed(hidden: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def agree(
-    outputs: list[np.ndarray], expected: list[np.ndarray], embeddings: np.ndarray, wanted: np.ndarray
+    outputs: list[np.ndarray], expected: list[np.ndarray], batches: list[dict[str, np.ndarray]]
 ) -> Agreement:
-    """Compare hidden states and embeddings; both must be within the absolute bound."""
-    raw = [metrics.difference(want, got, "last_hidden_state") for want, got in zip(expected, outputs, strict=True)]
-    worst = max(d.max_abs for d in raw)
+    """Compare hidden states [1, tokens, width] and embeddings; the hidden states must be within the bound.
+
+    Padded positions are left out: nothing reads them, and eager PyTorch itself is imprecise there.
+    """
+    found = []
+    for got, want, inputs in zip(outputs, expected, batches, strict=True):
+        kept = inputs["attention_mask"] == 1
+        hidden = metrics.difference(want[kept], got[kept], "last_hidden_state")
+        found.append((hidden, metrics.difference(embed(want, inputs), embed(got, inputs), "embedding")))
     return Agreement(
-        embedding_cosine=min(metrics.cosine(a, b) for a, b in zip(wanted, embeddings, strict=True)),
-        embedding_max_abs=metrics.max_abs(wanted, embeddings),
-        output_max_abs=worst,
-        output_sqnr_db=min(d.sqnr_db for d in raw),
-        passed=worst <= metrics.BOUND_MAX_ABS,
+        embedding_cosine=min(embedding.cosine for _, embedding in found),
+        embedding_max_abs=max(embedding.max_abs for _, embedding in found),
+        hidden_max_abs=max(hidden.max_abs for hidden, _ in found),
+        hidden_sqnr_db=min(hidden.sqnr_db for hidden, _ in found),
+        passed=all(hidden.max_abs <= metrics.BOUND_MAX_ABS for hidden, _ in found),
     )
 
 
@@ -191,9 +195,18 @@ def _eager(module: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _embedding_text(agreement: Agreement) -> Any:
-    verdict = styled("equal to PyTorch's", GOOD) if agreement.passed else styled("DIFFERENT from PyTorch's", BAD)
+    verdict = (
+        styled("equal to PyTorch's", GOOD) if agreement.passed else styled("DIFFERENT from PyTorch's", BAD)
+    )
     return verdict + styled(
         f": cosine {agreement.embedding_cosine:.9f}, max abs {units.metric(agreement.embedding_max_abs)}"
+    )
+
+
+def _hidden_text(agreement: Agreement) -> str:
+    return (
+        f"max abs {units.metric(agreement.hidden_max_abs)} (bound {units.metric(metrics.BOUND_MAX_ABS)}), "
+        f"SQNR {agreement.hidden_sqnr_db:.1f} dB against eager PyTorch"
     )
 
 

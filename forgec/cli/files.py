@@ -17,7 +17,9 @@ def require_writable(path: Path | None) -> None:
     if path.is_dir():
         raise ArtifactError(f"cannot write {path}: it is a directory")
     if not path.parent.is_dir():
-        raise ArtifactError(f"cannot write {path}: there is no directory {path.parent}", hint="create it first")
+        raise ArtifactError(
+            f"cannot write {path}: there is no directory {path.parent}", hint="create it first"
+        )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ArtifactError(f"cannot write {path}: permission denied", hint="name another place")
 

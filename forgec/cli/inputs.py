@@ -1,8 +1,8 @@
 """Inputs of a program from command-line texts.
 
-``name=file.npy``, ``name=zeros``, ``name=random`` or ``random:SEED``, ``name=1,2,3``, and ``file.npz`` for all
-inputs that it names. An input that no text names takes the example that is stored in the file as its
-self-test. Random integers are drawn from the range of that example, since an index may not leave its table.
+``name=file.npy``, ``name=zeros``, ``name=random`` or ``random:SEED``, ``name=1,2,3``, and ``file.npz`` for
+all inputs that it names. An input that no text names takes the example that is stored in the file as its
+self-test. Random integers are drawn from the range of that example: an index may not leave its table.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["parse_inputs"]
 def parse_inputs(texts: Sequence[str], executable: Executable) -> tuple[list[np.ndarray], list[str]]:
     """The arrays in the signature's order, and for each where it comes from.
 
-    Raises :class:`InputError` for a text that cannot be read and for an input without a value; shapes and types
-    are for the executable to check.
+    Raises :class:`InputError` for a text that cannot be read and for an input without a value; shapes and
+    types are for the executable to check.
     """
     leaves = executable.signature.inputs
     stored = executable.selftest.inputs if executable.selftest else ()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..report import units
+
 __all__ = ["Latency", "measure"]
 
 
@@ -23,10 +25,11 @@ class Latency:
     kind: str = "measured"
 
     def __str__(self) -> str:
-        return (
-            f"min {self.min_ms:.3f} ms, median {self.median_ms:.3f} ms, p99 {self.p99_ms:.3f} ms "
-            f"({self.kind}, {self.runs} {'run' if self.runs == 1 else 'runs'})"
+        low, middle, high = (
+            units.duration_us(1000 * ms) for ms in (self.min_ms, self.median_ms, self.p99_ms)
         )
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        return f"min {low}, median {middle}, p99 {high} ({self.kind}, {runs})"
 
 
 def measure(call: Callable[[], Any], repeat: int) -> Latency:

@@ -6,21 +6,23 @@ import io
 import os
 import sys
 
-# Each import registers one verb with the app, so their order is the order of the help.
-from . import demo  # noqa: F401, I001
-from . import compile  # noqa: F401
-from . import run  # noqa: F401
-from . import show  # noqa: F401
-from . import verify  # noqa: F401
-from . import analyze  # noqa: F401
-from . import bench  # noqa: F401
-from . import targets  # noqa: F401
-from . import doctor  # noqa: F401
+from .analyze import analyze
 from .app import app
+from .bench import bench
+from .compile import compile
+from .demo import demo
+from .doctor import doctor
+from .run import run
+from .show import show
+from .targets import targets
+from .verify import verify
 
 __all__ = ["app", "main"]
 
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+
+for _verb in (demo, compile, run, show, verify, analyze, bench, targets, doctor):
+    _verb.register(app)
 
 
 def main() -> None:

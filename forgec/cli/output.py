@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from ..report.codec import to_plain
@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 """``progress(phase, done, total)``."""
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Values of ``--format``."""
 
     text = "text"
@@ -36,7 +36,9 @@ class Output:
     def result(self, document: Any, text: Callable[[Printer], None]) -> None:
         """Print a result: ``document`` as JSON, or what ``text`` prints."""
         if self._json:
-            sys.stdout.write(json.dumps(to_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.write(
+                json.dumps(to_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            )
         else:
             text(self._out)
 
@@ -47,7 +49,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress | None]:
-        """A progress callback: a bar on a terminal, in a pipe one line per phase, nothing with ``--quiet``."""
+        """A progress callback: a bar on a terminal, a line per phase in a pipe, nothing with ``--quiet``."""
         if self._quiet:
             yield None
         elif self._err.terminal:

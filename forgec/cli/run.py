@@ -11,7 +11,6 @@ import typer
 from ..errors import ArtifactError
 from ..report.terminal import DIM, Printer, styled
 from . import flags, latency
-from .app import app
 from .boundary import verb, wrote
 from .files import require_writable
 from .output import Format, Output
@@ -22,7 +21,6 @@ _VALUES_SHOWN = 6
 
 
 @verb(
-    app,
     "forgec run tiny.forge                                    # on the example stored in the file",
     "forgec run tiny.forge --input input_ids=ids.npy -o out.npz",
     "forgec run tiny.forge --input input_ids=random:7 --repeat 50",
@@ -39,7 +37,9 @@ def run(
             "[default: the example stored in the file]",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Write the outputs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Write the outputs.")
+    ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 1,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,

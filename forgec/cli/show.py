@@ -12,7 +12,6 @@ from ..errors import ArtifactError, OptionError
 from ..report import units
 from ..report.terminal import Printer, print_report
 from . import flags
-from .app import app
 from .boundary import verb
 from .output import Format, Output
 from .subject import compile_subject, load_subject
@@ -24,7 +23,6 @@ __all__ = ["show"]
 
 
 @verb(
-    app,
     "forgec show tiny.forge                   # the summary",
     "forgec show tiny.forge --ir | less       # the program, with a source line per instruction",
     "forgec show -m bert-base-tiny --memory   # compile in memory and show the arena",
@@ -35,7 +33,9 @@ def show(
     ir: Annotated[bool, typer.Option("--ir", help="The program as IR text.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="The planned program: devices and addresses.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="The map of the arena.")] = False,
-    manifest: Annotated[bool, typer.Option("--manifest", help="Members of the file and their sizes.")] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Members of the file and their sizes.")
+    ] = False,
     weights: Annotated[bool, typer.Option("--weights", help="The constants and how each is made.")] = False,
     report: Annotated[bool, typer.Option("--report", help="The report of the compile.")] = False,
     target: flags.Target = "cpu",
@@ -55,7 +55,14 @@ def show(
         executable = artifact.load(file)
     else:
         executable = compile_subject(load_subject(str(model), output, tokens=tokens), output, target=target)
-    asked = {"ir": ir, "plan": plan, "memory": memory, "manifest": manifest, "weights": weights, "report": report}
+    asked = {
+        "ir": ir,
+        "plan": plan,
+        "memory": memory,
+        "manifest": manifest,
+        "weights": weights,
+        "report": report,
+    }
     parts = [name for name, wanted in asked.items() if wanted] or ["summary"]
     shown = {name: _PARTS[name](executable, file) for name in parts}
 
@@ -129,7 +136,9 @@ def _weights(executable: Executable, file: Path | None) -> Part:
     document = [{"name": n, "type": t, "bytes": b, "recipe": r} for n, t, b, r in rows]
 
     def text(printer: Printer) -> None:
-        printer.table(("constant", "type", ">size", "recipe"), [(n, t, units.nbytes(b), r) for n, t, b, r in rows])
+        printer.table(
+            ("constant", "type", ">size", "recipe"), [(n, t, units.nbytes(b), r) for n, t, b, r in rows]
+        )
 
     return document, text
 
@@ -147,32 +156,38 @@ def _summary(executable: Executable, file: Path | None) -> Part:
     ops: dict[str, int] = {}
     for instr in body:
         ops[instr.op] = ops.get(instr.op, 0) + 1
+    ops = dict(sorted(ops.items(), key=lambda item: -item[1]))
     calls = {name: n for name, n in executable.program.calls().items() if name != executable.program.entry}
+    inputs = {leaf.name: str(leaf.type) for leaf in executable.signature.inputs}
+    outputs = {leaf.name: str(leaf.type) for leaf in executable.signature.results}
+    arenas = {device: arena.nbytes for device, arena in plan.arenas.items()}
+    weight_bytes = sum({c.key: c.type.nbytes for c in plan.program.constants.values()}.values())
     document = {
         "name": info.name,
         "target": info.target,
-        "inputs": {leaf.name: str(leaf.type) for leaf in executable.signature.inputs},
-        "outputs": {leaf.name: str(leaf.type) for leaf in executable.signature.results},
+        "weights": info.weights,
+        "inputs": inputs,
+        "outputs": outputs,
         "instructions": len(body),
         "blocks": calls,
-        "arena_bytes": {device: arena.nbytes for device, arena in plan.arenas.items()},
-        "weight_bytes": sum(c.type.nbytes for c in plan.program.constants.values()),
-        "ops": dict(sorted(ops.items(), key=lambda item: -item[1])),
+        "arena_bytes": arenas,
+        "weight_bytes": weight_bytes,
+        "ops": ops,
     }
 
     def text(printer: Printer) -> None:
-        arenas = ", ".join(f"{units.nbytes(n)} on {device}" for device, n in document["arena_bytes"].items())
+        origin = f" ({info.weights})" if info.weights else ""
         printer.pairs(
             [
                 ("name", info.name or "-"),
                 ("target", info.target),
-                *(("input", f"{name}: {t}") for name, t in document["inputs"].items()),
-                *(("output", f"{name}: {t}") for name, t in document["outputs"].items()),
+                *(("input", f"{name}: {t}") for name, t in inputs.items()),
+                *(("output", f"{name}: {t}") for name, t in outputs.items()),
                 ("program", f"{units.count(len(body))} instructions"),
                 *(("block", f"{count} x {name}") for name, count in calls.items()),
-                ("arena", arenas or "-"),
-                ("weights", units.nbytes(document["weight_bytes"])),
-                ("ops", ", ".join(f"{count} {op}" for op, count in document["ops"].items())),
+                ("arena", ", ".join(f"{units.nbytes(n)} on {device}" for device, n in arenas.items()) or "-"),
+                ("weights", units.nbytes(weight_bytes) + origin),
+                ("ops", ", ".join(f"{count} {op}" for op, count in ops.items())),
             ]
         )
 

@@ -30,6 +30,8 @@ class Subject:
     name: str
     model: Any
     draw: Callable[[int], Inputs]
+    weights: str = ""
+    """Where the weights come from, for the artifact to say."""
 
 
 def load_subject(
@@ -59,7 +61,10 @@ def load_subject(
 
     loaded = models.load(spec, seed=seed, attn=attn, layers=layers)
     return Subject(
-        loaded.name, loaded.module, lambda seed: loaded.example_inputs(tokens=tokens, batch=batch, seed=seed)
+        name=loaded.name,
+        model=loaded.module,
+        draw=lambda number: loaded.example_inputs(tokens=tokens, batch=batch, seed=number),
+        weights=f"random, seed {seed}" if loaded.weights == "random" else spec,
     )
 
 
@@ -79,4 +84,5 @@ def compile_subject(
             options=options or Options(check=False),
             progress=progress,
             name=subject.name,
+            weights=subject.weights,
         )

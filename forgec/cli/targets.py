@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..report.terminal import DIM, GOOD, Printer, styled
 from . import flags
-from .app import app
 from .boundary import verb
 from .output import Format, Output
 
@@ -14,7 +13,7 @@ _STAND_IN = "null"
 """The backend of the tests, which is no device."""
 
 
-@verb(app, "forgec targets", "forgec targets --format json")
+@verb("forgec targets", "forgec targets --format json")
 def targets(fmt: flags.FormatFlag = Format.text, quiet: flags.Quiet = False) -> None:
     """List the targets, and what is missing for them."""
     from .. import backends

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from ..errors import InputError, OptionError
+from ..errors import OptionError
 from ..report import metrics, units
 from ..report.terminal import BAD, GOOD, Printer, styled
 from . import flags
-from .app import app
 from .boundary import EXIT_CHECK, verb
+from .eager import can_widen, flat_outputs, run_eager
 from .output import Format, Output
 from .subject import Subject, load_subject
 
@@ -28,7 +28,10 @@ _TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output of two ways to compute it on the same inputs; metrics as in the report."""
+    """One output of two ways to compute it on the same inputs; metrics as in the report.
+
+    ``note`` says why a difference over the bounds passes: the f32 reference is the imprecise side.
+    """
 
     result: str
     reference: str
@@ -39,10 +42,10 @@ class Comparison:
     cosine: float
     sqnr_db: float
     passed: bool
+    note: str | None = None
 
 
 @verb(
-    app,
     "forgec verify tiny.forge                    # the example stored in the file, without PyTorch",
     "forgec verify tiny.forge -m gpt2-tiny       # against eager PyTorch on fresh inputs",
     "forgec verify tiny.forge -m gpt2-tiny --seeds 5 --format json",
@@ -98,6 +101,7 @@ def verify(
 class _Case:
     inputs: list[np.ndarray]
     comparisons: list[Comparison]
+    outputs: dict[str, Sequence[np.ndarray]]
 
     @property
     def executable_differs(self) -> bool:
@@ -112,12 +116,17 @@ def _stored_case(executable: Executable) -> Iterator[_Case]:
 
 
 def _fresh_cases(executable: Executable, subject: Subject, seeds: int) -> Iterator[_Case]:
-    eager = _eager(subject)
     for number in range(1, seeds + 1):
         args, kwargs = subject.draw(number)
         inputs = executable.signature.flatten(args, kwargs)
-        expected = _flat_outputs(executable, eager(*args, **kwargs))
-        yield _compare(executable, inputs, f"seed {number}", expected, "eager")
+
+        def eager(wide: bool, args: Any = args, kwargs: Any = kwargs) -> list[np.ndarray]:
+            return flat_outputs(executable.signature, run_eager(subject.model, args, kwargs, wide=wide))
+
+        case = _compare(executable, inputs, f"seed {number}", eager(wide=False), "eager")
+        if not all(c.passed for c in case.comparisons) and can_widen(subject.model):
+            case = _with_wide_reference(case, eager(wide=False), eager(wide=True))
+        yield case
 
 
 def _compare(
@@ -143,7 +152,26 @@ def _compare(
             comparisons.append(
                 Comparison(result, against, label, name, d.max_abs, d.kl, d.cosine, d.sqnr_db, passed)
             )
-    return _Case(inputs, comparisons)
+    return _Case(inputs, comparisons, {"executable": got, "interpreter": reference})
+
+
+def _with_wide_reference(case: _Case, narrow: list[np.ndarray], wide: list[np.ndarray]) -> _Case:
+    """Pass what is within the bounds of float64 although it is not within those of eager's f32.
+
+    Fully padded positions are an example: eager's own rounding error there can exceed the bound.
+    """
+    names = list(dict.fromkeys(c.output for c in case.comparisons))
+    changed = []
+    for c in case.comparisons:
+        if not c.passed and c.reference == "eager":
+            at = names.index(c.output)
+            found = metrics.difference(wide[at], case.outputs[c.result][at], c.output)
+            own = metrics.max_abs(wide[at], narrow[at])
+            if found.within(metrics.BOUND_MAX_ABS, metrics.BOUND_KL):
+                note = f"float64 is {units.metric(found.max_abs)} from this, {units.metric(own)} from eager"
+                c = replace(c, passed=True, note=note)
+        changed.append(c)
+    return replace(case, comparisons=changed)
 
 
 def _divergence(executable: Executable, inputs: list[np.ndarray]) -> str | None:
@@ -163,46 +191,6 @@ def _sizes(executable: Executable) -> tuple[int | None, int]:
     return None, leaves[0].type.shape[0] if leaves and leaves[0].type.shape else 1
 
 
-def _eager(subject: Subject) -> Callable[..., Any]:
-    import torch
-
-    module = subject.model if isinstance(subject.model, torch.nn.Module) else subject.model.module()
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad():
-            return module(*args, **kwargs)
-
-    return run
-
-
-def _flat_outputs(executable: Executable, outputs: Any) -> list[np.ndarray]:
-    """What eager returned, in the order of the signature."""
-    from ..executable.convert import to_array
-
-    found: dict[int, np.ndarray] = {}
-
-    def collect(spec: Mapping[str, Any], value: Any) -> None:
-        kind = spec["kind"]
-        if kind == "tensor":
-            leaf = executable.signature.results[spec["index"]]
-            found[leaf.index] = to_array(value, leaf.type, leaf.name)
-        elif kind == "dict":
-            for key, item in spec["items"].items():
-                collect(item, value[key])
-        elif kind in ("tuple", "list"):
-            for item, part in zip(spec["items"], value, strict=True):
-                collect(item, part)
-
-    try:
-        collect(executable.signature.outputs, outputs)
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        raise InputError(
-            f"the model's outputs are not those of the file: {error}",
-            hint="give the model, --attn and --layers that it was compiled with",
-        ) from None
-    return [found[index] for index in range(len(found))]
-
-
 def _print(comparisons: list[Comparison], divergence: str | None, passed: bool, printer: Printer) -> None:
     printer.table(
         ("result", "against", "inputs", "output", ">max abs", ">KL", ">cosine", ">SQNR dB", ""),
@@ -216,7 +204,9 @@ def _print(comparisons: list[Comparison], divergence: str | None, passed: bool, 
                 units.metric(c.kl),
                 f"{c.cosine:.9f}",
                 f"{c.sqnr_db:.1f}",
-                styled("ok", GOOD) if c.passed else styled("FAILED", BAD),
+                styled("FAILED", BAD)
+                if not c.passed
+                else styled("ok" + (f", {c.note}" if c.note else ""), GOOD),
             )
             for c in comparisons
         ],
@@ -226,5 +216,6 @@ def _print(comparisons: list[Comparison], divergence: str | None, passed: bool, 
         printer.line(styled("executable and interpreter first differ at ", BAD), divergence)
     verdict = styled("passed", GOOD) if passed else styled("FAILED", BAD)
     printer.line(
-        verdict, f" (bounds: max abs {units.metric(metrics.BOUND_MAX_ABS)}, KL {units.metric(metrics.BOUND_KL)})"
+        verdict,
+        f" (bounds: max abs {units.metric(metrics.BOUND_MAX_ABS)}, KL {units.metric(metrics.BOUND_KL)})",
     )

@@ -33,20 +33,29 @@ several results is named by its first, one without results by its first operand.
 class Interpreter:
     """Runs a verified program; its states live from one run to the next. Not for several threads at once.
 
-    ``tensors`` maps the name of a source tensor, which constant recipes read, to its array.
+    ``tensors`` maps the name of a source tensor, which constant recipes read, to its array. ``initial`` has
+    the values that states begin with; those it does not name begin at zero.
     """
 
-    def __init__(self, program: Program, tensors: Callable[[str], np.ndarray]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tensors: Callable[[str], np.ndarray],
+        initial: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.program = program
         self._tensors = tensors
+        self._initial = dict(initial or {})
         self._constants: dict[str, np.ndarray] = {}
         self._states: dict[str, np.ndarray] = {}
         self._dying = {name: _last_uses(function) for name, function in program.functions.items()}
         self.reset()
 
     def reset(self) -> None:
-        """Set all states to zero, as they are before the first run."""
+        """Give all states the values that they have before the first run."""
         self._states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in self.program.states.items()}
+        for name, value in self._initial.items():
+            self._states[name][...] = value
 
     def run(self, inputs: Sequence[np.ndarray], *, observe: Observer | None = None) -> list[np.ndarray]:
         """The results of the entry, as arrays that are the caller's to keep.

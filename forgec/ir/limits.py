@@ -22,7 +22,7 @@ MAX_RANK = 8
 MAX_NBYTES = 2**48
 MAX_INT = 2**63 - 1
 """Largest magnitude of an integer literal or attribute."""
-MAX_RECIPE_DEPTH = 32
+MAX_RECIPE_DEPTH = 64
 MAX_CALL_DEPTH = 32
 MAX_FLAT_INSTRS = 1 << 20
 """Instructions after all calls are expanded."""

@@ -125,7 +125,7 @@ def _has_kind(value: Any, default: Any) -> bool:
         return isinstance(value, tuple) and all(type(entry) is int for entry in value)
     if isinstance(default, int):
         return type(value) is int
-    return type(value) in (int, float) or (value is None and default is None)
+    return type(value) in (int, float, bool) or (value is None and default is None)
 
 
 OPS: dict[str, Op] = {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import PlanError
 from ..ir.op import get
-from ..ir.program import Instr, Program, Register
+from ..ir.program import Instr, Operand, Program, Register
 from .states import state_accesses
 
 __all__ = ["Copy", "Run", "Step", "replay", "transfer_steps"]
@@ -127,7 +127,7 @@ def replay(program: Program, steps: Iterable[Step], host: str) -> Program:
             raise PlanError(f"instruction {step.index} ({instr.op}) runs twice", place)
         ran[step.index] = 1
         states.check(step.index, place)
-        operands = []
+        operands: list[Operand] = []
         for x in instr.operands:
             if isinstance(x, Register):
                 version = versions.get((x.id, device))

@@ -1,8 +1,8 @@
 """Strict JSON for dataclasses, and the JSON schema that says the same.
 
-A dataclass's annotations are the format: ``Annotated[type, "meaning"]`` with str, int, float, bool, Any, list,
-dict by string, Literal, ``X | None`` and other dataclasses. ``loads`` accepts exactly the documents that
-``schema`` describes: every field is there, no other is, integers are not negative. Linear in the document.
+A dataclass's annotations are the format: ``Annotated[type, "meaning"]`` with str, int, float, bool, Any,
+list, dict by string, Literal, ``X | None`` and other dataclasses. ``loads`` accepts exactly the documents
+that ``schema`` describes: every field is there, no other is, integers are not negative. Linear in size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def dumps(value: Any) -> str:
 
 
 def loads(cls: type, text: str | bytes, what: str) -> Any:
-    """The dataclass that a JSON text holds; :class:`ArtifactError` names ``what`` and the path of a mistake."""
+    """The dataclass in a JSON text; :class:`ArtifactError` names ``what`` and the path of a mistake."""
     try:
         document = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -88,7 +88,8 @@ def refuse_fallbacks(plan: Plan, strict: bool) -> None:
     if fallbacks:
         lines = [f"{f.count} x {f.op} on {f.device}: {f.reason} ({f.source}); {f.fix}" for f in fallbacks]
         raise UnsupportedOpError(
-            f"{sum(f.count for f in fallbacks)} instructions are not on {plan.target}:\n    " + "\n    ".join(lines),
+            f"{sum(f.count for f in fallbacks)} instructions are not on {plan.target}:\n    "
+            + "\n    ".join(lines),
             hint="change these lines of the model, or compile without strict",
         )
 

@@ -1,9 +1,9 @@
 """Numbers that say how good a compiled program is: fidelity against a reference, FGR and CEI.
 
-Everything is computed in float64 whatever the inputs are. Elements that are NaN, or the same infinity, on both
-sides count as equal: a fully masked attention row is NaN in PyTorch too. A NaN on one side only makes the
-difference infinite, so that it can never pass a bound. Linear in the number of elements; the divergence works
-on a few rows at a time, so it needs little memory beside the tensors.
+Everything is computed in float64 whatever the inputs are. Elements that are NaN, or the same infinity, on
+both sides count as equal: a fully masked attention row is NaN in PyTorch too. A NaN on one side only makes
+the difference infinite, so that it can never pass a bound. Linear in the number of elements; the divergence
+works on a few rows at a time, so it needs little memory beside the tensors.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def fidelity(
     worst = Difference(
         max_abs=float(np.max([d.max_abs for d in found], initial=0.0)),
         kl=float(np.max([d.kl for d in found], initial=0.0)),
-        cosine=float(np.min([d.cosine for d in found], initial=1.0)),  # numpy's min keeps NaN, Python's may not
+        cosine=float(
+            np.min([d.cosine for d in found], initial=1.0)
+        ),  # numpy's min keeps NaN, Python's may not
         sqnr_db=float(np.min([d.sqnr_db for d in found], initial=math.inf)),
     )
     return Fidelity(
@@ -123,7 +125,9 @@ def kl_divergence(reference: npt.ArrayLike, result: npt.ArrayLike) -> float:
     width = a.shape[-1] if a.ndim else 1
     a, b = a.reshape(-1, width), b.reshape(-1, width)
     step = max(1, _ROW_ELEMENTS // width)
-    total = sum(float(_row_divergences(a[i : i + step], b[i : i + step]).sum()) for i in range(0, len(a), step))
+    total = sum(
+        float(_row_divergences(a[i : i + step], b[i : i + step]).sum()) for i in range(0, len(a), step)
+    )
     return max(0.0, total / len(a))
 
 

@@ -1,4 +1,4 @@
-"""The published JSON schema of a report: ``python -m forgec.report.publish`` writes it from the dataclasses."""
+"""The published JSON schema of a report; ``python -m forgec.report.publish`` writes its file."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Fidelity:
     cosine: Annotated[float, "Cosine of the outputs as vectors."]
     sqnr_db: Annotated[float, "Signal to quantisation noise ratio in decibels; infinite when equal."]
     reference: Annotated[str, "What was compared with."]
-    inputs: Annotated[str, "On which inputs."]
+    inputs: Annotated[str, "On which inputs: example, seed 1, ..."]
     bound_max_abs: Annotated[float, "Largest max_abs that passes."]
     bound_kl: Annotated[float, "Largest kl that passes."]
     passed: Annotated[bool, "Whether both bounds hold."]

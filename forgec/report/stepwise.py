@@ -52,7 +52,7 @@ class Divergence:
 
 
 def profile(executable: Executable, inputs: Sequence[np.ndarray], repeat: int) -> list[StepTime]:
-    """Time of every instruction that runs code, in execution order, over ``repeat`` runs after one to warm up.
+    """Time of every instruction that runs code, in execution order; ``repeat`` runs after one to warm up.
 
     ``inputs`` are arrays of the signature's types in its order.
     """
@@ -81,7 +81,7 @@ def first_divergence(
     """The first instruction with a result further from the interpreter's than the bound allows, if any.
 
     The bound is absolute for results below 1 and relative to the largest element above. Each result is read
-    right after its instruction, before its place is reused. Needs memory for all intermediate results at once.
+    right after its instruction, before its place is reused. Needs memory for all intermediate results.
     """
     expected: dict[int, np.ndarray] = {}
 

@@ -20,7 +20,18 @@ from rich.text import Text
 from . import units
 from .report import Fallback, Fidelity, PassReport, Report
 
-__all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Printer", "fidelity_text", "pass_rows", "print_report", "styled"]
+__all__ = [
+    "BAD",
+    "DIM",
+    "GOOD",
+    "HEAD",
+    "WARN",
+    "Printer",
+    "fidelity_text",
+    "pass_rows",
+    "print_report",
+    "styled",
+]
 
 HEAD, DIM, GOOD, BAD, WARN = "bold", "dim", "green", "bold red", "yellow"
 
@@ -56,7 +67,9 @@ class Printer:
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=DIM)
         for name in columns:
             right = name.startswith(">")
-            grid.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+            grid.add_column(
+                name.lstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
+            )
         for row in rows:
             grid.add_row(*(cell if isinstance(cell, Text) else styled(cell) for cell in row))
         self._write(grid)
@@ -92,14 +105,23 @@ def print_report(report: Report, file: IO[str] | None = None) -> None:
     """The short form: phases, passes, and one line for each other part."""
     out = Printer(file)
     total = report.total_ms
-    out.line(styled(report.model, HEAD), f" for {report.target}, compiled in {units.duration_us(total * 1000)}")
+    out.line(
+        styled(report.model, HEAD), f" for {report.target}, compiled in {units.duration_us(total * 1000)}"
+    )
     out.gap()
     out.table(
         ("phase", ">ms", ">share"),
         [(p.name, units.milliseconds(p.ms), units.share(p.ms, total)) for p in report.phases],
     )
     out.gap()
-    out.table(("pass", ">runs", ">rewrites", ">nodes", ">bytes", ">ms"), pass_rows(report.passes))
+    worked = [run.name for run in report.passes if run.rewrites]
+    out.table(
+        ("pass", ">runs", ">rewrites", ">nodes", ">bytes", ">ms"),
+        [row for row in pass_rows(report.passes) if row[0] in worked],
+    )
+    idle = dict.fromkeys(run.name for run in report.passes if run.name not in worked)
+    if idle:
+        out.line(styled(f"nothing to do: {', '.join(idle)}", DIM))
     out.gap()
     out.pairs(_summary(report))
     if report.placement.fallbacks:
@@ -152,7 +174,7 @@ def fidelity_text(fidelity: Fidelity) -> Text:
         f": max abs {units.metric(fidelity.max_abs)} (bound {units.metric(fidelity.bound_max_abs)}), "
         f"KL {units.metric(fidelity.kl)} (bound {units.metric(fidelity.bound_kl)}), "
         f"cosine {fidelity.cosine:.9f}, SQNR {fidelity.sqnr_db:.1f} dB; "
-        f"against {fidelity.reference} on {fidelity.inputs}",
+        f"against {fidelity.reference} on {fidelity.inputs} inputs",
     )
 
 
@@ -186,8 +208,8 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
         ),
         (
             "memory",
-            f"peak {units.nbytes(rss.peak_bytes)}, {units.nbytes(rss.peak_bytes - rss.before_bytes)} over the "
-            f"start; the model is {units.nbytes(rss.model_bytes)}",
+            f"peak {units.nbytes(rss.peak_bytes)}, {units.nbytes(rss.peak_bytes - rss.before_bytes)} over "
+            f"the start; the model is {units.nbytes(rss.model_bytes)}",
         ),
     ]
     rows += [
@@ -206,7 +228,9 @@ def _capture(report: Report) -> str:
     capture = report.capture
     blocks = ", ".join(f"{b.instances} x {b.name} ({units.count(b.nodes)} nodes)" for b in capture.blocks)
     how = {"blocks": "each distinct block once", "full": "the whole model", "exported": "taken as exported"}
-    return how[capture.mode] + (f": {blocks}" if blocks else "") + (f"; {capture.note}" if capture.note else "")
+    return (
+        how[capture.mode] + (f": {blocks}" if blocks else "") + (f"; {capture.note}" if capture.note else "")
+    )
 
 
 def _placement(report: Report) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from forgec import backends
 from forgec.backends.base import Backend
+
+from forgec import backends
 from forgec.executable import Executable, Info, SelfTest
 from forgec.executable.signature import Signature
 from forgec.ir.inline import inline
@@ -16,7 +17,7 @@ from forgec.ir.verifier import verify
 from forgec.plan.planner import make_plan
 
 TEXT = """\
-program @main(r0 "input_ids": i64[1,4], r1 "bias": f32[4,8]) -> (r4 "logits": f32[1,4,9], r3 "hidden": f32[1,4,8]) {
+program @main(r0 "input_ids": i64[1,4], r1 "bias": f32[4,8]) -> (f32[1,4,9], f32[1,4,8]) {
   const c0: f32[9,8] = "wte"
   const c1: f32[8,8] = transpose("w": f32[8,8]) {perm=[1,0]}
   r2: f32[1,4,8] = embedding c0, r0                        # aten.embedding, model.py:3, wte
@@ -61,7 +62,11 @@ def example() -> list[np.ndarray]:
 
 
 def toy(
-    *, selftest: bool = True, backend: Callable[[str], Backend] = backends.get, target: str = "cpu", **more: Any
+    *,
+    selftest: bool = True,
+    backend: Callable[[str], Backend] = backends.get,
+    target: str = "cpu",
+    **more: Any,
 ) -> Executable:
     """The executable, with its example and the outputs that it gives unless told not to store them."""
     program = parse(TEXT)

@@ -2,10 +2,13 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from cli_toy import example, toy
 from typer.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parents[1] / "report"))  # for report_samples
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ class FakeModel:
 
     name = "toy"
     module = object()
+    weights = "random"
 
     def __init__(self):
         self.asked = []
@@ -48,8 +52,9 @@ def fake_compile(monkeypatch):
 
     ``report`` is what the executable reports, ``error`` is raised by the compile if it is set.
     """
-    import forgec
     from report_samples import sample
+
+    import forgec
 
     fake = types.SimpleNamespace(calls=[], model=FakeModel(), report=sample(), error=None, loads=[])
 
@@ -69,5 +74,6 @@ def fake_compile(monkeypatch):
     module = types.ModuleType("forgec.compile")
     module.compile = compile
     monkeypatch.setitem(sys.modules, "forgec.compile", module)
-    monkeypatch.setattr(forgec.models, "load", load, raising=False)
+    # Not setattr, which would look for the real one and import PyTorch.
+    monkeypatch.setitem(forgec.models.__dict__, "load", load)
     return fake

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from report_samples import sample
+
 from forgec.errors import BackendError, CaptureError, InternalError, TargetError, UnsupportedOpError
 from forgec.executable import load
 from forgec.options import Options
 from forgec.report.report import Report
-from report_samples import sample
 
 
 def test_compile_writes_the_file_and_prints_the_report(forgec, fake_compile, tmp_path):
@@ -41,7 +42,10 @@ def test_every_side_file(forgec, fake_compile, tmp_path):
     assert Report.from_json((tmp_path / "r.json").read_text()) == sample()
     assert "traceEvents" in json.loads((tmp_path / "t.json").read_text())
     assert (tmp_path / "p.txt").read_text().startswith("program @main")
-    assert forgec("compile", "-m", "toy", "-o", tmp_path / "o.forge", "--report", tmp_path / "r.html").exit_code == 0
+    assert (
+        forgec("compile", "-m", "toy", "-o", tmp_path / "o.forge", "--report", tmp_path / "r.html").exit_code
+        == 0
+    )
     assert (tmp_path / "r.html").is_file()
 
 
@@ -100,7 +104,11 @@ def test_a_missing_directory_is_found_before_the_model_is_loaded(forgec, fake_co
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (CaptureError("cannot trace", "model.py:3", "use torch.where"), 1, "error: cannot trace\n  at: model.py:3\n"),
+        (
+            CaptureError("cannot trace", "model.py:3", "use torch.where"),
+            1,
+            "error: cannot trace\n  at: model.py:3\n",
+        ),
         (UnsupportedOpError("no aten.fft"), 3, "error: no aten.fft\n"),
         (BackendError("the compiler died"), 4, "the compiler died"),
         (TargetError("no npu"), 5, "no npu"),
@@ -158,9 +166,21 @@ def test_debug_flags_hold_for_the_verb_only(forgec, fake_compile, tmp_path, monk
     from forgec import debug
 
     seen = []
-    monkeypatch.setattr(type(fake_compile.model), "name", property(lambda self: seen.append(debug.knobs()) or "toy"))
+    monkeypatch.setattr(
+        type(fake_compile.model), "name", property(lambda self: seen.append(debug.knobs()) or "toy")
+    )
     before = debug.knobs()
-    flags = ("--debug", "2", "--dump", tmp_path / "d", "--verify", "2", "--passes=-cse", "--rewrite-limit", "7")
+    flags = (
+        "--debug",
+        "2",
+        "--dump",
+        tmp_path / "d",
+        "--verify",
+        "2",
+        "--passes=-cse",
+        "--rewrite-limit",
+        "7",
+    )
     result = forgec(*flags, "compile", "-m", "toy", "-o", tmp_path / "o.forge", "-q")
     assert result.exit_code == 0, result.stderr
     assert seen[0] == debug.Knobs(2, tmp_path / "d", 2, ("-cse",), 7)

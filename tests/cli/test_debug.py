@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from forgec import debug
 from forgec.errors import OptionError
 
@@ -55,7 +56,10 @@ def test_override_comes_off_after_an_error():
     with pytest.raises(KeyError), debug.override({"debug": "1"}):
         raise KeyError
     assert debug.knobs() == before
-    with pytest.raises(OptionError, match="--verify is '9', and must be 0 to 2"), debug.override({"verify": "9"}):
+    with (
+        pytest.raises(OptionError, match="--verify is '9', and must be 0 to 2"),
+        debug.override({"verify": "9"}),
+    ):
         pass
 
 

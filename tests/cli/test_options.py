@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from forgec.errors import OptionError
 from forgec.options import Options
 
@@ -61,7 +62,11 @@ def test_illegal_values(name, value, message):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("fussion", "did you mean 'fusion'"), ("round", "did you mean 'rounds'"), ("zzz", "the options are fusion")],
+    [
+        ("fussion", "did you mean 'fusion'"),
+        ("round", "did you mean 'rounds'"),
+        ("zzz", "the options are fusion"),
+    ],
 )
 def test_an_unknown_option_names_the_nearest(name, hint):
     for make in (lambda: Options.of({name: 1}), lambda: Options.parse([f"{name}=1"])):

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import forgec
 import pytest
+
+import forgec
 
 
 def run(code):
@@ -32,7 +33,9 @@ def test_the_command_starts_without_torch():
 
 
 def test_compile_stays_the_function_when_its_module_is_imported():
-    code = "import forgec, forgec.compile; from forgec.compile import compile as f; assert forgec.compile is f"
+    code = (
+        "import forgec, forgec.compile; from forgec.compile import compile as f; assert forgec.compile is f"
+    )
     result = run(code)
     assert result.returncode == 0, result.stderr
 

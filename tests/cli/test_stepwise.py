@@ -5,6 +5,7 @@ import pytest
 from cli_toy import example, toy
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
+
 from forgec.report.stepwise import first_divergence, interpret, profile
 
 
@@ -18,7 +19,9 @@ class Wrong(CpuBackend):
     def load(self, segment, code, memory):
         steps = super().load(segment, code, memory)
         kernels = [instr for instr in segment.main.body]
-        return [step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))]
+        return [
+            step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))
+        ]
 
     def _spoil(self, instr, memory):
         def spoil():

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+
 from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import get
 from forgec.ir.program import (
@@ -28,7 +29,18 @@ from forgec.ir.program import (
 )
 from forgec.ir.types import DType, TensorType
 
-STRANGE_NAMES = ["", "_", "wte.weight", 'say "hi"', "back\\slash", "line\nbreak\r\t", "größe", "日本", "\u2028", "\ud800"]
+STRANGE_NAMES = [
+    "",
+    "_",
+    "wte.weight",
+    'say "hi"',
+    "back\\slash",
+    "line\nbreak\r\t",
+    "größe",
+    "日本",
+    "\u2028",
+    "\ud800",
+]
 
 
 def t(*shape: int, dtype: DType = DType.F32) -> TensorType:
@@ -94,7 +106,9 @@ def ref(constant: Constant) -> ConstRef:
     return ConstRef(constant.name, constant.type)
 
 
-def program(entry: Function, *others: Function, constants: tuple[Constant, ...] = (), **states: TensorType) -> Program:
+def program(
+    entry: Function, *others: Function, constants: tuple[Constant, ...] = (), **states: TensorType
+) -> Program:
     functions = {f.name: f for f in (entry, *others)}
     return Program(entry.name, functions, {c.name: c for c in constants}, states)
 
@@ -196,7 +210,10 @@ class _Random:
             recipe = apply("transpose", apply("mul", Leaf(leaf, flipped), Literal(0.5)), perm=back)
         if rng.random() < 0.2 and type_.shape[0] > 1:
             parts = [1, type_.shape[0] - 1]
-            pieces = [Leaf(f"{leaf}.{i}", TensorType(type_.dtype, (n, *type_.shape[1:]))) for i, n in enumerate(parts)]
+            pieces = [
+                Leaf(f"{leaf}.{i}", TensorType(type_.dtype, (n, *type_.shape[1:])))
+                for i, n in enumerate(parts)
+            ]
             recipe = apply("concat", *pieces, axis=0)
         self.constants[name] = Constant(name, type_, recipe)
         return self.constants[name]
@@ -209,8 +226,9 @@ class _Random:
         if kind == 0:
             return [b(rng.choice(["tanh", "neg", "sigmoid", "gelu", "relu"]), x)]
         if kind == 1:
-            literal = Literal(rng.choice([0.125, -1.5, 1e-05, 3, True, float("inf")]))
-            return [b(rng.choice(["add", "mul", "maximum"]), *rng.choice([(x, literal), (literal, x)]))]
+            pair: list[Operand] = [x, Literal(rng.choice([0.125, -1.5, 1e-05, 3, True, float("inf")]))]
+            rng.shuffle(pair)
+            return [b(rng.choice(["add", "mul", "maximum"]), *pair)]
         if kind == 2:
             return [b("add", x, rng.choice([r for r in pool if r.type == x.type]))]
         if kind == 3 and x.type.rank:
@@ -225,7 +243,10 @@ class _Random:
         if kind == 6:
             return [b("reshape", b("copy", x), shape=(1, x.type.numel, 1))]
         if kind == 7:
-            return [b("layer_norm", hidden, self.constant(b, t(4), entry), None, eps=1e-3), b("softmax", hidden)]
+            return [
+                b("layer_norm", hidden, self.constant(b, t(4), entry), None, eps=1e-3),
+                b("softmax", hidden),
+            ]
         if kind == 8:
             return [b("linear", hidden, self.constant(b, t(4, 4), entry), None, hidden)]
         if kind == 9 and self.states:

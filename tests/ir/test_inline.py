@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ir_programs import make_inputs, make_tensors, nested_program, planned, random_program, state_program
+
 from forgec.ir.inline import inline
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.program import ConstParam, Program, Source
 from forgec.ir.verifier import verify
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from ir_programs import make_inputs, make_tensors, nested_program, planned, random_program, state_program
 
 
 def check_same(p: Program) -> None:
@@ -72,7 +73,10 @@ def test_sources_attributes_and_devices_are_kept() -> None:
     p = planned(random_program(3), 3)
     body = [i for f in p.functions.values() for i in f.body if i.op != "call"]
     for instr in inline(p).main.body:
-        assert any((i.op, i.attrs, i.source, i.offsets) == (instr.op, instr.attrs, instr.source, instr.offsets) for i in body)
+        assert any(
+            (i.op, i.attrs, i.source, i.offsets) == (instr.op, instr.attrs, instr.source, instr.offsets)
+            for i in body
+        )
 
 
 def test_the_device_of_a_call_holds_for_what_has_none() -> None:

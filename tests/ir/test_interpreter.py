@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import Any
 
 import numpy as np
 import pytest
-from forgec.errors import InputError, InternalError
-from forgec.ir.interpreter import Interpreter
-from forgec.ir.op import get
-from forgec.ir.program import Constant, Instr, Leaf, Literal
-from forgec.ir.types import DType
 from ir_programs import (
     Builder,
     apply,
@@ -25,6 +19,15 @@ from ir_programs import (
     state_program,
     t,
 )
+
+from forgec.errors import InputError, InternalError
+from forgec.ir.interpreter import Interpreter
+from forgec.ir.op import get
+from forgec.ir.program import Constant, Instr, Leaf, Literal
+from forgec.ir.types import DType
+
+TABLE: dict[str, np.ndarray] = {}
+NO_TENSORS = TABLE.__getitem__
 
 
 def test_nested_calls_compute_what_numpy_does() -> None:
@@ -46,7 +49,7 @@ def test_nested_calls_compute_what_numpy_does() -> None:
 
 
 def test_states_live_from_run_to_run_until_reset() -> None:
-    interpreter = Interpreter(state_program(), {}.__getitem__)
+    interpreter = Interpreter(state_program(), NO_TENSORS)
     one = np.array([1, 10], np.float32)
     seen = [[r.tolist() for r in interpreter.run([one])] for _ in range(2)]
     assert seen == [[[1, 10], [0, 0]], [[2, 20], [1, 10]]]
@@ -54,9 +57,19 @@ def test_states_live_from_run_to_run_until_reset() -> None:
     assert interpreter.run([one])[0].tolist() == [1, 10]
 
 
+def test_states_begin_with_given_values() -> None:
+    start = {"s0": np.array([7, 8], np.float32)}
+    interpreter = Interpreter(state_program(), NO_TENSORS, start)
+    one = np.ones(2, np.float32)
+    for _ in range(2):
+        assert [r.tolist() for r in interpreter.run([one])] == [[8, 9], [7, 8]]
+        interpreter.reset()
+    assert start["s0"].tolist() == [7, 8]
+
+
 def test_a_read_keeps_its_value_when_the_state_is_written() -> None:
     """``before`` is read before the write and returned after it."""
-    total, before = Interpreter(state_program(), {}.__getitem__).run([np.array([5, 5], np.float32)])
+    total, before = Interpreter(state_program(), NO_TENSORS).run([np.array([5, 5], np.float32)])
     assert (total.tolist(), before.tolist()) == ([5, 5], [0, 0])
 
 
@@ -116,7 +129,7 @@ def test_observe_sees_every_instruction_in_order_under_its_path() -> None:
 def test_observe_names_a_write_by_its_state() -> None:
     paths: list[str] = []
     p = state_program()
-    Interpreter(p, {}.__getitem__).run(make_inputs(p), observe=lambda path, *_: paths.append(path))
+    Interpreter(p, NO_TENSORS).run(make_inputs(p), observe=lambda path, *_: paths.append(path))
     assert paths == ["r1", "r2", "s0", "r3"]
 
 
@@ -130,10 +143,11 @@ def test_registers_are_let_go_after_their_last_use() -> None:
 
     def observe(_path: str, _instr: Instr, results: tuple[np.ndarray, ...]) -> None:
         alive.append(weakref.ref(results[0]))
-        gc.collect()
         counts.append(sum(r() is not None for r in alive))
 
-    Interpreter(program(b.function(x, named=True)), {}.__getitem__).run([np.zeros(64, np.float32)], observe=observe)
+    Interpreter(program(b.function(x, named=True)), NO_TENSORS).run(
+        [np.zeros(64, np.float32)], observe=observe
+    )
     assert max(counts) <= 2, "a tanh and its operand"
 
 
@@ -143,7 +157,7 @@ def test_dead_and_unused_registers_do_no_harm() -> None:
     b("neg", x)
     p = program(b.function(x, x, named=True))
     z = np.ones(2, np.float32)
-    assert [r.tolist() for r in Interpreter(p, {}.__getitem__).run([z, z])] == [[1, 1], [1, 1]]
+    assert [r.tolist() for r in Interpreter(p, NO_TENSORS).run([z, z])] == [[1, 1], [1, 1]]
 
 
 def test_rank_0_and_zero_sizes_run() -> None:
@@ -152,7 +166,7 @@ def test_rank_0_and_zero_sizes_run() -> None:
     scaled = b("mul", b("exp", b("copy", x)), Literal(2.0))
     total = b("sum", empty, axes=(0, 1))
     p = program(b.function(scaled, total, b("softmax", empty), named=True))
-    got = Interpreter(p, {}.__getitem__).run([np.zeros((), np.float32), np.zeros((0, 3), np.float32)])
+    got = Interpreter(p, NO_TENSORS).run([np.zeros((), np.float32), np.zeros((0, 3), np.float32)])
     assert [r.tolist() for r in got] == [2.0, 0.0, []]
     assert [type(r) for r in got] == [np.ndarray] * 3
 
@@ -170,7 +184,7 @@ def test_rank_0_and_zero_sizes_run() -> None:
 )
 def test_inputs_that_do_not_fit_are_refused(inputs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("[", r"\[").replace("]", r"\]")):
-        Interpreter(state_program(), {}.__getitem__).run(inputs)
+        Interpreter(state_program(), NO_TENSORS).run(inputs)
 
 
 def test_an_id_outside_its_table_names_the_instruction() -> None:
@@ -190,12 +204,12 @@ def test_an_evaluation_that_breaks_its_own_rule_is_our_bug() -> None:
     b.body.append(Instr("neg", (x,), (b.fresh(t(3)),)))
     p = program(b.function(x, named=True))
     with pytest.raises(InternalError, match=r"neg gave f32\[2\], not f32\[3\]"):
-        Interpreter(p, {}.__getitem__).run([np.zeros(2, np.float32)])
+        Interpreter(p, NO_TENSORS).run([np.zeros(2, np.float32)])
 
 
 def test_it_uses_the_records_evaluations() -> None:
     b = Builder("main")
     y = b("gelu_tanh", b.param(t(9)))
     z = np.linspace(-3, 3, 9, dtype=np.float32)
-    (got,) = Interpreter(program(b.function(y, named=True)), {}.__getitem__).run([z])
+    (got,) = Interpreter(program(b.function(y, named=True)), NO_TENSORS).run([z])
     np.testing.assert_array_equal(got, get("gelu_tanh").evaluate((z,), {})[0])

@@ -6,13 +6,14 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ir_programs import Builder, nested_program, t
+
 from forgec.ir.layout import Layout, function_layouts
 from forgec.ir.op import get
 from forgec.ir.program import ConstParam, ConstRef, Register, StateRef
 from forgec.ir.types import contiguous_strides
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from ir_programs import Builder, nested_program, t
 
 
 def random_view(rng: random.Random, b: Builder, x: Register) -> Register:
@@ -28,7 +29,9 @@ def random_view(rng: random.Random, b: Builder, x: Register) -> Register:
         if rng.random() < 0.8:
             start, stop = start // 2, max(stop, start // 2 + 1, shape[axis] - 1)
         axis = rng.choice([axis, axis - rank])
-        return b("slice", x, axis=axis, start=start, stop=min(stop, shape[axis]), step=rng.choice([1, 1, 2, 3]))
+        return b(
+            "slice", x, axis=axis, start=start, stop=min(stop, shape[axis]), step=rng.choice([1, 1, 2, 3])
+        )
     if kind == 2 and rank < 6 and x.type.numel < 200:
         wide = [rng.choice([n, 2, 3]) if n == 1 else n for n in shape]
         return b("expand", x, shape=(*rng.choice([(), (1,), (2,)]), *wide))

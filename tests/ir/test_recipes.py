@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ir_programs import apply, t
+
 from forgec.errors import InternalError
 from forgec.ir.program import Constant, Leaf, Literal, leaves
 from forgec.ir.recipes import evaluate
 from forgec.ir.types import DType
-from ir_programs import apply, t
 
 TABLE = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -31,7 +31,9 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def attention(q: Any, k: Any, v: Any, mask: Any, scale: Any, causal: Any, window: Any, softcap: Any, seq_major: Any) -> Any:
+def attention(
+    q: Any, k: Any, v: Any, mask: Any, scale: Any, causal: Any, window: Any, softcap: Any, seq_major: Any
+) -> Any:
     """One score at a time where it matters: the visible columns of a row are listed in a loop."""
     heads, rows, length = q.shape[1], q.shape[2], k.shape[2]
     repeat = heads // k.shape[1]
@@ -164,8 +166,11 @@ TORCH: dict[str, Callable[..., Any]] = {
     "conv": conv,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
-    "add_layer_norm": lambda x, residual, *rest, eps: (x + residual, layer_norm(x + residual, *rest, eps)),
-    "add_rms_norm": lambda x, residual, weight, eps: (x + residual, rms_norm(x + residual, weight, eps)),
+    "add_layer_norm": lambda x, residual, *rest, eps: (
+        x + residual,
+        layer_norm(x + residual, rest[0], rest[1], eps),
+    ),
+    "add_rms_norm": lambda x, residual, weight, eps: (x + residual, rms_norm(x + residual, weight, eps=eps)),
     "sum": reduce(lambda x, axis: x.sum(axis, keepdim=True)),
     "mean": reduce(lambda x, axis: x.mean(axis, keepdim=True)),
     "max": reduce(lambda x, axis: x.amax(axis, keepdim=True)),

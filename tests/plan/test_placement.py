@@ -89,7 +89,7 @@ def test_one_unsupported_op_between_is_worth_two_transfers_or_not() -> None:
     fast = Device("npu", lambda i: 1.0, ["tanh"])
     found = placed(program, fast)
     assert found.devices == ["npu"] * 5 + ["cpu"] + ["npu"] * 5
-    assert found.cost_us == pytest.approx(110 + 4 * transfer - 0)
+    assert found.cost_us == pytest.approx(110 + 4 * transfer)
     slow = Device("npu", lambda i: 99.0, ["tanh"])
     found = placed(program, slow)
     assert found.devices == ["cpu"] * 11
@@ -155,10 +155,11 @@ def test_a_state_that_is_a_result_stays_on_the_host() -> None:
 def test_instructions_that_nobody_runs_are_all_in_one_error() -> None:
     program = chain("exp", "tanh", "exp", "relu")
     program.main.body[0].source = Source("aten.exp", "model.py", 7)
-    for cpu, lead in ((["exp", "relu"], "npu nor cpu"), (["exp"], "npu nor cpu")):
-        with pytest.raises(PlanError, match=f"neither {lead} can run") as error:
-            place(program, Device("npu", refuses=["exp", "relu"]), Device("cpu", refuses=cpu), COST)
-        assert ("relu" in str(error.value)) == ("relu" in cpu)
+    npu = Device("npu", refuses=["exp", "relu"])
+    for refused in (["exp", "relu"], ["exp"]):
+        with pytest.raises(PlanError, match="neither npu nor cpu can run") as error:
+            place(program, npu, Device("cpu", refuses=refused), COST)
+        assert ("relu" in str(error.value)) == ("relu" in refused)
         assert str(error.value).count("cpu has no exp; rewrite exp  # aten.exp, model.py:7") == 1
     cpu = Device("cpu", refuses=["tanh"])
     with pytest.raises(PlanError, match="cpu cannot run 1 of 4 instructions"):

@@ -47,9 +47,7 @@ def sample(**changes: Any) -> Report:
             {"cpu": 1.0e6, "npu": 1.1e10},
         ),
         "memory": MemoryReport(333, 218, 1 - 218 / 333, 22 * MIB, 20 * MIB, 60 * MIB, 418 * MIB, 199),
-        "fidelity": Fidelity(
-            3.1e-6, 2e-12, 1.0, 118.2, "eager PyTorch", "the example inputs", 2.1e-5, 8.4e-9, True
-        ),
+        "fidelity": Fidelity(3.1e-6, 2e-12, 1.0, 118.2, "eager PyTorch", "example", 2.1e-5, 8.4e-9, True),
         "cost": CostReport(9800.0, 8000.0, 1.225, "estimated", "default coefficients"),
         "cei": [Cei("openvino", 1.2, 1.5, 0.8, "measured")],
         "rss": RssReport(600 * MIB, 1100 * MIB, 418 * MIB, "high-water mark"),

@@ -5,11 +5,12 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from forgec.errors import FidelityError
-from forgec.report import metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
+
+from forgec.errors import FidelityError
+from forgec.report import metrics
 
 NAN, INF = math.nan, math.inf
 

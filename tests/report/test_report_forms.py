@@ -5,12 +5,13 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from report_samples import sample
+
 from forgec.errors import ArtifactError
 from forgec.report import html, units
 from forgec.report.report import CaptureReport, PlacementReport
 from forgec.report.terminal import Printer
 from forgec.report.trace import chrome_trace, save_trace
-from report_samples import sample
 
 HOSTILE = "</title><script>alert(1)</script>&\"'{{7*7}}[bold]\x1b[31m"
 

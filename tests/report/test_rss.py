@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from forgec.report import rss
 
 MIB = 1 << 20

@@ -149,7 +149,7 @@ class _GraphLowering:
         if node.target is read_state:
             return self.builder.emit("read_state", self.states[str(node.args[0])])
         if node.target is write_state:
-            value = self.builder.emit("copy", self.env[node.args[1]])  # type: ignore[index]
+            value = self._argument(self.env[node.args[1]])  # type: ignore[index]
             self.builder.emit("write_state", self.states[str(node.args[0])], value)
             return None
         name = target_name(node.target)

@@ -1,5 +1,7 @@
 #include "program.h"
 
+#include <cstring>
+
 namespace forgec {
 namespace {
 
@@ -12,6 +14,13 @@ int64_t now() {
 }
 
 }  // namespace
+
+char* Program::keep(const void* bytes, size_t count) {
+  blocks_.push_back(std::make_unique<Block[]>((count + 63) / 64));
+  char* copy = blocks_.back()[0].bytes;
+  std::memcpy(copy, bytes, count);
+  return copy;
+}
 
 char* Program::reserve(size_t bytes) {
   scratch_ = std::make_unique<Block[]>((bytes + 63) / 64);

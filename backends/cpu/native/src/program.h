@@ -8,7 +8,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -84,18 +83,13 @@ class Program {
   template <class P>
   void emit(Run run, const P& params, int32_t instr, bool parallel, bool independent = false) {
     static_assert(std::is_trivially_copyable<P>::value, "parameters are plain data");
-    const size_t words = (sizeof(P) + 63) / 64;
-    blocks_.push_back(std::make_unique<Block[]>(words));
-    std::memcpy(static_cast<void*>(blocks_.back().get()), &params, sizeof(P));
-    push(run, blocks_.back().get(), instr, parallel, independent);
+    push(run, keep(&params, sizeof(P)), instr, parallel, independent);
   }
 
-  void clear() {
-    steps_.clear();
-    blocks_.clear();
-  }
+  // Memory of its own for a step's constants, as long as the program lives.
+  char* keep(const void* bytes, size_t count);
 
-  // Working memory that all steps share; kernels got their addresses in it when they were bound.
+  // Working memory that all steps share; they get their addresses in it when they are bound.
   char* reserve(size_t bytes);
 
   // Runs all steps. `nanoseconds`, if given, has one entry per instruction and is added to.
@@ -103,6 +97,9 @@ class Program {
   bool run(Failure* failure, int64_t* nanoseconds);
 
   size_t size() const { return steps_.size(); }
+
+  // Drops the steps after the first `count`.
+  void truncate(size_t count) { steps_.resize(count); }
 
  private:
   struct alignas(64) Block {

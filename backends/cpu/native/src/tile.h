@@ -32,13 +32,16 @@ void tile(const TileArgs& t) {
   // Few rows have few independent sums; several partial sums over k hide the latency of the multiply-add.
   constexpr int parts = R == 1 ? 4 : R <= 3 ? 2 : 1;
   V sum[parts][R][2];
+#pragma GCC unroll 4
   for (int p = 0; p < parts; ++p) {
+#pragma GCC unroll 16
     for (int i = 0; i < R; ++i) sum[p][i][0] = sum[p][i][1] = V::zero();
   }
   const float* a = t.a;
   const float* b = t.b;
   const int64_t n1 = t.cols - W;
   if (t.accumulate) {
+#pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const float* c = t.c + i * t.c_row;
       sum[0][i][0] = tail ? V::load_n(c, t.cols) : V::load(c);
@@ -65,8 +68,14 @@ void tile(const TileArgs& t) {
       for (int p = 0; p < parts; ++p) step(sum[p]);
     }
   }
-  for (; k > 0; --k) step(sum[0]);
+  for (; k >= 2; k -= 2) {
+    step(sum[0]);
+    step(sum[0]);
+  }
+  if (k > 0) step(sum[0]);
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
     for (int p = 1; p < parts; ++p) {
       sum[0][i][0] = sum[0][i][0] + sum[p][i][0];
       sum[0][i][1] = sum[0][i][1] + sum[p][i][1];

@@ -1,0 +1,177 @@
+// Binders of linear, matmul, conv and attention.
+#include <algorithm>
+
+#include "bind.h"
+
+namespace forgec {
+namespace {
+
+constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
+constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
+
+int64_t panel_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
+
+bool worth_sharing(int64_t m, int64_t n, int64_t k) {
+  return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) > kParallelWork;
+}
+
+float* packed_left(Binder& binder, const Gemm& g) {
+  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(g.m * g.k) : nullptr;
+}
+
+void bind_linear(Binder& binder, const Call& call) {
+  const Tensor &x = call.input(0), &weight = call.input(1), &out = call.out();
+  require_dtype(x, DType::f32, "linear");
+  Gemm g{};
+  const int last = x.rank - 1;
+  const Tensor left = binder.rows(x, &g.m, &g.a_row, false);
+  g.a = left.as<const float>();
+  g.a_col = left.strides[last];
+  g.k = x.shape[last];
+  g.n = weight.shape[0];
+  g.c = out.as<float>();
+  g.ldc = g.n;
+  g.act = parse_act(call.text("act"));
+  if (call.has(2)) g.bias = binder.contiguous(call.input(2)).as<const float>();
+  if (call.has(3)) {
+    int64_t count;
+    g.residual = binder.rows(call.input(3), &count, &g.ldr).as<const float>();
+  }
+  g.packed_a = packed_left(binder, g);
+  const bool parallel = worth_sharing(g.m, g.n, g.k);
+  if (call.packed_weight != nullptr) {
+    g.b = call.packed_weight;
+    binder.emit(binder.kernels().linear, g, parallel);
+    return;
+  }
+  Matmul p{};
+  g.b = binder.floats(panel_floats(g.k, g.n));
+  p.gemm = g;
+  p.b = weight.as<const float>();
+  p.b_row = weight.strides[1];
+  p.b_col = weight.strides[0];
+  binder.emit(binder.kernels().matmul, p, parallel);
+}
+
+void bind_matmul(Binder& binder, const Call& call) {
+  const Tensor &a = call.input(0), &b = call.input(1), &out = call.out();
+  require_dtype(a, DType::f32, "matmul");
+  Matmul p{};
+  Gemm& g = p.gemm;
+  g.m = a.shape[a.rank - 2];
+  g.k = a.shape[a.rank - 1];
+  g.n = b.shape[b.rank - 1];
+  g.a = a.as<const float>();
+  g.a_row = a.strides[a.rank - 2];
+  g.a_col = a.strides[a.rank - 1];
+  g.c = out.as<float>();
+  g.ldc = g.n;
+  p.b = b.as<const float>();
+  p.b_row = b.strides[b.rank - 2];
+  p.b_col = b.strides[b.rank - 1];
+  p.rank = out.rank - 2;
+  for (int i = 0; i < p.rank; ++i) {
+    p.shape[i] = out.shape[i];
+    const int in_a = i - (out.rank - a.rank), in_b = i - (out.rank - b.rank);
+    p.a_step[i] = in_a >= 0 && a.shape[in_a] != 1 ? a.strides[in_a] : 0;
+    p.b_step[i] = in_b >= 0 && b.shape[in_b] != 1 ? b.strides[in_b] : 0;
+  }
+  g.b = binder.floats(panel_floats(g.k, g.n));
+  g.packed_a = packed_left(binder, g);
+  binder.emit(binder.kernels().matmul, p, worth_sharing(g.m, g.n, g.k));
+}
+
+void bind_conv(Binder& binder, const Call& call) {
+  const Tensor &x = call.input(0), &out = call.out();
+  require_dtype(x, DType::f32, "conv");
+  const Tensor weight = binder.contiguous(call.input(1));
+  const int spatial = x.rank - 2, lead = 2 - spatial;  // a 1-d convolution is one row of a 2-d one
+  Conv p{};
+  p.batch = x.shape[0];
+  p.groups = call.integer("groups");
+  p.channels = weight.shape[1];
+  p.x = x.as<const float>();
+  p.x_batch = x.strides[0];
+  p.x_channel = x.strides[1];
+  p.in[0] = p.out[0] = p.kernel[0] = p.stride[0] = p.dilation[0] = 1;
+  int64_t* const steps[2] = {&p.x_row, &p.x_col};
+  for (int i = 0; i < spatial; ++i) {
+    p.in[lead + i] = x.shape[2 + i];
+    p.out[lead + i] = out.shape[2 + i];
+    p.kernel[lead + i] = weight.shape[2 + i];
+    p.stride[lead + i] = call.integers("stride")[i];
+    p.padding[lead + i] = call.integers("padding")[i];
+    p.dilation[lead + i] = call.integers("dilation")[i];
+    *steps[lead + i] = x.strides[2 + i];
+  }
+  Gemm& g = p.gemm;
+  g.m = weight.shape[0] / p.groups;
+  g.n = p.out[0] * p.out[1];
+  g.k = p.channels * p.kernel[0] * p.kernel[1];
+  g.a = weight.as<const float>();
+  g.a_row = g.k;
+  g.a_col = 1;
+  g.c = out.as<float>();
+  g.ldc = g.n;
+  if (call.has(2)) g.row_bias = binder.contiguous(call.input(2)).as<const float>();
+  const bool parallel = worth_sharing(p.batch * p.groups * g.m, g.n, g.k);
+  if (g.m < 4) {
+    binder.emit(binder.kernels().conv_direct, p, parallel);
+    return;
+  }
+  g.b = binder.floats(panel_floats(g.k, g.n));
+  g.packed_a = packed_left(binder, g);
+  binder.emit(binder.kernels().conv, p, parallel);
+}
+
+void bind_attention(Binder& binder, const Call& call) {
+  require_dtype(call.input(0), DType::f32, "attention");
+  const Tensor &q = call.input(0), &k = call.input(1), &out = call.out();
+  const Tensor v = binder.contiguous(call.input(2), 3);
+  Attention p{};
+  p.q = q.as<const float>();
+  p.k = k.as<const float>();
+  p.v = v.as<const float>();
+  std::copy_n(q.strides, 4, p.q_step);
+  std::copy_n(k.strides, 4, p.k_step);
+  std::copy_n(v.strides, 4, p.v_step);
+  p.batch = q.shape[0];
+  p.heads = q.shape[1];
+  p.rows = q.shape[2];
+  p.size = q.shape[3];
+  p.kv_heads = k.shape[1];
+  p.length = k.shape[2];
+  p.value_size = v.shape[3];
+  if (call.has(3)) {
+    const Tensor& mask = call.input(3);
+    p.mask = mask.data;
+    p.mask_is_bool = mask.dtype == DType::b8;
+    for (int i = 0; i < mask.rank; ++i) {
+      p.mask_step[4 - mask.rank + i] = mask.shape[i] == 1 ? 0 : mask.strides[i];
+    }
+  }
+  p.scale = static_cast<float>(call.number("scale"));
+  p.softcap = static_cast<float>(call.number("softcap"));
+  p.causal = call.flag("causal");
+  p.window = call.integer("window");
+  const bool seq_major = call.flag("seq_major");
+  p.out = out.as<float>();
+  p.out_batch = out.strides[0];
+  p.out_head = out.strides[seq_major ? 2 : 1];
+  p.out_row = out.strides[seq_major ? 1 : 2];
+  if (p.rows > 2 || k.strides[3] != 1) p.keys = binder.floats(p.batch * p.kv_heads * panel_floats(p.size, p.length));
+  p.own_floats = kMaxTile * (p.size + p.value_size);
+  p.own = binder.floats(p.own_floats * binder.threads());
+  binder.emit(binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
+}
+
+}  // namespace
+
+void add_matrix_binders(BindTable& table) {
+  table["linear"] = bind_linear;
+  table["matmul"] = bind_matmul;
+  table["conv"] = bind_conv;
+  table["attention"] = bind_attention;
+}
+
+}  // namespace forgec

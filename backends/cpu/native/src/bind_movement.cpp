@@ -1,0 +1,186 @@
+// Ops that move elements: copies between any strides, concatenation, padding, reversal, states.
+#include <cstring>
+
+#include "bind.h"
+#include "walk.h"
+
+namespace forgec {
+namespace {
+
+constexpr int64_t kParallelBytes = 64 * 1024;
+constexpr int64_t kBlock = 16;  // side of a block in a transposing copy
+
+struct Copy {
+  const char* from;
+  char* to;
+  int64_t item;
+  int rank;
+  int64_t shape[kMaxRank];
+  int64_t steps[2][kMaxRank];  // of source and destination, elements
+  int64_t total;
+  int across;  // with a source that is contiguous along another axis than the last: that axis, else -1
+};
+
+void copy_run(const char* from, char* to, int64_t item, int64_t from_step, int64_t to_step, int64_t n) {
+  if (from_step == 1 && to_step == 1) {
+    std::memcpy(to, from, static_cast<size_t>(n * item));
+    return;
+  }
+  with_item(item, [&](auto zero) {
+    using T = decltype(zero);
+    const T* x = reinterpret_cast<const T*>(from);
+    T* y = reinterpret_cast<T*>(to);
+    for (int64_t i = 0; i < n; ++i) y[i * to_step] = x[i * from_step];
+  });
+}
+
+void run_copy(const void* params, Context& context) {
+  const Copy& p = *static_cast<const Copy*>(params);
+  int64_t begin, end;
+  context.share(p.total, 64, &begin, &end);
+  Index index(p.rank, p.shape, begin);
+  const int last = p.rank - 1;
+  while (begin < end) {
+    int64_t n = p.shape[last] - index.at[last];
+    n = n < end - begin ? n : end - begin;
+    copy_run(p.from + index.offset(p.steps[0]) * p.item, p.to + index.offset(p.steps[1]) * p.item, p.item,
+             p.steps[0][last], p.steps[1][last], n);
+    index.advance(n);
+    begin += n;
+  }
+}
+
+// Rows along `across` are contiguous in the source, rows along the last axis in the destination: square blocks
+// use every cache line of both while it is there.
+void run_transposing_copy(const void* params, Context& context) {
+  const Copy& p = *static_cast<const Copy*>(params);
+  const int last = p.rank - 1;
+  int64_t shape[kMaxRank];
+  for (int i = 0; i < p.rank; ++i) {
+    const bool blocked = i == last || i == p.across;
+    shape[i] = blocked ? (p.shape[i] + kBlock - 1) / kBlock : p.shape[i];
+  }
+  int64_t blocks = 1;
+  for (int i = 0; i < p.rank; ++i) blocks *= shape[i];
+  int64_t begin, end;
+  context.share(blocks, 1, &begin, &end);
+  Index index(p.rank, shape, begin);
+  for (; begin < end; ++begin, index.advance(1)) {
+    int64_t at[kMaxRank], from = 0, to = 0;
+    for (int i = 0; i < p.rank; ++i) {
+      at[i] = index.at[i] * (i == last || i == p.across ? kBlock : 1);
+      from += at[i] * p.steps[0][i];
+      to += at[i] * p.steps[1][i];
+    }
+    const int64_t rows = p.shape[p.across] - at[p.across], cols = p.shape[last] - at[last];
+    const int64_t row_end = rows < kBlock ? rows : kBlock, col_end = cols < kBlock ? cols : kBlock;
+    with_item(p.item, [&](auto zero) {
+      using T = decltype(zero);
+      const T* x = reinterpret_cast<const T*>(p.from) + from;
+      T* y = reinterpret_cast<T*>(p.to) + to;
+      for (int64_t r = 0; r < row_end; ++r) {
+        for (int64_t c = 0; c < col_end; ++c) {
+          y[r * p.steps[1][p.across] + c * p.steps[1][last]] = x[r * p.steps[0][p.across] + c * p.steps[0][last]];
+        }
+      }
+    });
+  }
+}
+
+struct Fill {
+  char* to;
+  int64_t item, count;
+  char value[8];
+};
+
+void run_fill(const void* params, Context& context) {
+  const Fill& p = *static_cast<const Fill*>(params);
+  int64_t begin, end;
+  context.share(p.count, 64, &begin, &end);
+  with_item(p.item, [&](auto zero) {
+    using T = decltype(zero);
+    T value, *to = reinterpret_cast<T*>(p.to);
+    std::memcpy(&value, p.value, sizeof(T));
+    for (int64_t i = begin; i < end; ++i) to[i] = value;
+  });
+}
+
+void bind_plain_copy(Binder& binder, const Call& call) { bind_copy(binder, call.input(0), call.out()); }
+
+void bind_write_state(Binder& binder, const Call& call) { bind_copy(binder, call.input(1), call.input(0)); }
+
+void bind_flip(Binder& binder, const Call& call) {
+  Tensor x = call.input(0);
+  for (int64_t axis : call.integers("axes")) {
+    const int i = static_cast<int>(axis < 0 ? axis + x.rank : axis);
+    if (x.shape[i] == 0) continue;
+    x.data += (x.shape[i] - 1) * x.strides[i] * item_size(x.dtype);
+    x.strides[i] = -x.strides[i];
+  }
+  bind_copy(binder, x, call.out());
+}
+
+void bind_concat(Binder& binder, const Call& call) {
+  const Tensor& out = call.out();
+  const int axis = call.axis("axis", out.rank);
+  Tensor part = out;
+  for (size_t i = 0; i < call.inputs.size(); ++i) {
+    part.shape[axis] = call.input(i).shape[axis];
+    bind_copy(binder, call.input(i), part, true);
+    part.data += part.shape[axis] * part.strides[axis] * item_size(part.dtype);
+  }
+}
+
+void bind_pad(Binder& binder, const Call& call) {
+  const Tensor& x = call.input(0);
+  Tensor inner = call.out();
+  if (inner.dtype == DType::f64 || inner.dtype == DType::f16 || inner.dtype == DType::bf16) {
+    throw Unsupported("pad has no native kernel for this element type");
+  }
+  Fill fill{};
+  fill.to = inner.data;
+  fill.item = item_size(inner.dtype);
+  fill.count = inner.numel();
+  std::memcpy(fill.value, binder.scalar(call.number("value"), inner.dtype).data, fill.item);
+  binder.emit(run_fill, fill, fill.count * fill.item > kParallelBytes);
+  for (int i = 0; i < x.rank; ++i) {
+    inner.data += call.integers("before")[i] * inner.strides[i] * fill.item;
+    inner.shape[i] = x.shape[i];
+  }
+  bind_copy(binder, x, inner);
+}
+
+}  // namespace
+
+void bind_copy(Binder& binder, const Tensor& from, const Tensor& to, bool independent) {
+  Copy p{};
+  p.total = from.numel();
+  if (p.total == 0) return;
+  p.from = from.data;
+  p.to = to.data;
+  p.item = item_size(from.dtype);
+  for (int i = 0; i < from.rank; ++i) {
+    p.shape[i] = from.shape[i];
+    p.steps[0][i] = from.strides[i];
+    p.steps[1][i] = to.strides[i];
+  }
+  p.rank = coalesce<2>(from.rank, p.shape, p.steps);
+  p.across = -1;
+  const int last = p.rank - 1;
+  for (int i = 0; i < last; ++i) {
+    if (p.steps[0][i] == 1 && p.steps[0][last] != 1 && p.shape[i] >= 4 && p.shape[last] >= 4) p.across = i;
+  }
+  const bool parallel = p.total * p.item > kParallelBytes;
+  binder.emit(p.across >= 0 ? run_transposing_copy : run_copy, p, parallel, independent);
+}
+
+void add_movement_binders(BindTable& table) {
+  table["copy"] = bind_plain_copy;
+  table["read_state"] = bind_plain_copy;
+  table["write_state"] = bind_write_state;
+  table["flip"] = bind_flip;
+  table["concat"] = bind_concat;
+  table["pad"] = bind_pad;
+}
+
+}  // namespace forgec

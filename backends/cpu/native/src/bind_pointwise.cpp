@@ -1,0 +1,208 @@
+// Point-wise ops: a function on contiguous runs, and a walk that feeds it runs of strided, broadcast operands.
+//
+// The result is walked in row-major order in runs of at most 512 elements. An operand that is contiguous along
+// the last axis is read in place; any other is first gathered into a buffer that stays in the first-level cache.
+// Result and operand may be the same memory if they are the same elements.
+#include <cmath>
+
+#include "bind.h"
+#include "integers.h"
+#include "walk.h"
+
+namespace forgec {
+namespace {
+
+constexpr int64_t kRun = 512;
+constexpr int64_t kParallelElements = 8192;
+
+struct Chain {
+  Pointwise function;
+  int operands;
+  const char* in[3];
+  int64_t item[3];
+  int64_t steps[3][kMaxRank];
+  int rank;
+  int64_t shape[kMaxRank];
+  char* out;
+  int64_t out_item, total;
+};
+
+struct RunBuffer {
+  alignas(64) char bytes[kRun * 8];
+  const char* filled_from = nullptr;  // with a broadcast operand, what the buffer is full of
+};
+
+// Operand k's next n elements, in place or gathered.
+const char* fetch(const Chain& p, int k, const Index& index, int64_t n, RunBuffer& buffer) {
+  const int64_t step = p.steps[k][p.rank - 1];
+  const char* from = p.in[k] + index.offset(p.steps[k]) * p.item[k];
+  if (step == 1) return from;
+  if (step == 0 && buffer.filled_from == from) return buffer.bytes;
+  with_item(p.item[k], [&](auto zero) {
+    using T = decltype(zero);
+    T* to = reinterpret_cast<T*>(buffer.bytes);
+    const T* source = reinterpret_cast<const T*>(from);
+    if (step == 0) {
+      for (int64_t i = 0; i < kRun; ++i) to[i] = *source;
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i] = source[i * step];
+    }
+  });
+  buffer.filled_from = step == 0 ? from : nullptr;
+  return buffer.bytes;
+}
+
+void run_chain(const void* params, Context& context) {
+  const Chain& p = *static_cast<const Chain*>(params);
+  int64_t begin, end;
+  context.share(p.total, 64, &begin, &end);
+  RunBuffer buffers[3];
+  Index index(p.rank, p.shape, begin);
+  const int last = p.rank - 1;
+  while (begin < end) {
+    int64_t n = p.shape[last] - index.at[last];
+    n = n < end - begin ? n : end - begin;
+    n = n < kRun ? n : kRun;
+    const char* in[3] = {};
+    for (int k = 0; k < p.operands; ++k) in[k] = fetch(p, k, index, n, buffers[k]);
+    p.function(in[0], in[1], in[2], p.out + begin * p.out_item, n);
+    index.advance(n);
+    begin += n;
+  }
+}
+
+void emit_chain(Binder& binder, Pointwise function, const std::vector<Tensor>& in, const Tensor& out) {
+  Chain p{};
+  p.function = function;
+  p.operands = static_cast<int>(in.size());
+  p.rank = out.rank;
+  for (int i = 0; i < out.rank; ++i) p.shape[i] = out.shape[i];
+  int64_t steps[4][kMaxRank] = {};
+  for (size_t k = 0; k < in.size(); ++k) {
+    p.in[k] = in[k].data;
+    p.item[k] = item_size(in[k].dtype);
+    const int shift = out.rank - in[k].rank;
+    for (int i = 0; i < in[k].rank; ++i) steps[k][shift + i] = in[k].shape[i] == 1 ? 0 : in[k].strides[i];
+  }
+  for (int i = 0; i < out.rank; ++i) steps[3][i] = out.strides[i];
+  p.rank = coalesce<4>(p.rank, p.shape, steps);
+  for (int k = 0; k < 3; ++k) {
+    for (int i = 0; i < p.rank; ++i) p.steps[k][i] = steps[k][i];
+  }
+  p.out = out.data;
+  p.out_item = item_size(out.dtype);
+  p.total = out.numel();
+  binder.emit(run_chain, p, p.total > kParallelElements);
+}
+
+template <Unary op>
+void bind_unary(Binder& binder, const Call& call) {
+  const Tensor& x = call.input(0);
+  const Pointwise f = x.dtype == DType::f32 ? binder.kernels().unary[static_cast<int>(op)] : integer_unary(op, x.dtype);
+  if (f == nullptr) throw Unsupported(call.op + " has no native kernel for this element type");
+  emit_chain(binder, f, {x}, call.out());
+}
+
+Pointwise binary_function(Binder& binder, Binary op, DType dtype) {
+  return dtype == DType::f32 ? binder.kernels().binary[static_cast<int>(op)] : integer_binary(op, dtype);
+}
+
+template <Binary op>
+void bind_binary(Binder& binder, const Call& call) {
+  const Tensor &a = call.input(0), &b = call.input(1);
+  if (op == Binary::pow && a.dtype == DType::f32 && call.literal[1] && *b.as<const float>() == 2.0f) {
+    return emit_chain(binder, binder.kernels().unary[static_cast<int>(Unary::square)], {a}, call.out());
+  }
+  const Pointwise f = binary_function(binder, op, a.dtype);
+  if (f == nullptr) throw Unsupported(call.op + " has no native kernel for this element type");
+  emit_chain(binder, f, {a, b}, call.out());
+}
+
+void bind_clamp(Binder& binder, const Call& call) {
+  Tensor x = call.input(0);
+  const bool low = !call.is_none("low"), high = !call.is_none("high");
+  const Pointwise up = binary_function(binder, Binary::maximum, x.dtype);
+  const Pointwise down = binary_function(binder, Binary::minimum, x.dtype);
+  if (up == nullptr || down == nullptr) throw Unsupported("clamp has no native kernel for this element type");
+  if (low) emit_chain(binder, up, {x, binder.scalar(call.number("low"), x.dtype)}, call.out());
+  if (low) x = call.out();
+  if (high) emit_chain(binder, down, {x, binder.scalar(call.number("high"), x.dtype)}, call.out());
+  if (!low && !high) bind_copy(binder, x, call.out());
+}
+
+void bind_where(Binder& binder, const Call& call) {
+  static const Pointwise by_size[] = {select_items<uint8_t>, select_items<uint16_t>, select_items<uint32_t>, select_items<uint64_t>};
+  const int64_t size = item_size(call.out().dtype);
+  const int which = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
+  emit_chain(binder, by_size[which], {call.input(0), call.input(1), call.input(2)}, call.out());
+}
+
+void bind_gated(Binder& binder, const Call& call) {
+  require_dtype(call.input(0), DType::f32, "gated");
+  const Pointwise f = binder.kernels().gated[static_cast<int>(parse_act(call.text("act")))];
+  emit_chain(binder, f, {call.input(0), call.input(1)}, call.out());
+}
+
+void bind_cast(Binder& binder, const Call& call) {
+  const Tensor &x = call.input(0), &out = call.out();
+  if (x.dtype == out.dtype) return bind_copy(binder, x, out);
+  emit_chain(binder, cast_function(x.dtype, out.dtype), {x}, out);
+}
+
+template <Logic op>
+void bind_logic(Binder& binder, const Call& call) {
+  std::vector<Tensor> in = {call.input(0)};
+  if (op != Logic::negate) in.push_back(call.input(1));
+  emit_chain(binder, logic_function(op), in, call.out());
+}
+
+}  // namespace
+
+void add_pointwise_binders(BindTable& table) {
+  table["neg"] = bind_unary<Unary::neg>;
+  table["abs"] = bind_unary<Unary::abs>;
+  table["exp"] = bind_unary<Unary::exp>;
+  table["log"] = bind_unary<Unary::log>;
+  table["sqrt"] = bind_unary<Unary::sqrt>;
+  table["rsqrt"] = bind_unary<Unary::rsqrt>;
+  table["reciprocal"] = bind_unary<Unary::reciprocal>;
+  table["sin"] = bind_unary<Unary::sin>;
+  table["cos"] = bind_unary<Unary::cos>;
+  table["tanh"] = bind_unary<Unary::tanh>;
+  table["erf"] = bind_unary<Unary::erf>;
+  table["sigmoid"] = bind_unary<Unary::sigmoid>;
+  table["silu"] = bind_unary<Unary::silu>;
+  table["gelu"] = bind_unary<Unary::gelu>;
+  table["gelu_tanh"] = bind_unary<Unary::gelu_tanh>;
+  table["relu"] = bind_unary<Unary::relu>;
+  table["softplus"] = bind_unary<Unary::softplus>;
+  table["floor"] = bind_unary<Unary::floor>;
+  table["ceil"] = bind_unary<Unary::ceil>;
+  table["round"] = bind_unary<Unary::round>;
+  table["sign"] = bind_unary<Unary::sign>;
+  table["add"] = bind_binary<Binary::add>;
+  table["sub"] = bind_binary<Binary::sub>;
+  table["mul"] = bind_binary<Binary::mul>;
+  table["div"] = bind_binary<Binary::div>;
+  table["floor_div"] = bind_binary<Binary::floor_div>;
+  table["mod"] = bind_binary<Binary::mod>;
+  table["pow"] = bind_binary<Binary::pow>;
+  table["maximum"] = bind_binary<Binary::maximum>;
+  table["minimum"] = bind_binary<Binary::minimum>;
+  table["eq"] = bind_binary<Binary::eq>;
+  table["ne"] = bind_binary<Binary::ne>;
+  table["lt"] = bind_binary<Binary::lt>;
+  table["le"] = bind_binary<Binary::le>;
+  table["gt"] = bind_binary<Binary::gt>;
+  table["ge"] = bind_binary<Binary::ge>;
+  table["and"] = bind_logic<Logic::both>;
+  table["or"] = bind_logic<Logic::either>;
+  table["xor"] = bind_logic<Logic::one>;
+  table["not"] = bind_logic<Logic::negate>;
+  table["where"] = bind_where;
+  table["clamp"] = bind_clamp;
+  table["gated"] = bind_gated;
+  table["cast"] = bind_cast;
+}
+
+}  // namespace forgec

@@ -1,0 +1,122 @@
+"""What a worker serves for most benchmarks: one tool, one model at a time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from . import tools
+
+if TYPE_CHECKING:
+    from forgec.models import LoadedModel
+
+__all__ = ["SERVICE", "Session", "model_inputs", "model_label"]
+
+SERVICE = "bench.session:Session"
+EVAL_SEED = 0
+"""Seed of the example inputs. Its masks are all ones, so that no tool computes on padding."""
+
+
+class Session:
+    """Methods take and return JSON's types; times are milliseconds of wall clock, measured."""
+
+    def __init__(self) -> None:
+        self._tool: tools.Tool | None = None
+        self._threads = 1
+        self._loaded: LoadedModel | None = None
+        self._inputs: dict[str, Any] = {}
+        self._compiled: tools.Compiled | None = None
+        self._run: Callable[[], Any] | None = None
+
+    def open(self, tool: str, threads: int) -> str | None:
+        """Choose the tool and set PyTorch's threads; the answer says why the tool cannot be used, if so."""
+        import torch
+
+        torch.set_num_threads(threads)
+        self._tool, self._threads = tools.get(tool), threads
+        return self._tool.missing()
+
+    def load(self, model: str, tokens: int | None, layers: int | None = None, attn: str = "sdpa") -> int:
+        """Put a model in memory, in place of the one before; the answer is the bytes of its tensors."""
+        from forgec import models
+
+        self.release()
+        self._loaded = None
+        gc.collect()
+        self._loaded = models.load(model, layers=layers, attn=attn)
+        self._inputs = model_inputs(self._loaded, tokens, EVAL_SEED)
+        tensors = {t.data_ptr(): t for t in (*self._loaded.module.parameters(), *self._loaded.module.buffers())}
+        return sum(t.numel() * t.element_size() for t in tensors.values())
+
+    def compile(self) -> dict[str, Any]:
+        """Compile the loaded model: ``ms`` until the compile returns, ``first_run_ms`` of the run after it, and
+        the tool's own ``stages``."""
+        assert self._tool is not None and self._loaded is not None
+        self.release()
+        module = self._loaded.module
+        start = perf_counter()
+        self._compiled = self._tool.compile(module, self._inputs, self._threads)
+        ms = (perf_counter() - start) * 1000
+        self._run = self._compiled.bind(self._inputs)
+        start = perf_counter()
+        self._run()
+        return {"ms": ms, "first_run_ms": (perf_counter() - start) * 1000, "stages": dict(self._compiled.stages)}
+
+    def compile_memory(self) -> dict[str, Any]:
+        """Compile with the resident memory watched: bytes before, at the peak, and how the peak was found."""
+        from forgec.report import rss
+
+        self.release()
+        with rss.measure() as memory:
+            self.compile()
+        return {"before": memory.before_bytes, "peak": memory.peak_bytes, "method": memory.method}
+
+    def run(self, count: int) -> list[float]:
+        """Latencies of ``count`` runs, each timed alone, after one to warm up."""
+        assert self._run is not None
+        run = self._run
+        run()
+        times = []
+        for _ in range(count):
+            start = perf_counter()
+            run()
+            times.append((perf_counter() - start) * 1000)
+        return times
+
+    def difference(self) -> float:
+        """Largest absolute difference of the outputs from eager PyTorch's, on the example inputs."""
+        from forgec.report.metrics import max_abs
+
+        assert self._loaded is not None and self._compiled is not None and self._run is not None
+        ours = self._compiled.arrays(self._run())
+        eager = tools.get("eager").compile(self._loaded.module, self._inputs, self._threads)
+        theirs = eager.arrays(eager.bind(self._inputs)())
+        return max(max_abs(a, b) for a, b in zip(theirs, ours, strict=True))
+
+    def report(self) -> str | None:
+        """The tool's own report of the last compile, if it makes one."""
+        assert self._compiled is not None
+        return self._compiled.report()
+
+    def release(self) -> None:
+        """Let go of the last compile's result."""
+        self._run = self._compiled = None
+        gc.collect()
+
+
+def model_inputs(loaded: LoadedModel, tokens: int | None, seed: int) -> dict[str, Any]:
+    """Inputs by name; ``tokens`` is cut to what the model takes, and left out where it has no token axis."""
+    from forgec.models.inputs import TOKEN_INPUTS
+
+    if TOKEN_INPUTS.isdisjoint(loaded.inputs):
+        tokens = None
+    elif tokens is not None and loaded.max_tokens is not None:
+        tokens = min(tokens, loaded.max_tokens)
+    return loaded.example_inputs(tokens=tokens, seed=seed)[1]
+
+
+def model_label(model: str, layers: int | None) -> str:
+    """How tables call a model."""
+    return model if layers is None else f"{model}, {layers} layers"

@@ -1,0 +1,34 @@
+"""The tools to compare, by name: one file each. To add one, add its file and its line below."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .base import Compiled, Stages, Tool
+
+__all__ = ["BASELINES", "COMPILERS", "Compiled", "Stages", "Tool", "get", "names"]
+
+_TOOLS = {
+    "forgec": "forgec_tool:ForgecTool",
+    "eager": "eager:EagerTool",
+    "openvino": "openvino_tool:OpenVinoTool",
+    "onnxruntime": "onnxruntime_tool:OnnxRuntimeTool",
+    "torch.compile": "torch_compile:TorchCompileTool",
+}
+COMPILERS = ("forgec", "openvino", "onnxruntime")
+"""Tools whose compile time is compared."""
+
+BASELINES = ("eager", "openvino", "onnxruntime", "torch.compile")
+"""Tools whose latency forgec's is compared with."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of all tools, forgec first."""
+    return tuple(_TOOLS)
+
+
+def get(name: str) -> Tool:
+    """A new tool of that name; ``KeyError`` if there is none. Imports what the tool needs."""
+    module, cls = _TOOLS[name].split(":")
+    tool: Tool = getattr(import_module(f".{module}", __name__), cls)()
+    return tool

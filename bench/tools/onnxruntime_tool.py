@@ -1,0 +1,62 @@
+"""ONNX Runtime on the CPU, from PyTorch's own exporter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Compiled, Stages, Tool, by_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["OnnxRuntimeTool"]
+
+
+class OnnxRuntimeTool(Tool):
+    """``torch.onnx.export(dynamo=True)`` + ``save`` + ``InferenceSession`` with all graph optimisations.
+
+    The model goes through a file, as models over 2 GiB must; the worker's folder for it is in memory.
+    """
+
+    def missing(self) -> str | None:
+        absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]
+        return f"{', '.join(absent)} not installed" if absent else None
+
+    def compile(self, module: nn.Module, inputs: Mapping[str, Tensor], threads: int) -> Compiled:
+        import onnxruntime
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        stages = Stages()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            with stages.stage("torch.onnx.export"), torch.no_grad():
+                program = torch.onnx.export(module, (), kwargs=dict(inputs), dynamo=True, verbose=False)
+            assert program is not None
+            with stages.stage("save"):
+                program.save(path, external_data=True)
+            with stages.stage("session"):
+                session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return _Program(session, stages.ms)
+
+
+class _Program(Compiled):
+    def __init__(self, session: Any, stages: Mapping[str, float]) -> None:
+        self._session = session
+        self.stages = stages
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
+        names = [node.name for node in self._session.get_inputs()]
+        feeds = dict(zip(names, by_name([[name] for name in names], inputs), strict=True))
+        session = self._session
+        return lambda: session.run(None, feeds)
+
+    def arrays(self, outputs: Any) -> list[np.ndarray]:
+        return list(outputs)

@@ -1,0 +1,189 @@
+"""Capture: structure, names, ties, mutation, sources, errors."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from capture_models import Counter, InPlace, Nested, Tied, seeded
+from torch import nn
+
+import forgec
+from forgec.capture import capture
+from forgec.errors import CaptureError, UnsupportedOpError
+
+
+def values(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(ours, theirs) -> None:
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_nested_inputs_and_outputs_keep_names_and_structure():
+    model = seeded(Nested)
+
+    def inputs(seed: int):
+        return (values(2, 4, seed=seed), (values(4, seed=seed + 1), {"inner": values(2, 4, seed=seed + 2)}))
+
+    exe = forgec.compile(model, inputs(0), {"extra": values(4), "double": True})
+    names = [leaf.name for leaf in exe.signature.inputs]
+    assert names == ["x", "pair.0", "pair.1.inner", "extra"]
+    out = exe(*inputs(5), extra=values(4, seed=9), double=True)
+    want = model(*inputs(5), extra=values(4, seed=9), double=True)
+    close(out["sum"], want["sum"])
+    assert isinstance(out["parts"], tuple) and isinstance(out["parts"][1], list)
+    close(out["parts"][0], want["parts"][0])
+    close(out["parts"][1][1], want["parts"][1][1])
+
+
+def test_keyword_order_does_not_matter():
+    model = seeded(Nested)
+    pair = (values(4), {"inner": values(2, 4)})
+    exe = forgec.compile(model, (), {"extra": values(4, seed=3), "pair": pair, "x": values(2, 4, seed=4)})
+    x, extra = values(2, 4, seed=5), values(4, seed=6)
+    close(exe(x=x, pair=pair, extra=extra)["sum"], model(x, pair, extra=extra)["sum"])
+
+
+def test_tied_weights_are_one_constant_in_memory_and_on_disk(tmp_path):
+    model = seeded(Tied)
+    exe = forgec.compile(model, (torch.tensor([[1, 2]]),))
+    assert len(exe.program.constants) == 1
+    exe.save(tmp_path / "tied.forge")
+    assert exe.report.memory.weight_bytes == 11 * 6 * 4
+    assert (tmp_path / "tied.forge").stat().st_size < 2 * 11 * 6 * 4 + 20_000
+    ids = torch.tensor([[10, 0]])
+    close(forgec.load(tmp_path / "tied.forge")(ids), model(ids))
+
+
+def test_in_place_code_becomes_functional():
+    model = seeded(InPlace)
+    exe = forgec.compile(model, (values(3, 4),))
+    x = values(3, 4, seed=8)
+    close(exe(x), model(x))
+
+
+def test_mutated_buffer_becomes_a_state():
+    model = seeded(Counter)
+    exe = forgec.compile(model, (values(2, 3),))
+    assert torch.equal(model.count, torch.zeros(3)), "compiling must not run the model's counter on"
+    assert len(exe.program.states) == 1
+    for seed in range(3):
+        x = values(2, 3, seed=seed)
+        close(exe(x), model(x))
+    exe.reset()
+    model.count.zero_()
+    close(exe(values(2, 3)), model(values(2, 3)))
+
+
+def test_every_instruction_knows_its_source_line():
+    model = seeded(Nested)
+    exe = forgec.compile(model, (values(2, 4), (values(4), {"inner": values(2, 4)})))
+    for function in exe.program.functions.values():
+        for instr in function.body:
+            assert instr.source is not None
+            assert instr.source.file is not None and instr.source.file.endswith("capture_models.py"), instr
+            assert instr.source.line is not None
+
+
+def test_exported_program_and_pt2_file(tmp_path):
+    model = seeded(Nested)
+    args = (values(2, 4), (values(4), {"inner": values(2, 4)}))
+    program = torch.export.export(model, args, strict=False)
+    torch.export.save(program, tmp_path / "nested.pt2")
+    for source in (program, tmp_path / "nested.pt2", str(tmp_path / "nested.pt2")):
+        exe = forgec.compile(source)
+        assert exe.report.capture.mode == "exported"
+        assert exe.report.fidelity is not None
+        again = (values(2, 4, seed=3), (values(4, seed=4), {"inner": values(2, 4, seed=5)}))
+        close(exe(*again)["sum"], model(*again)["sum"])
+
+
+def test_pt2_with_pickled_objects_is_refused(tmp_path):
+    path = tmp_path / "objects.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        entry = {"path_name": "custom_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        archive.writestr("m/data/constants/model_constants_config.json", json.dumps({"config": {"o": entry}}))
+    with pytest.raises(CaptureError, match="does not unpickle"):
+        forgec.compile(path)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "there is no file"), (b"hello", "is not a .pt2 file")])
+def test_bad_pt2(tmp_path, content, message):
+    path = tmp_path / "bad.pt2"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CaptureError, match=message):
+        forgec.compile(path)
+
+
+def test_no_example_inputs():
+    with pytest.raises(CaptureError, match="no example inputs"):
+        forgec.compile(seeded(Tied))
+
+
+def test_training_mode_names_the_module():
+    model = seeded(Nested)
+    model.linear.train()
+    with pytest.raises(CaptureError, match="training mode.*linear"):
+        capture(model, (values(2, 4),))
+
+
+def test_inputs_that_the_model_rejects_name_its_line():
+    with pytest.raises(CaptureError, match="fails on the example inputs") as caught:
+        forgec.compile(seeded(Nested), (values(2, 5), (values(4), {"inner": values(4)})))
+    assert "capture_models.py" in (caught.value.where or "")
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x * 2
+        return x
+
+
+class Selects(nn.Module):
+    def forward(self, x):
+        return x[x > 0]
+
+
+class Fourier(nn.Module):
+    def forward(self, x):
+        return torch.cumprod(x, 0) + torch.sort(x)[0]
+
+
+def test_data_dependent_branch_names_line_and_remedy(capfd):
+    with pytest.raises(CaptureError) as caught:
+        forgec.compile(Branches().eval(), (values(3),))
+    assert "if x.sum() > 0" in (caught.value.where or "")
+    assert "torch.where" in (caught.value.hint or "")
+    assert capfd.readouterr().err == "", "torch's own dumps must not reach the user"
+
+
+def test_data_dependent_shape():
+    with pytest.raises(CaptureError, match="static|data-dependent|Unbacked"):
+        forgec.compile(Selects().eval(), (values(3),))
+
+
+def test_all_unsupported_operators_are_named_at_once():
+    with pytest.raises(UnsupportedOpError) as caught:
+        forgec.compile(Fourier().eval(), (values(3),))
+    assert "aten.cumprod" in str(caught.value) and "aten.sort" in str(caught.value)
+    assert "test_capture.py" in str(caught.value)
+
+
+def test_unknown_thing():
+    with pytest.raises(CaptureError, match="cannot capture a int"):
+        forgec.compile(3)  # type: ignore[arg-type]
+
+
+def test_nan_weight_is_a_warning():
+    model = seeded(Nested)
+    with torch.no_grad():
+        model.linear.weight[1, 2] = float("nan")
+    exe = forgec.compile(model, (values(2, 4), (values(4), {"inner": values(2, 4)})))
+    assert any("linear.weight has 1 NaN" in warning for warning in exe.report.warnings)

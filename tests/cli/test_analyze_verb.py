@@ -1,0 +1,65 @@
+"""analyze: groups, reasons, shares and the exit code under --strict."""
+
+import json
+
+import pytest
+from cli_toy import toy
+from forgec.backends.cpu import CpuBackend
+from forgec.backends.null import NullBackend
+
+from forgec.cli.analyze import analyse_plan
+
+
+def split_toy():
+    """The toy on a device that refuses gelu, where the CPU is too slow to be worth it."""
+    backends = {
+        "null": NullBackend(refuses=("gelu",), pretend=True, cost_us=0.0),
+        "cpu": CpuBackend(cost=lambda instr: 1e6),
+    }
+    return toy(selftest=False, backend=backends.__getitem__, target="null")
+
+
+def test_all_on_one_device():
+    found = analyse_plan(toy().plan)
+    assert (found.target, found.instructions, found.off_target) == ("cpu", 5, 0)
+    assert {g.op: g.count for g in found.groups} == {"embedding": 1, "linear": 2, "gelu": 1, "add": 1}
+    assert sum(g.flops_share for g in found.groups) == pytest.approx(1.0)
+    assert found.flops_share == {"cpu": pytest.approx(1.0)}
+    assert found.estimated_us["cpu"] == pytest.approx(sum(g.estimated_us for g in found.groups))
+    # linear [4,8]x[8,8] and [4,8]x[8,9] of all.
+    linear = next(g for g in found.groups if g.op == "linear")
+    assert linear.flops_share > 0.8
+    assert all(g.code is None for g in found.groups)
+
+
+def test_reasons_of_what_is_off_the_target():
+    found = analyse_plan(split_toy().plan)
+    off = [g for g in found.groups if g.code is not None]
+    assert found.off_target == sum(g.count for g in off) == 1
+    assert (off[0].op, off[0].device, off[0].code) == ("gelu", "cpu", "refused")
+    assert off[0].reason == "the null backend was told to refuse gelu"
+    assert off[0].source == "aten.gelu, model.py:6, act"
+    assert off[0].fix == "let the CPU run it"
+    assert found.groups[-1] is off[0]
+    assert set(found.flops_share) == {"cpu", "null"}
+
+
+def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
+    result = forgec("analyze", "-m", "toy", "--strict")
+    assert result.exit_code == 0, result.stderr
+    assert "everything on cpu" in result.stdout
+    assert "estimated" in result.stdout
+    assert "not on" not in result.stdout
+
+    import sys
+
+    monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
+    result = forgec("analyze", "-m", "toy", "-t", "null", "--strict", "-q")
+    assert result.exit_code == 3
+    assert "not on null" in result.stdout
+    assert "aten.gelu, model.py:6, act" in result.stdout
+    assert "let the CPU run it" in result.stdout
+    result = forgec("analyze", "-m", "toy", "-t", "null,null", "--format", "json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert [t["off_target"] for t in document["targets"]] == [1, 1]
