@@ -1,4 +1,5 @@
-"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes, ... below forgec."""
+"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes, ... below
+forgec."""
 
 from __future__ import annotations
 

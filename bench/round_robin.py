@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from . import tools
 from .client import Worker, WorkerError
 from .session import SERVICE
 
-__all__ = ["Field", "Say", "open_field", "open_tool", "turns"]
+__all__ = ["Field", "Say", "open_field", "open_tool", "turns", "warm_up"]
 
 Say = Callable[[str], None]
 """Told what happens, one line at a time."""
@@ -82,7 +82,3 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, ...]]:
         shift = number % len(names) if names else 0
         yield (*names[shift:], *names[:shift])
 
-
-def complete(values: Mapping[str, Sequence[float]], rounds: int) -> dict[str, list[float]]:
-    """The tools that were measured in every round."""
-    return {name: list(found) for name, found in values.items() if len(found) == rounds}

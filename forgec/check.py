@@ -16,8 +16,8 @@ from .report.report import Fidelity
 __all__ = ["check_against_eager", "find_nan"]
 
 TOLERANCE = 1e-3
-"""Share of the largest reference value by which an f32 result may be off and still be the same function; a wrong
-rewrite or a wrong block differs by far more, rounding by far less."""
+"""Share of the largest reference value by which an f32 result may be off and still be the same function; a
+wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
 _LOW_PRECISION = 5e-2
 """The same for programs with 16-bit floats."""
@@ -53,8 +53,9 @@ def _same_function(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: f
     scale = np.abs(b)[finite].max(initial=0.0)
     if difference > tolerance * max(scale, 1e-3):
         raise FidelityError(
-            f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value {scale:.2e})",
-            hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name turns passes off",
+            f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value "
+            f"{scale:.2e})",
+            hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
         )
 
 

@@ -60,24 +60,26 @@ def compile(
     """Compile a model ahead of time for fixed shapes.
 
     ``model`` is an ``nn.Module`` in evaluation mode, a ``torch.export.ExportedProgram``, the path of a saved
-    ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``, or
-    a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting become
-    the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring their own.
-    ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the artifact where
-    the weights come from.
+    ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``,
+    or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
+    become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
+    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the
+    artifact where the weights come from.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
-    Raises ``CaptureError`` (torch.export cannot trace the model), ``UnsupportedOpError`` (all operators without
-    a lowering, or, with ``strict``, instructions off the target), ``TargetError``, ``OptionError``, and
-    ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
+    Raises ``CaptureError`` (torch.export cannot trace the model), ``UnsupportedOpError`` (all operators
+    without a lowering, or, with ``strict``, instructions off the target), ``TargetError``, ``OptionError``,
+    and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
     model, args, kwargs, name, weights = _resolve(model, args, kwargs, name, weights)
     job = _Job(chosen, target, weights, progress)
     with rss.measure() as memory:
         try:
-            executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture)
+            executable = job.run(
+                lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
+            )
         except _BlocksDiffer as differ:
             job = _Job(chosen, target, weights, progress, notes=[str(differ)])
             executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
@@ -200,12 +202,14 @@ class _Job:
             report.fidelity = check_against_eager(executable, captured)
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
-                raise _BlocksDiffer(f"traced in full, because blocks that look alike differ: {error.what}") from error
+                raise _BlocksDiffer(
+                    f"traced in full, because blocks that look alike differ: {error.what}"
+                ) from error
             raise
         if not report.fidelity.passed:
             report.warnings.append(
-                f"max abs difference {report.fidelity.max_abs:.1e} or KL divergence {report.fidelity.kl:.1e} from "
-                "eager is over its bound"
+                f"max abs difference {report.fidelity.max_abs:.1e} or KL divergence {report.fidelity.kl:.1e} "
+                "from eager is over its bound"
             )
 
     @contextmanager

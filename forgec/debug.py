@@ -32,7 +32,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob: ``field`` of :class:`Knobs`, environment variable, legal values (short, in words), meaning."""
+    """One knob: ``field`` of :class:`Knobs`, its variable, legal values (short, in words), meaning."""
 
     field: str
     name: str

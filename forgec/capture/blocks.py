@@ -1,12 +1,12 @@
 """Repeated blocks: find them by running the model once, then trace each kind once.
 
-A transformer is a list of blocks that differ only in their weights. One recorded run of the model shows what each
-child of an ``nn.ModuleList`` or ``nn.Sequential`` returns. Then, while the whole model is exported, calling such a
-child emits one opaque operator with its results' types instead of its body, so the trace of the model does not grow
-with its depth. Calls are of one *kind* when class, sub-modules, parameter shapes, plain attributes, call structure
-and tensor types agree; an integer attribute that only counts the position in the list does not matter. One
-representative of each kind is exported on its own. (What a block is *called with* is taken from the export, not from
-the recorded run: models choose other masks when they are traced.)
+A transformer is a list of blocks that differ only in their weights. One recorded run of the model shows what
+each child of an ``nn.ModuleList`` or ``nn.Sequential`` returns. Then, while the whole model is exported,
+calling such a child emits one opaque operator with its results' types instead of its body, so the trace of
+the model does not grow with its depth. Calls are of one *kind* when class, sub-modules, parameter shapes,
+plain attributes, call structure and tensor types agree; an integer attribute that only counts the position in
+the list does not matter. One representative of each kind is exported on its own. (What a block is *called
+with* is taken from the export, not from the recorded run: models choose other masks when they are traced.)
 
 That two blocks of one kind compute the same is a conclusion from their structure, so ``compile`` checks the
 result against eager on the example and falls back to the full trace.
@@ -69,7 +69,8 @@ class BlockCall:
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the recorded types (zeros) to export the block with."""
         leaves = [
-            torch.zeros(x.shape, dtype=torch_dtype(x.dtype)) if isinstance(x, TensorType) else x for x in self.leaves
+            torch.zeros(x.shape, dtype=torch_dtype(x.dtype)) if isinstance(x, TensorType) else x
+            for x in self.leaves
         ]
         return pytree.tree_unflatten(leaves, self.in_spec)
 
@@ -145,8 +146,8 @@ def _described(value: Any) -> Any:
 
 
 def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]]:
-    """Integer attributes, by block class, sub-module path and name, that equal the block's position in its list
-    for every block: they only number the blocks."""
+    """Integer attributes, by block class, sub-module path and name, that equal the block's position in its
+    list for every block: they only number the blocks."""
     counting: dict[tuple[type, str, str], bool] = {}
     for path, block in found.items():
         position = path.rsplit(".", 1)[-1]
@@ -160,7 +161,9 @@ def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]
 
 def _structure_key(block: nn.Module, counters: set[tuple[type, str, str]]) -> Any:
     """Class, sub-modules, tensors' shapes and plain attributes of a block."""
-    return type(block), tuple(_module_key(type(block), path, m, counters) for path, m in block.named_modules())
+    return type(block), tuple(
+        _module_key(type(block), path, m, counters) for path, m in block.named_modules()
+    )
 
 
 def _kind_key(call: BlockCall, structure: Any) -> Any:
@@ -244,13 +247,13 @@ def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
     own = {module: vars(module)["forward"] for module in unique if "forward" in vars(module)}
     try:
         for module, path in unique.items():
-            module.forward = stub(path, module, module.forward)  # type: ignore[method-assign]
+            module.forward = stub(path, module, module.forward)
         yield made
     finally:
         for module in unique:
             del module.forward
         for module, forward in own.items():
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
         _result_types.clear()
 
 

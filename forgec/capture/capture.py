@@ -17,7 +17,7 @@ from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, s
 from .export import ExportedGraph, export_module, graph_of
 from .graph import Block, CapturedGraph, call_block, inline_block
 from .pt2 import load_pt2
-from .source import user_frame
+from .source import first_line, user_frame
 from .structure import build_signature, parameter_names
 
 __all__ = ["Capture", "capture"]
@@ -74,21 +74,19 @@ def capture(
         recorded = record(model, args, kwargs)
     except Exception as error:
         raise CaptureError(
-            f"{name} fails on the example inputs: {type(error).__name__}: {_first_line(error)}",
+            f"{name} fails on the example inputs: {type(error).__name__}: {first_line(error)}",
             user_frame(error.__traceback__),
             "check the example inputs' shapes and dtypes against the model's forward",
         ) from error
     call = _Call(model, name, args, kwargs, recorded)
     graph = call.assemble_full() if mode == "full" or not recorded.blocks else _assemble_blocks(call, mode)
     if mode == "blocks" and not graph.blocks:
-        raise CaptureError(f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"')
+        raise CaptureError(
+            f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
+        )
     results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     return Capture(graph, inputs, results)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:
@@ -142,8 +140,8 @@ class _Call:
         traced = [node.meta["type"] for node in _results(exported.graph)]
         if traced != [leaf.type for leaf in signature.results]:
             raise CaptureError(
-                f"{self.name} returns {len(signature.results)} tensors when it runs and {len(traced)}, or others, "
-                "when it is traced",
+                f"{self.name} returns {len(signature.results)} tensors when it runs and {len(traced)}, or "
+                "others, when it is traced",
                 hint="return the same structure in both cases (for language models: use_cache=False)",
             )
         states = table.adopt(exported)
@@ -151,7 +149,7 @@ class _Call:
 
 
 def _results(graph: fx.Graph) -> list[fx.Node]:
-    return list(next(iter(reversed(graph.nodes))).args[0])  # type: ignore[arg-type]
+    return list(next(iter(reversed(graph.nodes))).args[0])
 
 
 class _ConstantTable:
@@ -190,8 +188,8 @@ def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
 def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> Block:
     """Export the representative of a kind and bind every instance's constants.
 
-    Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor buffer
-    of the block (a table built in its forward) is shared by all.
+    Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor
+    buffer of the block (a table built in its forward) is shared by all.
     """
     first = calls[0]
     args, kwargs = first.example()
@@ -216,7 +214,9 @@ def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> B
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    named = dict(module.named_parameters(remove_duplicate=False)) | dict(
+        module.named_buffers(remove_duplicate=False)
+    )
     return {name: tensor.detach() for name, tensor in named.items()}
 
 
@@ -242,7 +242,9 @@ def _from_exported(program: ExportedProgram, name: str) -> Capture:
     exported = graph_of(program)
     call_spec = program.module_call_graph[0].signature
     if call_spec is None:
-        raise CaptureError("the exported program has no call signature", hint="export it again with torch.export.export")
+        raise CaptureError(
+            "the exported program has no call signature", hint="export it again with torch.export.export"
+        )
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     user = [n.meta.get("val") for n in placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]]
     args, kwargs = pytree.tree_unflatten(user, call_spec.in_spec)

@@ -23,7 +23,7 @@ def evaluate(captured: CapturedGraph, inputs: Sequence[torch.Tensor]) -> list[to
 def _run(
     captured: CapturedGraph, graph: fx.Graph, inputs: list[torch.Tensor], binding: dict[str, str]
 ) -> list[torch.Tensor]:
-    env: dict[fx.Node, object] = {}
+    env: dict[fx.Node, Any] = {}
     given = iter(inputs)
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -34,7 +34,7 @@ def _run(
         elif node.op == "output":
             return [env[value] for value in node.args[0]]  # type: ignore[misc]
         else:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
             if node.target is call_block:
                 block = captured.blocks[args[0]]
                 env[node] = tuple(_run(captured, block.graph, list(args[2:]), block.instances[args[1]]))

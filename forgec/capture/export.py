@@ -1,9 +1,9 @@
 """``torch.export`` of one module, turned into a graph with named constants.
 
 ``torch.export`` gives a program whose parameters and buffers are lifted to placeholders. Here they become
-``get_attr`` nodes again, constant inputs disappear, values get IR types and sources, and a program that mutates
-anything is made functional first (``run_decompositions`` with an empty table, which keeps the high-level
-operators). A buffer that the model changes becomes a state.
+``get_attr`` nodes again, constant inputs disappear, values get IR types and sources, and a program that
+mutates anything is made functional first (``run_decompositions`` with an empty table, which keeps the
+high-level operators). A buffer that the model changes becomes a state.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from ..debug import log
 from ..errors import CaptureError
 from ..ir.lowering import is_supported
+from ..ir.types import DType
 from .graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from .source import node_source, user_frame
 
@@ -48,7 +49,9 @@ class ExportedGraph:
     program: ExportedProgram
 
 
-def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], prefix: str = "") -> ExportedGraph:
+def export_module(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], prefix: str = ""
+) -> ExportedGraph:
     """Trace a module on example inputs; ``prefix`` is its path in the whole model.
 
     Raises ``CaptureError`` naming the line of the model that cannot be traced and what to try.
@@ -120,9 +123,12 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program with operators that have no lowering replaced by simpler ones, as far as torch knows how."""
+    """The program with operators that have no lowering replaced by simpler ones, as far as torch knows
+    how."""
     for _ in range(3):
-        missing = {n.target for n in program.graph.nodes if n.op == "call_function" and _has_no_lowering(n.target)}
+        missing = {
+            n.target for n in program.graph.nodes if n.op == "call_function" and _has_no_lowering(n.target)
+        }
         if not missing:
             break
         table = torch.export.default_decompositions()
@@ -155,7 +161,7 @@ def _types(node: fx.Node) -> Any:
             raise CaptureError(
                 f"{source.aten} gives a tensor of {value.dtype}, an element type that forgec does not have",
                 str(source),
-                f"convert it in the model; known: {', '.join(str(d).removeprefix('torch.') for d in TORCH_DTYPES)}",
+                f"convert it in the model to one of {', '.join(d.value for d in DType)}",
             )
         if any(not isinstance(n, int) for n in value.shape):
             raise CaptureError(

@@ -87,9 +87,9 @@ STRUCTURE = (operator.getitem, call_block, read_state, write_state)
 class Block:
     """A repeated block of the model, traced once.
 
-    ``graph`` reads its constants under local names (the parameter's name inside the block); ``instances`` maps
-    each call of the block to the program's constant for every local name. A local name missing there is a
-    constant that all instances share.
+    ``graph`` reads its constants under local names (the parameter's name inside the block); ``instances``
+    maps each call of the block to the program's constant for every local name. A local name missing there is
+    a constant that all instances share.
     """
 
     name: str
@@ -181,14 +181,14 @@ def inline_block(captured: CapturedGraph, name: str) -> None:
                 else:
                     results = [copies[value] for value in node.args[0]]
         for item in list(call.users):
-            item.replace_all_uses_with(results[item.args[1]])  # type: ignore[index]
+            item.replace_all_uses_with(results[item.args[1]])
             captured.graph.erase_node(item)
         captured.graph.erase_node(call)
 
 
 def operators(graph: fx.Graph) -> list[fx.Node]:
-    """The operators of a graph that count as nodes: all calls but :data:`STRUCTURE`, and but expressions over weights
-    alone (evaluated once, when the artifact is written)."""
+    """The operators of a graph that count as nodes: all calls but :data:`STRUCTURE`, and but expressions over
+    weights alone (evaluated once, when the artifact is written)."""
     constant: set[fx.Node] = set()
     found = []
     for node in graph.nodes:
@@ -196,7 +196,11 @@ def operators(graph: fx.Graph) -> list[fx.Node]:
             constant.add(node)
         elif node.op == "call_function":
             inputs = node.all_input_nodes
-            if inputs and any(n in constant for n in inputs) and not any(_is_run_time(n, constant) for n in inputs):
+            if (
+                inputs
+                and any(n in constant for n in inputs)
+                and not any(_is_run_time(n, constant) for n in inputs)
+            ):
                 constant.add(node)
             elif node.target not in STRUCTURE:
                 found.append(node)

@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError
+from .source import first_line
 
 __all__ = ["load_pt2"]
 
@@ -19,8 +20,8 @@ _SPEC_LIMIT = 64 * 2**20
 def load_pt2(path: Path) -> ExportedProgram:
     """Load a ``.pt2`` file saved by ``torch.export.save``.
 
-    Tensors are read with torch's restricted loader. A file with pickled objects among its constants is refused,
-    because reading them would run code from the file. Raises ``CaptureError``.
+    Tensors are read with torch's restricted loader. A file with pickled objects among its constants is
+    refused, because reading them would run code from the file. Raises ``CaptureError``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -29,13 +30,14 @@ def load_pt2(path: Path) -> ExportedProgram:
         raise CaptureError(f"there is no file {path}", hint="check the path") from None
     except (OSError, zipfile.BadZipFile) as error:
         raise CaptureError(
-            f"{path} is not a .pt2 file: {error}", hint="save the program with torch.export.save(program, path)"
+            f"{path} is not a .pt2 file: {error}",
+            hint="save the program with torch.export.save(program, path)",
         ) from error
     try:
         return torch.export.load(path)
     except Exception as error:
         raise CaptureError(
-            f"torch cannot load {path}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            f"torch cannot load {path}: {type(error).__name__}: {first_line(error)}",
             hint=f"it may come from another version of torch (this is {torch.__version__}); export it again",
         ) from error
 

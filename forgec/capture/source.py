@@ -15,10 +15,12 @@ from torch import fx
 
 from ..ir.program import Source
 
-__all__ = ["node_source", "short_path", "user_frame"]
+__all__ = ["first_line", "node_source", "short_path", "user_frame"]
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARY = re.compile(r"[/\\](torch|forgec)[/\\](?!testing)|<frozen|<string>|[/\\]lib[/\\]python3\.\d+[/\\](?!site-packages)")
+_LIBRARY = re.compile(
+    r"[/\\](torch|forgec)[/\\](?!testing)|<frozen|<string>|[/\\]lib[/\\]python3\.\d+[/\\](?!site-packages)"
+)
 
 
 @lru_cache(maxsize=4096)
@@ -55,6 +57,11 @@ def _user_line(trace: str) -> tuple[str | None, int | None]:
         if not _LIBRARY.search(path):
             return short_path(path), int(line)
     return None, None
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an exception's message; torch appends pages."""
+    return (str(error).splitlines() or [""])[0]
 
 
 def user_frame(trace: TracebackType | None) -> str | None:

@@ -49,9 +49,9 @@ class TensorTable:
             join = f"{name}." if name else ""
             return {"kind": kind, "items": [self.spec(v, f"{join}{i}") for i, v in enumerate(value)]}
         raise CaptureError(
-            f"{name or 'a value'} is a {type(value).__name__}; inputs and outputs must be tensors, constants, or "
-            "tuples, lists and dicts of them",
-            hint="wrap the model in a module that takes and returns tensors (for language models: use_cache=False)",
+            f"{name or 'a value'} is a {type(value).__name__}; inputs and outputs must be tensors, "
+            "constants, or tuples, lists and dicts of them",
+            hint="wrap it in a module that takes and returns tensors (language models: use_cache=False)",
         )
 
     def _mapping(self, value: Mapping[Any, Any], name: str) -> Spec:

@@ -30,9 +30,7 @@ class Constants:
     def get(self, constant: Constant) -> np.ndarray:
         """The array, kept from now on."""
         with self._lock:
-            array = self._arrays.get(constant.key)
-            if array is None:
-                array = self._arrays[constant.key] = self.once(constant)
+            array = self._arrays[constant.key] = self.once(constant)
         return array
 
     def once(self, constant: Constant) -> np.ndarray:

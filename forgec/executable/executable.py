@@ -210,6 +210,9 @@ class Executable:
             raise ArtifactError(f"there is no file {name!r} among {list(self.extra_names)}")
         return self._shared.extra[name]()
 
+    def __repr__(self) -> str:
+        return f"<forgec executable {self.info.name!r} for {self.info.target}: {self.signature}>"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on inputs given as the module takes them, and nest the outputs as it does.
 

@@ -23,8 +23,8 @@ from .zipformat import ZipWriter
 __all__ = ["LazyTensor", "write_archive"]
 
 _CHUNK = 16 * 2**20
-_OVERHEAD = 64 * 2**10
-"""Bytes allowed for manifest and ZIP headers when the size of a file is estimated."""
+_ENTRY_BYTES = 512
+"""Bytes allowed per member and tensor, for headers and digests, when the size of a file is estimated."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def write_archive(
     }
     sizes = {name: layouts[name].size if name in layouts else len(m) for name, m in members.items()}
     names = sum(len(layout.slots) for layout in layouts.values())
-    with atomic_file(path, sum(sizes.values()) + _OVERHEAD + 256 * (len(sizes) + names)) as file:
+    fixed = len(Manifest(info, signature, {}).to_bytes())
+    with atomic_file(path, sum(sizes.values()) + fixed + _ENTRY_BYTES * (len(sizes) + names)) as file:
         archive = ZipWriter(file)
         listed: dict[str, Member] = {}
         for name, content in members.items():

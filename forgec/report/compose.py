@@ -63,13 +63,13 @@ def graph_report(captured: int, optimised: int, program: Program, plan: Plan) ->
 def placement_report(plan: Plan) -> PlacementReport:
     """Instructions and arithmetic by device, and a reason for everything off the target."""
     counts: Counter[str] = Counter()
-    flops: Counter[str] = Counter()
+    flops: dict[str, float] = {}
     groups: dict[Any, int] = {}
     for index, instr in enumerate(plan.program.main.body):
         device = instr.device or plan.host
         counts[device] += 1
         todo = None if get(instr.op).view else work(instr)
-        flops[device] += todo.flops if todo is not None else 0.0
+        flops[device] = flops.get(device, 0.0) + (todo.flops if todo is not None else 0.0)
         reason = plan.reasons.get(index)
         if reason is not None:
             source = str(instr.source) if instr.source else None
@@ -79,7 +79,7 @@ def placement_report(plan: Plan) -> PlacementReport:
         Fallback(op, count, device, code, sentence, source, fix)
         for (op, device, code, sentence, source, fix), count in groups.items()
     ]
-    return PlacementReport(dict(counts), fallbacks, plan.transitions, plan.transitions_naive, dict(flops))
+    return PlacementReport(dict(counts), fallbacks, plan.transitions, plan.transitions_naive, flops)
 
 
 def refuse_fallbacks(plan: Plan, strict: bool) -> None:

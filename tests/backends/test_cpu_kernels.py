@@ -23,8 +23,8 @@ def cases() -> list:
     found = []
     for name, record in OPS.items():
         if record.samples is not None and not record.view:
-            for i, sample in enumerate(record.samples(np.random.default_rng(SEED))):
-                found.append(pytest.param(name, sample, id=f"{name}-{i}"))
+            samples = [s for seed in (SEED, SEED + 1) for s in record.samples(np.random.default_rng(seed))]
+            found += [pytest.param(name, sample, id=f"{name}-{i}") for i, sample in enumerate(samples)]
     return found
 
 

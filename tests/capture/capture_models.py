@@ -28,9 +28,7 @@ class Stack(nn.Module):
     def __init__(self, width: int = 8, depth: int = 4, scales: list[float] | None = None) -> None:
         super().__init__()
         self.first = nn.Linear(width, width)
-        self.layers = nn.ModuleList(
-            Layer(width, i, (scales or [1.0] * depth)[i]) for i in range(depth)
-        )
+        self.layers = nn.ModuleList(Layer(width, i, (scales or [1.0] * depth)[i]) for i in range(depth))
         self.last = nn.Linear(width, 3)
 
     def forward(self, x, mask=None):

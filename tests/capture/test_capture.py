@@ -112,7 +112,9 @@ def test_pt2_with_pickled_objects_is_refused(tmp_path):
         forgec.compile(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "there is no file"), (b"hello", "is not a .pt2 file")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "there is no file"), (b"hello", "is not a .pt2 file")]
+)
 def test_bad_pt2(tmp_path, content, message):
     path = tmp_path / "bad.pt2"
     if content is not None:
@@ -129,7 +131,7 @@ def test_no_example_inputs():
 def test_training_mode_names_the_module():
     model = seeded(Nested)
     model.linear.train()
-    with pytest.raises(CaptureError, match="training mode.*linear"):
+    with pytest.raises(CaptureError, match=r"training mode.*linear"):
         capture(model, (values(2, 4),))
 
 
@@ -165,7 +167,7 @@ def test_data_dependent_branch_names_line_and_remedy(capfd):
 
 
 def test_data_dependent_shape():
-    with pytest.raises(CaptureError, match="static|data-dependent|Unbacked"):
+    with pytest.raises(CaptureError, match=r"static|data-dependent|Unbacked"):
         forgec.compile(Selects().eval(), (values(3),))
 
 

@@ -16,22 +16,23 @@ from forgec.ir.parser import parse
 from forgec.ir.verifier import verify
 from forgec.plan.planner import make_plan
 
-TEXT = """\
-program @main(r0 "input_ids": i64[1,4], r1 "bias": f32[4,8]) -> (f32[1,4,9], f32[1,4,8]) {
+OUTPUTS = '(r4 "logits": f32[1,4,9], r3 "hidden": f32[1,4,8])'
+TEXT = f"""\
+program @main(r0 "input_ids": i64[1,4], r1 "bias": f32[4,8]) -> {OUTPUTS} {{
   const c0: f32[9,8] = "wte"
-  const c1: f32[8,8] = transpose("w": f32[8,8]) {perm=[1,0]}
+  const c1: f32[8,8] = transpose("w": f32[8,8]) {{perm=[1,0]}}
   r2: f32[1,4,8] = embedding c0, r0                        # aten.embedding, model.py:3, wte
   r3: f32[1,4,8] = call @block r2, r1, c1
   r4: f32[1,4,9] = linear r3, c0                           # aten.linear, model.py:9, head
   return r4, r3
-}
+}}
 
-function @block(r0: f32[1,4,8], r1: f32[4,8], k0: f32[8,8]) -> (f32[1,4,8]) {
+function @block(r0: f32[1,4,8], r1: f32[4,8], k0: f32[8,8]) -> (f32[1,4,8]) {{
   r2: f32[1,4,8] = linear r0, k0
   r3: f32[1,4,8] = gelu r2                                 # aten.gelu, model.py:6, act
   r4: f32[1,4,8] = add r3, r1
   return r4
-}
+}}
 """
 
 

@@ -35,6 +35,12 @@ def test_compile(compiled):
     assert forge.stat().st_size > 0
 
 
+def test_compile_stays_the_function_when_its_module_is_imported(compiled):
+    import forgec
+
+    assert forgec.compile is sys.modules["forgec.compile"].compile
+
+
 def test_the_file_runs_where_there_is_no_torch(compiled, tmp_path):
     (forge, _, _), _ = compiled
     code = (

@@ -95,6 +95,23 @@ def test_equal_contents_give_equal_files(tmp_path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
 
 
+def test_saving_over_the_file_that_is_mapped(tmp_path) -> None:
+    path = tmp_path / "a"
+    toy().save(path)
+    exe, before = load(path), path.read_bytes()
+    exe.save(path)
+    assert path.read_bytes() == before
+    np.testing.assert_array_equal(exe(*example())["logits"], toy()(*example())["logits"])
+
+
+def test_options_that_are_no_json_stop_before_anything_is_written(tmp_path) -> None:
+    exe = toy()
+    exe._shared.info = Info(options={"fusion": float("nan")})
+    with pytest.raises(ValueError):
+        exe.save(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("limit", [0, 1, 64, 500, 2000])
 def test_zip64(tmp_path, monkeypatch, limit) -> None:
     """With the limit moved down, every combination of 64-bit fields occurs in a small file."""

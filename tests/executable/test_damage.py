@@ -166,7 +166,7 @@ class TestDamage:
         assert found
         return found
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=250, deadline=None, database=None)
     @given(data=st.data())
     def test_any_flipped_bit_is_refused_or_harmless(self, good, folder, data) -> None:
         at = data.draw(st.integers(0, len(good) - 1))
@@ -236,6 +236,14 @@ class TestHostileZip:
         writer._entries.append(Entry("inner", start, start + len(inner), 4, zlib.crc32(b"data")))
         writer.finish()
         refused(file.getvalue(), folder, "'outer' and 'inner' overlap")
+
+    def test_a_member_that_runs_into_the_directory(self, folder) -> None:
+        """Local header and directory agree on a size that the file does not hold."""
+        data = bytearray(zipped({"manifest.json": b"{}"}))
+        (start,) = struct.unpack_from("<I", data, len(data) - 6)
+        for at in (18, 22, start + 20, start + 24):
+            struct.pack_into("<I", data, at, 60)
+        refused(bytes(data), folder, "over the end")
 
     @pytest.mark.parametrize(
         ("at", "value"),
@@ -385,6 +393,15 @@ class TestHostileContents:
             write(**changed)
             with pytest.raises(ArtifactError, match=match):
                 load(path)
+
+    def test_a_header_that_gives_weights_another_shape(self, good, folder) -> None:
+        weights = members_of(good)["weights.safetensors"]
+        assert b'"shape":[9,8]' in weights
+        members = {
+            **members_of(good),
+            "weights.safetensors": weights.replace(b'"shape":[9,8]', b'"shape":[8,9]'),
+        }
+        refused(zipped(members), folder, "the header of 'weights.safetensors' is damaged")
 
     def test_missing_members(self, good, folder) -> None:
         for name in ("program.ir", "plan.json", "weights.safetensors"):

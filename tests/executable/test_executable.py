@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -129,6 +130,21 @@ class TestRunning:
             plan.offsets[register] = offset
             with pytest.raises(PlanError, match="does not fit"):
                 Executable(program, plan, SIGNATURE, source_tensors().__getitem__)(*example())
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_warned_about_numbers_at_run() -> None:
+    text = """\
+program @main(r0 "x": f32[3]) -> (r3 "total": f32[3]) {
+  r1: f32[3] = log r0
+  r2: f32[3] = div r1, 0.0
+  r3: f32[3] = mul r2, 1e39
+  return r3
+}
+"""
+    program, plan = plan_of(text)
+    exe = Executable(program, plan, COUNTER_SIGNATURE, {}.__getitem__)
+    np.testing.assert_array_equal(exe(np.array([-1, 0.5, 2], np.float32)), [np.nan, -np.inf, np.inf])
 
 
 class TestStates:
@@ -296,6 +312,18 @@ class TestSelfTest:
     def test_nothing_stored(self) -> None:
         with pytest.raises(ArtifactError, match="no self-test"):
             run_selftest(toy())
+
+
+def test_the_report_goes_through_the_file(tmp_path) -> None:
+    path = Path(__file__).parents[1] / "report" / "report_samples.py"
+    report = runpy.run_path(str(path))["sample"]()
+    toy(report=report).save(tmp_path / "a")
+    assert load(tmp_path / "a").report == report
+    assert toy().report is None
+
+
+def test_says_what_it_is() -> None:
+    assert repr(toy()) == "<forgec executable 'toy' for cpu: ids: i64[2,4], mask: bool[2,1,1,4]>"
 
 
 def test_extra_files(tmp_path) -> None:

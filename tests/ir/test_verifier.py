@@ -15,7 +15,6 @@ from verifier_cases import FLATTEN, REJECTED, block, chain, entry
 
 from forgec.errors import VerifyError
 from forgec.ir import verifier
-from forgec.ir.limits import MAX_CALL_DEPTH
 from forgec.ir.program import Program
 from forgec.ir.verifier import verify
 

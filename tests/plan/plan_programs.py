@@ -209,12 +209,13 @@ def _random_step(
     if kind == "unary":
         return b.all(rng.choice(["relu", "tanh", "neg", "softmax", "copy"]), x)
     if kind == "binary":
-        other: Operand = rng.choice([*alike, *alike, Literal(0.5), b.const(*shape)])
+        others: list[Operand] = [*alike, *alike, Literal(0.5), b.const(*shape)]
+        other = rng.choice(others)
         op = rng.choice(["add", "mul", "gated"]) if isinstance(other, Register) else "add"
         return b.all(op, x, other)
     if kind == "view":
-        base: Register | ConstRef | StateRef = rng.choice([x, x, x, b.const(4, 8), *memory])
-        return _random_view(b, rng, base)
+        bases: list[Register | ConstRef | StateRef] = [x, x, x, b.const(4, 8), *memory]
+        return _random_view(b, rng, rng.choice(bases))
     if kind == "linear" and len(shape) >= 1 and 0 not in shape:
         size = rng.choice([shape[-1], 8])
         same = [y for y in alike if size == shape[-1]]

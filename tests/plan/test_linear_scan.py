@@ -72,6 +72,12 @@ def test_freed_neighbours_become_one_gap() -> None:
         assert (offsets[3], nbytes) == (0, 192)
 
 
+def test_a_free_top_is_built_over() -> None:
+    blocks = [Interval(64, 0, 9), Interval(64, 0, 1), Interval(128, 2, 9)]
+    for name in ("_scan_first_fit", "_scan_best_fit"):
+        assert getattr(linear_scan, name)(blocks, [0, 1, 2]) == ([0, 64, 64], 192)
+
+
 def test_best_fit_takes_the_tightest_gap() -> None:
     blocks = [
         Interval(256, 0, 1), Interval(64, 0, 9), Interval(128, 0, 1), Interval(64, 0, 9), Interval(128, 2, 9),

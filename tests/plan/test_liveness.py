@@ -190,6 +190,16 @@ class TestNotInPlace:
         z = b("linear", y, b.const(8, 8), None, y)
         assert not merged(b.program(z), y, z)
 
+    def test_operand_on_another_device(self) -> None:
+        b = Builder()
+        y = b("exp", b.param(8, 8))
+        z = b("relu", y)
+        planned = on_host(b.program(z))
+        planned.main.body[1].device = "npu"
+        live = liveness.analyse(planned, "cpu")
+        _, block_of = inplace.merge(planned, live)
+        assert block_of[live.of[y.id]] != block_of[live.of[z.id]]
+
     def test_constants_and_states(self) -> None:
         b = Builder()
         s = b.state(4, 8)

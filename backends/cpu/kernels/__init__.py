@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from forgec.errors import InputError
-from forgec.ir import ops  # noqa: F401  (registers the records)
+from forgec.ir import ops  # registers the records
 from forgec.ir.op import Op, get, literal_array
 from forgec.ir.program import Instr
 from forgec.ir.types import DType
 
-from . import attention, elementwise, matrix, movement, normalisation
+from . import attention, elementwise, matrix, movement, normalisation  # fill the table
 from .registry import KERNELS, Call, Scratch, Step
 
 __all__ = ["KERNELS", "Scratch", "Step", "bind"]

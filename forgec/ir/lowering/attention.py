@@ -31,7 +31,8 @@ def _float(b: FunctionBuilder, x: Any) -> Any:
 def scaled_dot_product_attention(
     b: FunctionBuilder, query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, scale: float | None
 ) -> Any:
-    """torch's causal mask is aligned to the first column, the IR's to the last: alike only for square scores."""
+    """torch's causal mask is aligned to the first column, the IR's to the last: alike only for square
+    scores."""
     rows, length = query.type.shape[-2], key.type.shape[-2]
     if is_causal and rows != length:
         attn_mask, is_causal = b.tensor(torch.ones(rows, length, dtype=torch.bool).tril()), False

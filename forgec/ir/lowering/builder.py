@@ -50,7 +50,8 @@ Value = Register | Const | Literal | StateRef | None
 
 
 class Constants:
-    """The program's constant table while it is built: recipes by structure, and literal tensors by content."""
+    """The program's constant table while it is built: recipes by structure, and literal tensors by
+    content."""
 
     def __init__(self) -> None:
         self.recipes: dict[Recipe, ConstRef] = {}
@@ -103,7 +104,9 @@ class FunctionBuilder:
     def emit(self, name: str, *operands: Value, **attrs: AttrValue) -> Any:
         """Result of an op: a value, or a tuple of them if the op has several results."""
         record = get(name)
-        attrs = {k: v for k, v in attrs.items() if record.attrs[k] != v or type(record.attrs[k]) is not type(v)}
+        attrs = {
+            k: v for k, v in attrs.items() if record.attrs[k] != v or type(record.attrs[k]) is not type(v)
+        }
         types = [_type(x) for x in operands]
         results = record.result_types(types, attrs)
         constant = all(isinstance(x, Const | Literal | None) for x in operands)
@@ -136,7 +139,9 @@ class FunctionBuilder:
             param = self.const_params[recipe] = ConstParam(len(self.const_params), recipe.type)
         return param
 
-    def call(self, callee: str, operands: Sequence[Operand], types: Sequence[TensorType]) -> tuple[Register, ...]:
+    def call(
+        self, callee: str, operands: Sequence[Operand], types: Sequence[TensorType]
+    ) -> tuple[Register, ...]:
         results = tuple(self.register(t) for t in types)
         self.body.append(Instr("call", tuple(operands), results, {"callee": callee}, self.source))
         return results
@@ -145,13 +150,13 @@ class FunctionBuilder:
         """A constant with the values of a small tensor."""
         return Const(self.constants.literal(np.ascontiguousarray(tensor.detach().numpy())))
 
-    def cast(self, value: Value, dtype: DType) -> Value:
+    def cast(self, value: Value, dtype: DType) -> Any:
         """The value in an element type; itself if it has it already."""
         if isinstance(value, Register | Const) and value.type.dtype is not dtype:
             return self.emit("cast", value, dtype=dtype.value)
         return value
 
-    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+    def reshape(self, value: Value, shape: Sequence[int]) -> Any:
         """The value in a shape; itself if it has it already."""
         if isinstance(value, Register | Const) and value.type.shape == tuple(shape):
             return value

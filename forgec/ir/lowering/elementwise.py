@@ -47,9 +47,7 @@ def _common_dtype(b: FunctionBuilder, x: Any, y: Any) -> DType:
 def binary(b: FunctionBuilder, op: str, x: Any, y: Any, dtype: DType | None = None) -> Any:
     """A broadcasting op on tensors or numbers, operands cast to their common (or the given) element type."""
     common = dtype or _common_dtype(b, x, y)
-    operands = [
-        b.cast(v, common) if isinstance(v, Register | Const) else literal(v, common) for v in (x, y)
-    ]
+    operands = [b.cast(v, common) if isinstance(v, Register | Const) else literal(v, common) for v in (x, y)]
     return b.emit(op, *operands)
 
 
@@ -143,7 +141,9 @@ def _truth(b: FunctionBuilder, x: Any) -> Any:
 @lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
 def where(b: FunctionBuilder, condition: Any, self: Any, other: Any) -> Any:
     dtype = _float_result(b)
-    sides = [b.cast(v, dtype) if isinstance(v, Register | Const) else literal(v, dtype) for v in (self, other)]
+    sides = [
+        b.cast(v, dtype) if isinstance(v, Register | Const) else literal(v, dtype) for v in (self, other)
+    ]
     if all(isinstance(side, Literal) for side in sides):
         sides[0] = b.tensor(torch.tensor(self, dtype=torch_dtype(dtype)))
     return b.emit("where", condition, *sides)
@@ -166,12 +166,20 @@ def clamp(b: FunctionBuilder, self: Any, min: Any, max: Any) -> Any:
 
 @lowers("aten.clamp_min")
 def clamp_min(b: FunctionBuilder, self: Any, min: Any) -> Any:
-    return binary(b, "maximum", self, min) if isinstance(min, Register | Const) else b.emit("clamp", self, low=min)
+    return (
+        binary(b, "maximum", self, min)
+        if isinstance(min, Register | Const)
+        else b.emit("clamp", self, low=min)
+    )
 
 
 @lowers("aten.clamp_max")
 def clamp_max(b: FunctionBuilder, self: Any, max: Any) -> Any:
-    return binary(b, "minimum", self, max) if isinstance(max, Register | Const) else b.emit("clamp", self, high=max)
+    return (
+        binary(b, "minimum", self, max)
+        if isinstance(max, Register | Const)
+        else b.emit("clamp", self, high=max)
+    )
 
 
 @lowers("aten.gelu")
@@ -224,7 +232,9 @@ def to(b: FunctionBuilder, self: Any) -> Any:
     return b.cast(self, b.result_type.dtype)
 
 
-@lowers("aten.alias", "aten.clone", "aten.contiguous", "aten.detach", "aten.lift_fresh_copy", "aten.lift_fresh")
+@lowers(
+    "aten.alias", "aten.clone", "aten.contiguous", "aten.detach", "aten.lift_fresh_copy", "aten.lift_fresh"
+)
 def identity(b: FunctionBuilder, self: Any) -> Any:
     return self
 

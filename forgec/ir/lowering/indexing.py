@@ -42,7 +42,9 @@ def index(b: FunctionBuilder, self: Any, indices: Sequence[Any]) -> Any:
         return b.emit("gather", self, *wrapped, axis=given[0])
     perm = [*given, *(axis for axis in range(self.type.rank) if axis not in given)]
     moved = permute(b, self, perm)
-    return b.emit("gather", moved, *(_wrapped(b, indices[axis], self.type.shape[axis]) for axis in given), axis=0)
+    return b.emit(
+        "gather", moved, *(_wrapped(b, indices[axis], self.type.shape[axis]) for axis in given), axis=0
+    )
 
 
 def _refuse_masks(indices: Sequence[Any]) -> None:

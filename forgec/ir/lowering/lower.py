@@ -1,4 +1,5 @@
-"""Lower a captured graph: one IR function per FX graph, calls with constant parameters, constants with recipes.
+"""Lower a captured graph: one IR function per FX graph, calls with constant parameters, constants with
+recipes.
 
 Linear in the number of nodes. All operators without a converter are reported together.
 """
@@ -64,9 +65,7 @@ def lower(captured: CapturedGraph) -> Lowered:
     inputs = [leaf.name for leaf in captured.signature.inputs]
     outputs = [leaf.name for leaf in captured.signature.results]
     entry = main.function("main", captured.graph, inputs, outputs)
-    table = {
-        ref.name: Constant(ref.name, ref.type, recipe) for recipe, ref in constants.recipes.items()
-    }
+    table = {ref.name: Constant(ref.name, ref.type, recipe) for recipe, ref in constants.recipes.items()}
     states = {ref.name: ref.type for ref in main.states.values()}
     program = Program("main", {"main": entry, **functions}, table, states)
     return Lowered(program, {**captured.constants, **constants.literals})
@@ -88,7 +87,10 @@ class _GraphLowering:
         self.block = block
         self.callees = callees or {}
         self.params = params or {}
-        self.states = {name: StateRef(f"s{i}", tensor_type(tensor)) for i, (name, tensor) in enumerate(captured.states.items())}
+        self.states = {
+            name: StateRef(f"s{i}", tensor_type(tensor))
+            for i, (name, tensor) in enumerate(captured.states.items())
+        }
         first = next(iter(block.instances.values())) if block else {}
         self.local_types = {local: leaf_types[name] for local, name in first.items()}
         self.builder = FunctionBuilder(constants, frozenset(first))
@@ -224,5 +226,5 @@ def _check_supported(captured: CapturedGraph) -> None:
         lines = [f"{name} ({len(sources)} times, first at {sources[0]})" for name, sources in missing.items()]
         raise UnsupportedOpError(
             f"{len(missing)} operators have no lowering:\n    " + "\n    ".join(lines),
-            hint="rewrite these lines of the model with supported operators, or move them out of the compiled part",
+            hint="rewrite these lines of the model with supported operators, or move them out of the model",
         )

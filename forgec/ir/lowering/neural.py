@@ -70,7 +70,12 @@ def conv(
     def sizes(values: Sequence[int]) -> tuple[int, ...]:
         return tuple(values) * spatial if len(values) == 1 else tuple(values)
 
-    attrs = {"stride": sizes(stride), "padding": sizes(padding), "dilation": sizes(dilation), "groups": groups}
+    attrs: dict[str, Any] = {
+        "stride": sizes(stride),
+        "padding": sizes(padding),
+        "dilation": sizes(dilation),
+        "groups": groups,
+    }
     if input.type.rank == spatial + 1:
         lifted = b.emit("conv", b.reshape(input, (1, *input.type.shape)), weight, bias, **attrs)
         return b.reshape(lifted, lifted.type.shape[1:])

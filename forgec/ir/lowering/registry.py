@@ -1,8 +1,9 @@
 """Converters from FX targets to IR: the table that lowering looks up and capture asks for what is supported.
 
-A converter is a function of the builder and of those arguments of the operator's schema that it names; tensors
-arrive as builder values, everything else as Python values. It returns a value, or a tuple for several results.
-A fused op (a function of ``passes.fused``) has the name, operands and attributes of its IR op and needs none.
+A converter is a function of the builder and of those arguments of the operator's schema that it names;
+tensors arrive as builder values, everything else as Python values. It returns a value, or a tuple for several
+results. A fused op (a function of ``passes.fused``) has the name, operands and attributes of its IR op and
+needs none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _DIRECT = {aten: record.name for record in OPS.values() for aten in record.aten}
 
 def target_name(target: Any) -> str:
     """``aten.add.Tensor`` for an overload, the bare function name for a fused op."""
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    return (
+        str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    )
 
 
 def lowers(*names: str) -> Callable[[Converter], Converter]:

@@ -25,8 +25,8 @@ def _result(b: FunctionBuilder) -> TensorType:
 
 
 @lowers(
-    "aten.view.default", "aten.reshape", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze", "aten.flatten",
-    "aten.unflatten", "aten.view_as", "aten.reshape_as",
+    "aten.view.default", "aten.reshape", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze",
+    "aten.flatten", "aten.unflatten", "aten.view_as", "aten.reshape_as",
 )  # fmt: skip
 def reshape(b: FunctionBuilder, self: Any) -> Any:
     return b.reshape(self, _result(b).shape)
@@ -94,7 +94,9 @@ def _bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
 
 
 @lowers("aten.slice")
-def slice_tensor(b: FunctionBuilder, self: Any, dim: int, start: int | None, end: int | None, step: int) -> Any:
+def slice_tensor(
+    b: FunctionBuilder, self: Any, dim: int, start: int | None, end: int | None, step: int
+) -> Any:
     begin, stop = _bounds(self.type.shape[dim], start, end)
     return slice_axis(b, self, dim, begin, stop, step)
 
@@ -157,7 +159,9 @@ def repeat(b: FunctionBuilder, self: Any) -> Any:
     result = _result(b).shape
     shape = (1,) * (len(result) - self.type.rank) + self.type.shape
     inner = [n for size in shape for n in (1, size)]
-    outer = [n for size, total in zip(shape, result, strict=True) for n in (total // size if size else 0, size)]
+    outer = [
+        n for size, total in zip(shape, result, strict=True) for n in (total // size if size else 0, size)
+    ]
     tiled = b.emit("expand", b.reshape(self, inner), shape=tuple(outer))
     return b.reshape(tiled, result)
 
@@ -181,7 +185,10 @@ def roll(b: FunctionBuilder, self: Any, shifts: Sequence[int], dims: Sequence[in
         cut = -shift % size if size else 0
         if cut:
             x = b.emit(
-                "concat", slice_axis(b, x, axis, cut, size), slice_axis(b, x, axis, 0, cut), axis=axis % x.type.rank
+                "concat",
+                slice_axis(b, x, axis, cut, size),
+                slice_axis(b, x, axis, 0, cut),
+                axis=axis % x.type.rank,
             )
     return b.reshape(x, self.type.shape)
 
@@ -204,8 +211,8 @@ def constant_pad(b: FunctionBuilder, self: Any, pad: Sequence[int], value: Any) 
     grow = [(max(before, 0), max(after, 0)) for before, after in sides]
     if not any(map(any, grow)):
         return x
-    before, after = zip(*grow, strict=True)
-    return b.emit("pad", x, before=before, after=after, value=literal(value or 0, self.type.dtype).value)
+    befores, afters = zip(*grow, strict=True)
+    return b.emit("pad", x, before=befores, after=afters, value=literal(value or 0, self.type.dtype).value)
 
 
 @lowers("aten.pad")

@@ -1,6 +1,6 @@
 """The op records, by family. Importing this package registers them all."""
 
-from . import (  # noqa: F401
+from . import (
     attention,
     elementwise,
     indexing,

@@ -59,6 +59,11 @@ struct Smallest {
   static T finish(Total a, int64_t) { return a; }
 };
 
+template <class T>
+struct All : Smallest<T> {
+  static T start() { return 1; }
+};
+
 template <class T, class R>
 typename R::Total reduce_row(const T* x, int64_t step, int64_t n) {
   using Total = typename R::Total;
@@ -300,7 +305,7 @@ void add_reduction_binders(BindTable& table) {
   table["max"] = bind_reduction<Largest>;
   table["min"] = bind_reduction<Smallest>;
   table["any"] = bind_reduction<Largest>;
-  table["all"] = bind_reduction<Smallest>;
+  table["all"] = bind_reduction<All>;
   table["mean"] = bind_mean;
   table["cumsum"] = bind_cumsum;
   table["argmax"] = bind_argmax;

@@ -1,0 +1,93 @@
+"""How the extension is built: one file per instruction set, each with the flags of its own.
+
+``setup.py`` calls :func:`extensions` and uses :class:`BuildExtension`; both only need setuptools and pybind11,
+and are importable without the rest of the package. ``python build.py DIR`` builds the module into a folder.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+
+__all__ = ["FLAGS", "ISA_FLAGS", "MODULE", "SOURCES", "BuildExtension", "build_into", "extensions"]
+
+MODULE = "forgec.backends.cpu._native"
+SOURCES = Path(__file__).resolve().parent / "src"
+
+FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"]
+
+_AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+# GCC 12 warns about its own intrinsics' deliberately undefined registers once they are inlined.
+_QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+
+ISA_FLAGS = {
+    "kernels_portable.cpp": [],
+    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
+    "kernels_avx512.cpp": _AVX512 + _QUIET,
+}
+"""Additional flags by file; all other files must run on any machine of the architecture."""
+
+
+def sources() -> list[str]:
+    """The C++ files for this architecture, the module itself included."""
+    files = sorted(path.name for path in SOURCES.glob("*.cpp"))
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        files = [name for name in files if not ISA_FLAGS.get(name)]
+    return files
+
+
+def extensions(root: Path | None = None) -> list[Extension]:
+    """The extension modules to give to ``setup()``; paths relative to ``root``, the folder of setup.py."""
+    import pybind11
+
+    base = SOURCES.relative_to(root.resolve()) if root is not None else SOURCES
+    return [
+        Extension(
+            MODULE,
+            [str(base / name) for name in sources()],
+            include_dirs=[str(base), pybind11.get_include()],
+            depends=[str(base / path.name) for path in sorted(SOURCES.glob("*.h"))],
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+            language="c++",
+        )
+    ]
+
+
+class BuildExtension(build_ext):
+    """``build_ext`` that adds the flags of :data:`ISA_FLAGS` to the files that they belong to."""
+
+    def build_extension(self, ext: Extension) -> None:
+        compile_one = self.compiler._compile
+
+        def compile_with_flags(obj: str, src: str, ext_name: str, args: list[str], *rest: Any) -> None:
+            compile_one(obj, src, ext_name, [*args, *ISA_FLAGS.get(Path(src).name, [])], *rest)
+
+        self.compiler._compile = compile_with_flags
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler._compile = compile_one
+
+
+def build_into(folder: Path) -> Path:
+    """Build the module as ``folder/_native.*.so`` and return its path; objects stay beside it."""
+    folder = folder.resolve()
+    command = BuildExtension(Distribution({"name": "forgec-native", "ext_modules": extensions()}))
+    command.build_lib = str(folder / "lib")
+    command.build_temp = str(folder / "objects")
+    command.ensure_finalized()
+    command.run()
+    (built,) = command.get_outputs()
+    target = folder / Path(built).name
+    Path(built).replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    print(build_into(Path(sys.argv[1])))

@@ -1,0 +1,45 @@
+#include "isa.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace forgec {
+
+#if defined(__x86_64__)
+
+static bool has_avx_vnni() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names = {"portable"};
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return names;
+  names.push_back("avx2");
+  if (has_avx_vnni()) names.push_back("avxvnni");
+  for (const bool has : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512dq") != 0,
+                         __builtin_cpu_supports("avx512bw") != 0, __builtin_cpu_supports("avx512vl") != 0}) {
+    if (!has) return names;
+  }
+  names.push_back("avx512");
+  if (__builtin_cpu_supports("avx512vnni")) names.push_back("avx512vnni");
+  return names;
+}
+
+const Kernels* kernels_for(const std::string& isa) {
+  if (isa == "portable") return &kPortable;
+  if (isa == "avx2" || isa == "avxvnni") return &kAvx2;
+  if (isa == "avx512" || isa == "avx512vnni") return &kAvx512;
+  return nullptr;
+}
+
+#else
+
+std::vector<std::string> instruction_sets() { return {"portable"}; }
+
+const Kernels* kernels_for(const std::string& isa) { return isa == "portable" ? &kPortable : nullptr; }
+
+#endif
+
+}  // namespace forgec

@@ -1,0 +1,17 @@
+// The instruction sets that this machine can run, and their kernels.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "params.h"
+
+namespace forgec {
+
+// Names, the most capable last; "portable" is always first.
+std::vector<std::string> instruction_sets();
+
+// Null for an unknown name. The sets that differ only in integer dot products share their f32 kernels.
+const Kernels* kernels_for(const std::string& isa);
+
+}  // namespace forgec

@@ -1,0 +1,198 @@
+// The extension module: numpy arrays in, bound programs out. Nothing here runs once a program is bound.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bind.h"
+#include "isa.h"
+
+namespace py = pybind11;
+
+namespace forgec {
+namespace {
+
+DType dtype_of(const py::array& array) {
+  const char kind = array.dtype().kind();
+  const auto size = array.itemsize();
+  if (kind == 'f') return size == 8 ? DType::f64 : size == 4 ? DType::f32 : DType::f16;
+  if (kind == 'i') return size == 8 ? DType::i64 : size == 4 ? DType::i32 : size == 2 ? DType::i16 : DType::i8;
+  if (kind == 'u' && size == 1) return DType::u8;
+  if (kind == 'b') return DType::b8;
+  if (kind == 'V' && size == 2) return DType::bf16;  // ml_dtypes' bfloat16
+  throw std::invalid_argument("numpy type " + std::string(py::str(array.dtype())) + " has no tensor type");
+}
+
+Tensor tensor_of(const py::array& array) {
+  if (array.ndim() > kMaxRank) throw Unsupported("native kernels take at most " + std::to_string(kMaxRank) + " axes");
+  Tensor t;
+  t.data = static_cast<char*>(const_cast<void*>(array.data()));
+  t.dtype = dtype_of(array);
+  t.rank = static_cast<int>(array.ndim());
+  for (int i = 0; i < t.rank; ++i) {
+    t.shape[i] = array.shape(i);
+    if (array.strides(i) % array.itemsize() != 0) throw Unsupported("strides are no multiples of the element size");
+    t.strides[i] = array.strides(i) / array.itemsize();
+  }
+  if (reinterpret_cast<uintptr_t>(t.data) % array.itemsize() != 0) throw Unsupported("the address is not aligned");
+  return t;
+}
+
+Attr attr_of(const py::handle& value) {
+  if (value.is_none()) return std::monostate();
+  if (py::isinstance<py::bool_>(value)) return value.cast<bool>();
+  if (py::isinstance<py::int_>(value)) return value.cast<int64_t>();
+  if (py::isinstance<py::float_>(value)) return value.cast<double>();
+  if (py::isinstance<py::str>(value)) return value.cast<std::string>();
+  return value.cast<std::vector<int64_t>>();
+}
+
+// A program under construction, then bound: calls and the arrays that they use, which it keeps alive.
+class Bound {
+ public:
+  Bound(std::shared_ptr<Team> team, const std::string& isa) : team_(std::move(team)), kernels_(kernels_for(isa)) {
+    if (kernels_ == nullptr) throw std::invalid_argument("unknown instruction set " + isa);
+  }
+
+  // Raises Unsupported and adds nothing if there is no kernel for the op of these types.
+  void add(const std::string& op, const py::list& inputs, const py::list& outputs, const py::dict& attrs,
+           const std::vector<bool>& literal, const py::object& packed_weight) {
+    Call call;
+    call.op = op;
+    call.literal = literal;
+    for (const py::handle& x : inputs) {
+      if (x.is_none()) {
+        call.inputs.emplace_back();
+      } else {
+        call.inputs.emplace_back(tensor_of(x.cast<py::array>()));
+      }
+    }
+    for (const py::handle& x : outputs) call.outputs.push_back(tensor_of(x.cast<py::array>()));
+    for (const auto& item : attrs) call.attrs[item.first.cast<std::string>()] = attr_of(item.second);
+    if (!packed_weight.is_none()) {
+      call.packed_weight = static_cast<const float*>(packed_weight.cast<py::array>().data());
+    }
+    call.instr = static_cast<int32_t>(calls_.size());
+    Program trial(team_);
+    Binder binder(trial, *kernels_, nullptr);
+    binder.bind(call);
+    scratch_ = std::max(scratch_, binder.scratch_bytes());
+    calls_.push_back(std::move(call));
+    kept_.append(inputs);
+    kept_.append(outputs);
+    kept_.append(packed_weight);
+    program_.reset();
+  }
+
+  // Instruction, index and limit of an index out of range, or None.
+  py::object run() {
+    Failure failure;
+    execute(&failure, nullptr);
+    if (failure.instr < 0) return py::none();
+    return py::make_tuple(failure.instr, failure.value, failure.limit);
+  }
+
+  std::vector<int64_t> profile() {
+    Failure failure;
+    std::vector<int64_t> nanoseconds(calls_.size());
+    execute(&failure, nanoseconds.data());
+    return nanoseconds;
+  }
+
+  size_t size() const { return calls_.size(); }
+  size_t scratch_bytes() const { return scratch_; }
+
+  void finish() {
+    program_ = std::make_unique<Program>(team_);
+    Binder binder(*program_, *kernels_, program_->reserve(scratch_));
+    for (const Call& call : calls_) binder.bind(call);
+  }
+
+ private:
+  void execute(Failure* failure, int64_t* nanoseconds) {
+    if (program_ == nullptr) finish();
+    const py::gil_scoped_release release;
+    if (!program_->run(failure, nanoseconds)) {
+      throw std::runtime_error("the program is running in another thread; give each thread a clone");
+    }
+  }
+
+  std::shared_ptr<Team> team_;
+  const Kernels* kernels_;
+  std::vector<Call> calls_;
+  py::list kept_;
+  size_t scratch_ = 0;
+  std::unique_ptr<Program> program_;
+};
+
+// A weight [out, in] as panels [out / 32][in][32].
+py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa) {
+  const Tensor w = tensor_of(weight);
+  const Kernels* kernels = kernels_for(isa);
+  if (w.rank != 2 || kernels == nullptr) throw std::invalid_argument("pack takes a matrix and an instruction set");
+  const int64_t n = w.shape[0], k = w.shape[1], panels = (n + kPanel - 1) / kPanel;
+  py::array_t<float> packed({panels, k, static_cast<int64_t>(kPanel)});
+  float* out = packed.mutable_data();
+  const py::gil_scoped_release release;
+  for (int64_t panel = 0; panel < panels; ++panel, out += k * kPanel) {
+    const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, n - first);
+    const float* from = w.as<const float>() + first * w.strides[0];
+    if (w.strides[1] == 1) {
+      kernels->transpose(from, w.strides[0], count, k, out, kPanel);
+    } else {
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < count; ++j) out[i * kPanel + j] = from[j * w.strides[0] + i * w.strides[1]];
+      }
+    }
+    for (int64_t i = 0; count < kPanel && i < k; ++i) std::fill(out + i * kPanel + count, out + (i + 1) * kPanel, 0.0f);
+  }
+  return packed;
+}
+
+struct Peak {
+  const Kernels* kernels;
+  int64_t rounds;
+};
+
+// Floating-point operations per second of all threads in a loop without memory accesses.
+double peak_flops(const std::shared_ptr<Team>& team, const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  if (kernels == nullptr) throw std::invalid_argument("unknown instruction set " + isa);
+  Program program(team);
+  program.emit([](const void* p, Context&) {
+    const auto* peak = static_cast<const Peak*>(p);
+    peak->kernels->multiply_adds(peak->rounds);
+  }, Peak{kernels, 20000}, 0, true);
+  const py::gil_scoped_release release;
+  double best = 0;
+  for (int i = 0; i < 50; ++i) {
+    Failure failure;
+    const auto start = std::chrono::steady_clock::now();
+    program.run(&failure, nullptr);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 20000.0 / seconds.count());
+  }
+  return best * kernels->multiply_adds(1) * team->threads();
+}
+
+}  // namespace
+}  // namespace forgec
+
+PYBIND11_MODULE(_native, m) {
+  using namespace forgec;
+  m.doc() = "Native CPU kernels; the Python face is forgec.backends.cpu.native.";
+  py::register_exception<Unsupported>(m, "Unsupported");
+  py::class_<Team, std::shared_ptr<Team>>(m, "Team")
+      .def(py::init<int>(), py::arg("threads"))
+      .def_property_readonly("threads", &Team::threads);
+  py::class_<Bound>(m, "Program")
+      .def(py::init<std::shared_ptr<Team>, const std::string&>(), py::arg("team"), py::arg("isa"))
+      .def("add", &Bound::add)
+      .def("finish", &Bound::finish)
+      .def("run", &Bound::run)
+      .def("profile", &Bound::profile)
+      .def_property_readonly("size", &Bound::size)
+      .def_property_readonly("scratch_bytes", &Bound::scratch_bytes);
+  m.def("isas", &instruction_sets);
+  m.def("pack", &pack, py::arg("weight"), py::arg("isa"));
+  m.def("peak_flops", &peak_flops, py::arg("team"), py::arg("isa"));
+}
