@@ -16,7 +16,7 @@ from .client import Worker, WorkerError
 from .round_robin import Field, Say, open_field, open_tool, turns, warm_up
 from .session import model_label
 from .stats import Summary, round_ratios
-from .tables import Table, ms, ratio, spread
+from .tables import Table, mib, ms, ratio, spread
 
 __all__ = ["MODELS", "NAME", "OWN_PHASES", "TITLE", "measure", "tables"]
 
@@ -168,7 +168,7 @@ def _memory(tool: Mapping[str, Any], model_bytes: int) -> str:
     if not memory:
         return "-"
     extra = memory["peak"] - memory["before"]
-    return f"{extra / 2**20:,.0f} MiB, {extra / model_bytes:.2f} x weights".replace(",", " ")
+    return f"{mib(extra)}, {extra / model_bytes:.2f} x weights"
 
 
 def _shares(stages: Mapping[str, Sequence[float]], whole: Sequence[float]) -> str:

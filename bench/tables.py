@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Table", "ms", "ratio", "spread"]
+__all__ = ["Table", "mib", "ms", "ratio", "spread"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def ms(value: float) -> str:
     """Milliseconds with three significant digits: ``1 240``, ``86.3``, ``0.412``."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:,.{digits}f}".replace(",", " ")
+
+
+def mib(nbytes: float) -> str:
+    """Bytes in MiB: ``1 240 MiB``."""
+    return f"{nbytes / 2**20:,.0f} MiB".replace(",", " ")
 
 
 def ratio(value: float) -> str:

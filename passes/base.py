@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..capture.graph import CapturedGraph, call_block
+from ..capture.evaluate import apply
+from ..capture.graph import STRUCTURE, CapturedGraph, call_block
 
 __all__ = ["Context", "GraphPass", "NodePass", "Pass"]
 
@@ -25,6 +26,27 @@ class Context:
         if isinstance(node, fx.Node) and node.op == "get_attr":
             return self.captured.constants.get(str(node.target))
         return None
+
+    def value(self, node: Any, limit: int = 32) -> torch.Tensor | None:
+        """The tensor that an expression of at most ``limit`` nodes over constants alone has, else None."""
+        found: dict[fx.Node, Any] = {}
+
+        def evaluate(current: fx.Node) -> bool:
+            if current in found:
+                return True
+            if current.op == "get_attr":
+                found[current] = self.constant(current)
+                return found[current] is not None
+            if current.op != "call_function" or is_random(current) or current.target in STRUCTURE:
+                return False
+            if len(found) > limit or not all(map(evaluate, current.all_input_nodes)):
+                return False
+            args, kwargs = fx.node.map_arg((current.args, current.kwargs), found.__getitem__)
+            with torch.no_grad():
+                found[current] = apply(current.target, args, kwargs)
+            return True
+
+        return found[node] if isinstance(node, fx.Node) and evaluate(node) else None
 
     def add_constant(self, tensor: torch.Tensor, hint: str) -> str:
         """A new constant that all instances share; gives its name."""
@@ -73,6 +95,20 @@ def replace(node: fx.Node, new: fx.Node) -> None:
     """Let all users of a node use another, and erase the node."""
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether an operator gives another value each time."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not _is_inert(node)
+
+
+def _is_inert(node: fx.Node) -> bool:
+    """Dropout in evaluation, and attention without it."""
+    if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default):
+        return not node.args[2] or node.args[1] == 0
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        return (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) == 0
+    return False
 
 
 def is_structural(node: fx.Node) -> bool:

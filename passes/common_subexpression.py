@@ -1,7 +1,7 @@
 """Compute equal expressions once.
 
 *Before* two nodes with the same target, arguments and keyword arguments. *After* the first of them.
-*Does not fire when* the nodes have an effect, or arguments differ in type only (1 and 1.0, True and 1).
+*Does not fire when* the nodes have an effect or give random numbers, or arguments differ in type only (1 and 1.0, True and 1).
 
 Hash-consing in one sweep: arguments are compared after their own duplicates were merged.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx
 
 from ..capture.graph import CapturedGraph, write_state
-from .base import GraphPass, is_structural, replace
+from .base import GraphPass, is_random, is_structural, replace
 
 
 class CommonSubexpression(GraphPass):
@@ -29,7 +29,7 @@ def _merge(graph: fx.Graph) -> int:
     for node in list(graph.nodes):
         if node.op == "get_attr":
             key: Any = ("get_attr", node.target)
-        elif node.op == "call_function" and node.target is not write_state and not is_structural(node):
+        elif node.op == "call_function" and not _has_effect(node) and not is_structural(node):
             key = (node.target, _freeze(node.args), _freeze(node.kwargs))
         else:
             continue
@@ -38,6 +38,10 @@ def _merge(graph: fx.Graph) -> int:
             merged += node.op == "call_function"
             replace(node, first)
     return merged
+
+
+def _has_effect(node: fx.Node) -> bool:
+    return node.target is write_state or is_random(node)
 
 
 def _freeze(value: Any) -> Any:

@@ -17,17 +17,14 @@ from torch import fx
 from ..capture.graph import new_call
 from .base import Context, NodePass, replace
 from .fused import attention
-from .shapes import permutation
+from .shapes import PERMUTATIONS, permutation
 
 aten = torch.ops.aten
 
 
 class Layout(NodePass):
     name = "layout"
-    roots = (
-        aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,
-        aten.numpy_T.default,
-    )  # fmt: skip
+    roots = PERMUTATIONS
 
     def match(self, node: fx.Node, context: Context) -> Any:
         source, perm = node.args[0], permutation(node)

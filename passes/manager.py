@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import fx
 
-from ..capture.graph import CapturedGraph, node_type
+from ..capture.graph import CapturedGraph, call_block, node_type
 from ..debug import Knobs, knobs, log
 from ..errors import ForgecError, InternalError, OptionError
 from ..ir.types import TensorType
@@ -81,6 +81,7 @@ class Optimiser:
     knobs: Knobs
     passes: Sequence[Pass] = PASSES
     rewrites: int = 0
+    fusions_seen: int = 0
     dumped: int = 0
     last_text: str = ""
 
@@ -154,15 +155,14 @@ class Optimiser:
     def _apply_to_nodes(self, current: NodePass, graph: fx.Graph, captured: CapturedGraph) -> int:
         context = Context(captured)
         roots = [n for target in dict.fromkeys(current.roots) for n in graph.find_nodes(op="call_function", target=target)]
-        count = seen = 0
+        count = 0
         for node in sorted(roots):
             if node._erased or self._spent():
                 continue
             match = current.match(node, context)
             if match is None:
                 continue
-            seen += 1
-            if current.fusion and not self._chosen(current, node, seen):
+            if current.fusion and not self._chosen(current, node):
                 continue
             log(3, f"{current.name} at {node.format_node()}")
             current.rewrite(graph, node, match, context)
@@ -170,16 +170,17 @@ class Optimiser:
             self.rewrites += 1
         return count
 
-    def _chosen(self, current: Pass, node: fx.Node, seen: int) -> bool:
-        """Whether the aggressiveness lets this match through: the share ``fusion`` of all, evenly spread. A match
-        left out stays out in later rounds."""
-        share = self.options.fusion
-        left_out = node.meta.setdefault("left_out", set())
+    def _chosen(self, current: Pass, node: fx.Node) -> bool:
+        """Whether the aggressiveness lets this match through: of all matches of all fusions the share ``fusion``,
+        evenly spread. A match left out stays out in later rounds."""
+        left_out: frozenset[str] = node.meta.get("left_out", frozenset())
         if current.name in left_out:
             return False
-        if int(seen * share) > int((seen - 1) * share):
+        self.fusions_seen += 1
+        share = self.options.fusion
+        if int(self.fusions_seen * share) > int((self.fusions_seen - 1) * share):
             return True
-        left_out.add(current.name)
+        node.meta["left_out"] = left_out | {current.name}
         return False
 
     def _spent(self) -> bool:
@@ -209,9 +210,16 @@ def graph_text(captured: CapturedGraph) -> str:
     """All graphs as text, one node a line."""
     parts = []
     for name, graph, times in captured.graphs():
-        lines = [f"  {node.format_node()}  # {node.meta.get('type')}" for node in graph.nodes]
+        lines = [f"  {node.format_node()}{_type_comment(node)}" for node in graph.nodes]
         parts.append("\n".join([f"graph {name} (x{times})", *lines]))
     return "\n".join(parts) + "\n"
+
+
+def _type_comment(node: fx.Node) -> str:
+    kind = node.meta.get("type")
+    if kind is None:
+        return ""
+    return f"  # {', '.join(map(str, kind)) if isinstance(kind, tuple) else kind}"
 
 
 def _result_types(captured: CapturedGraph) -> dict[str, list[TensorType]]:
@@ -236,10 +244,17 @@ def check_graphs(captured: CapturedGraph, types: dict[str, list[TensorType]], wh
                 raise InternalError(f"{when}: {node.format_node()} in {name} has no type")
     if _result_types(captured) != types:
         raise InternalError(f"{when}: the results are {_result_types(captured)['main']}, were {types['main']}")
-    for node in captured.graph.nodes:
-        if node.op == "call_function" and node.args and node.args[0] in captured.blocks:
-            block = captured.blocks[node.args[0]]
-            inputs = [node_type(n) for n in block.graph.nodes if n.op == "placeholder"]
-            given = [node_type(n) for n in node.args[2:]]
-            if inputs != given:
-                raise InternalError(f"{when}: block {block.name} takes {inputs}, is given {given}")
+    for node in captured.graph.find_nodes(op="call_function", target=call_block):
+        _check_call(captured, node, when)
+
+
+def _check_call(captured: CapturedGraph, call: fx.Node, when: str) -> None:
+    block = captured.blocks[str(call.args[0])]
+    inputs = [node_type(n) for n in block.graph.nodes if n.op == "placeholder"]
+    given = [node_type(n) for n in call.args[2:]]  # type: ignore[arg-type]
+    if inputs != given:
+        raise InternalError(f"{when}: block {block.name} takes {inputs}, is given {given}")
+    output = next(iter(reversed(block.graph.nodes)))
+    results = tuple(node_type(n) for n in output.args[0])  # type: ignore[union-attr, arg-type]
+    if results != call.meta["type"]:
+        raise InternalError(f"{when}: block {block.name} gives {results}, its call {call.name} {call.meta['type']}")

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from ..capture.graph import call_block, node_type, read_state
+from .base import is_random
 
-__all__ = ["IDENTITY", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
+__all__ = ["IDENTITY", "PERMUTATIONS", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
 
 aten = torch.ops.aten
 
@@ -25,6 +26,11 @@ IDENTITY = (
 )  # fmt: skip
 """Operators that give their first argument's values (dropout: in evaluation)."""
 
+PERMUTATIONS = (
+    aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,
+    aten.numpy_T.default,
+)  # fmt: skip
+
 
 def same_type(node: fx.Node, value: Any) -> bool:
     """Whether a node's result has element type and shape of another node's."""
@@ -33,18 +39,16 @@ def same_type(node: fx.Node, value: Any) -> bool:
 
 def permutation(node: fx.Node) -> tuple[int, ...] | None:
     """The axis order of a transpose or permute, else None."""
+    if node.target not in PERMUTATIONS or not (rank := node_type(node).rank):
+        return None
+    if node.target is aten.permute.default:
+        return tuple(int(a) % rank for a in node.args[1])  # type: ignore[union-attr, arg-type]
     if node.target in (aten.transpose.int, aten.swapaxes.default):
-        rank = node_type(node).rank
         perm = list(range(rank))
-        first, second = (int(a) % rank for a in node.args[1:3])
+        first, second = (int(a) % rank for a in node.args[1:3])  # type: ignore[arg-type]
         perm[first], perm[second] = perm[second], perm[first]
         return tuple(perm)
-    if node.target is aten.permute.default:
-        rank = node_type(node).rank
-        return tuple(int(a) % rank for a in node.args[1])
-    if node.target in (aten.t.default, aten.mT.default, aten.numpy_T.default) and node_type(node).rank == 2:
-        return (1, 0)
-    return None
+    return (1, 0) if rank == 2 else None
 
 
 def is_constant_expression(node: Any, limit: int = 32) -> bool:
@@ -55,7 +59,9 @@ def is_constant_expression(node: Any, limit: int = 32) -> bool:
         if not isinstance(current, fx.Node) or current.op == "get_attr":
             continue
         seen += 1
-        if current.op == "placeholder" or current.target in (read_state, call_block) or seen > limit:
+        if current.op == "placeholder" or current.target in (read_state, call_block) or is_random(current):
+            return False
+        if seen > limit:
             return False
         waiting.extend(current.all_input_nodes)
     return True

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
-from ..errors import ModelError
 from ..options import Options
-from ..report import metrics, units
+from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, print_report, styled
 from . import flags, latency
 from .boundary import EXIT_CHECK, verb, wrote
@@ -21,32 +19,14 @@ from .output import Format, Output
 from .subject import Subject, compile_subject
 
 if TYPE_CHECKING:
-    from ..executable import Executable
+    import numpy as np
+    from rich.text import Text
+
+    from .sentences import Agreement
 
 __all__ = ["demo"]
 
-SENTENCES = (
-    "The cat is asleep on the windowsill.",
-    "A kitten naps beside the window.",
-    "Interest rates rose again this quarter.",
-    "The central bank made borrowing more expensive.",
-    "How do I compile a model for an NPU?",
-    "Which neural networks run on an accelerator?",
-)
-
 _NAME = "all-MiniLM-L6-v2"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The worst over all sentences, against eager PyTorch: of the embeddings, and of the hidden states at the
-    sentence's tokens, from which they are made."""
-
-    embedding_cosine: float
-    embedding_max_abs: float
-    hidden_max_abs: float
-    hidden_sqnr_db: float
-    passed: bool
 
 
 @verb(
@@ -71,14 +51,16 @@ def demo(
     """
     from .. import executable as artifact
     from .. import models
+    from ..report import metrics
+    from . import sentences
 
     output = Output(fmt, quiet)
     require_writable(out)
     folder = models.sentence_encoder_dir()
-    batches = tokenise(folder, tokens)
+    batches = sentences.tokenise(folder, tokens)
     output.note(f"loading {_NAME}")
     module = models.load(folder).module
-    subject = Subject(_NAME, module, lambda seed: ((), _as_torch(batches[seed])))
+    subject = Subject(_NAME, module, lambda seed: ((), sentences.as_torch(batches[seed])))
     with tempfile.TemporaryDirectory(prefix="forgec-demo-") as temporary:
         path = out or Path(temporary) / "demo.forge"
         compiled = compile_subject(subject, output, target="cpu", options=Options())
@@ -87,18 +69,17 @@ def demo(
             wrote(out)
         size = path.stat().st_size
         with artifact.load(path) as executable:
-            outputs = [_hidden(executable, batch) for batch in batches]
+            outputs = [sentences.hidden_states(executable, batch) for batch in batches]
             timing = latency.measure(lambda: executable(**batches[0]), 10)
-    expected = [_eager(module, batch) for batch in batches]
-    embeddings = np.stack([embed(hidden, batch) for hidden, batch in zip(outputs, batches, strict=True)])
-    agreement = agree(outputs, expected, batches)
-    similarity = embeddings @ embeddings.T
+    expected = [sentences.eager_hidden_states(module, batch) for batch in batches]
+    agreement = sentences.agree(outputs, expected, batches)
+    similarity = sentences.similarity(outputs, batches)
     report = compiled.report
     document = {
         "model": _NAME,
         "file": None if out is None else str(out),
         "bytes": size,
-        "sentences": SENTENCES,
+        "sentences": sentences.SENTENCES,
         "similarity": similarity.tolist(),
         "agreement": agreement,
         "latency": timing,
@@ -111,14 +92,14 @@ def demo(
             printer.gap()
         printer.line(styled("embeddings ", HEAD), f"through {out or 'the compiled file'}, without PyTorch")
         printer.gap()
-        _print_similarity(similarity, printer)
+        _print_similarity(sentences.SENTENCES, similarity, printer)
         printer.gap()
         printer.pairs(
             [
                 ("file", f"{out or 'temporary'}, {units.nbytes(size)}"),
                 ("latency", f"{timing} per sentence of {tokens} tokens"),
                 ("embeddings", _embedding_text(agreement)),
-                ("hidden states", _hidden_text(agreement)),
+                ("hidden states", _hidden_text(agreement, metrics.BOUND_MAX_ABS)),
             ]
         )
 
@@ -127,74 +108,7 @@ def demo(
         raise typer.Exit(EXIT_CHECK)
 
 
-def tokenise(folder: Path, tokens: int) -> list[dict[str, np.ndarray]]:
-    """Inputs int64 [1, tokens] of each sentence, padded; :class:`ModelError` without ``tokenizers``."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ModelError("the package tokenizers is not installed", hint="pip install tokenizers") from None
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(tokens)
-    tokenizer.enable_padding(length=tokens)
-    return [
-        {
-            "input_ids": np.array([encoding.ids], np.int64),
-            "attention_mask": np.array([encoding.attention_mask], np.int64),
-            "token_type_ids": np.array([encoding.type_ids], np.int64),
-        }
-        for encoding in tokenizer.encode_batch(list(SENTENCES))
-    ]
-
-
-def embed(hidden: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The sentence's unit vector [width]: mean of hidden states [1, tokens, width] where the mask is 1."""
-    mask = inputs["attention_mask"][0, :, None].astype(hidden.dtype)
-    mean = (hidden[0] * mask).sum(0) / mask.sum()
-    vector: np.ndarray = mean / np.linalg.norm(mean)
-    return vector
-
-
-def agree(
-    outputs: list[np.ndarray], expected: list[np.ndarray], batches: list[dict[str, np.ndarray]]
-) -> Agreement:
-    """Compare hidden states [1, tokens, width] and embeddings; the hidden states must be within the bound.
-
-    Padded positions are left out: nothing reads them, and eager PyTorch itself is imprecise there.
-    """
-    found = []
-    for got, want, inputs in zip(outputs, expected, batches, strict=True):
-        kept = inputs["attention_mask"] == 1
-        hidden = metrics.difference(want[kept], got[kept], "last_hidden_state")
-        found.append((hidden, metrics.difference(embed(want, inputs), embed(got, inputs), "embedding")))
-    return Agreement(
-        embedding_cosine=min(embedding.cosine for _, embedding in found),
-        embedding_max_abs=max(embedding.max_abs for _, embedding in found),
-        hidden_max_abs=max(hidden.max_abs for hidden, _ in found),
-        hidden_sqnr_db=min(hidden.sqnr_db for hidden, _ in found),
-        passed=all(hidden.max_abs <= metrics.BOUND_MAX_ABS for hidden, _ in found),
-    )
-
-
-def _as_torch(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    import torch
-
-    return {name: torch.from_numpy(array) for name, array in inputs.items()}
-
-
-def _hidden(executable: Executable, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    hidden: np.ndarray = executable(**inputs)["last_hidden_state"]
-    return hidden
-
-
-def _eager(module: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        hidden: np.ndarray = module(**_as_torch(inputs))["last_hidden_state"].numpy()
-    return hidden
-
-
-def _embedding_text(agreement: Agreement) -> Any:
+def _embedding_text(agreement: Agreement) -> Text:
     verdict = (
         styled("equal to PyTorch's", GOOD) if agreement.passed else styled("DIFFERENT from PyTorch's", BAD)
     )
@@ -203,18 +117,20 @@ def _embedding_text(agreement: Agreement) -> Any:
     )
 
 
-def _hidden_text(agreement: Agreement) -> str:
+def _hidden_text(agreement: Agreement, bound: float) -> str:
     return (
-        f"max abs {units.metric(agreement.hidden_max_abs)} (bound {units.metric(metrics.BOUND_MAX_ABS)}), "
+        f"max abs {units.metric(agreement.hidden_max_abs)} (bound {units.metric(bound)}), "
         f"SQNR {agreement.hidden_sqnr_db:.1f} dB against eager PyTorch"
     )
 
 
-def _print_similarity(similarity: np.ndarray, printer: Printer) -> None:
+def _print_similarity(sentences: Sequence[str], similarity: np.ndarray, printer: Printer) -> None:
     """The matrix beside its sentences, each sentence's nearest one in bold."""
-    nearest = np.argmax(similarity - 2 * np.eye(len(similarity)), axis=1)
+    nearest = [
+        max((value, j) for j, value in enumerate(row) if i != j)[1] for i, row in enumerate(similarity)
+    ]
     printer.table(
-        ("", "cosine similarity", *(f">{i + 1}" for i in range(len(SENTENCES)))),
+        ("", "cosine similarity", *(f">{i + 1}" for i in range(len(sentences)))),
         [
             (
                 styled(str(i + 1), DIM),
@@ -224,6 +140,6 @@ def _print_similarity(similarity: np.ndarray, printer: Printer) -> None:
                     for j, value in enumerate(similarity[i])
                 ),
             )
-            for i, sentence in enumerate(SENTENCES)
+            for i, sentence in enumerate(sentences)
         ],
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from ..report import units
 
@@ -16,7 +16,7 @@ __all__ = ["Latency", "measure"]
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds over ``runs`` runs, each timed alone after one run to warm up."""
+    """Milliseconds over ``runs`` runs, each timed alone after one run to warm up; p99 is the nearest rank."""
 
     runs: int
     min_ms: float
@@ -40,4 +40,5 @@ def measure(call: Callable[[], Any], repeat: int) -> Latency:
         start = perf_counter()
         call()
         times.append((perf_counter() - start) * 1000)
-    return Latency(repeat, min(times), float(np.median(times)), float(np.percentile(times, 99)))
+    times.sort()
+    return Latency(repeat, times[0], statistics.median(times), times[math.ceil(0.99 * repeat) - 1])

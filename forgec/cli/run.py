@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from ..errors import ArtifactError
@@ -14,6 +13,9 @@ from . import flags, latency
 from .boundary import verb, wrote
 from .files import require_writable
 from .output import Format, Output
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["run"]
 
@@ -93,7 +95,7 @@ def run(
 def _summary(name: str, array: np.ndarray) -> dict[str, Any]:
     from ..ir.types import TensorType
 
-    values = array.astype(np.float64) if array.dtype.kind not in "biu" else array
+    values = array.astype("float64") if array.dtype.kind not in "biu" else array
     return {
         "name": name,
         "type": str(TensorType.of(array)),
@@ -111,6 +113,8 @@ def _row(name: str, array: np.ndarray) -> tuple[str, ...]:
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
     try:
         # Given a name, savez appends .npz to it; given a file, it does not.
         with path.open("wb") as file:

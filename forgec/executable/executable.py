@@ -196,8 +196,17 @@ class Executable:
 
     @property
     def selftest(self) -> SelfTest | None:
-        """Stored inputs and expected outputs, if there are any."""
+        """Inputs and expected outputs to keep in the artifact, if there are any; may be set."""
         return self._shared.selftest
+
+    @selftest.setter
+    def selftest(self, value: SelfTest | None) -> None:
+        leaves = (*self.signature.inputs, *self.signature.results)
+        if value is not None:
+            arrays = (*value.inputs, *value.outputs)
+            if [TensorType.of(array) for array in arrays] != [leaf.type for leaf in leaves]:
+                raise InternalError("the self-test does not fit the call signature")
+        self._shared.selftest = value
 
     @property
     def extra_names(self) -> tuple[str, ...]:

@@ -309,6 +309,14 @@ class TestSelfTest:
         assert run_selftest(exe).passed
         np.testing.assert_array_equal(exe(x), [2, 2, 2])
 
+    def test_can_be_set_after_a_run(self, tmp_path) -> None:
+        exe, inputs = toy(), example()
+        exe.selftest = SelfTest(inputs, exe.run_flat(inputs))
+        exe.save(tmp_path / "a")
+        assert run_selftest(load(tmp_path / "a")).passed
+        with pytest.raises(InternalError, match="does not fit"):
+            exe.selftest = SelfTest(inputs, inputs)
+
     def test_nothing_stored(self) -> None:
         with pytest.raises(ArtifactError, match="no self-test"):
             run_selftest(toy())

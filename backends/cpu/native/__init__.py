@@ -1,0 +1,33 @@
+"""The native CPU runtime: instructions bound to vectorised C++ kernels, a run is one loop without Python.
+
+:class:`NativeProgram` runs a planned flat program by itself. :func:`steps` is for a host that has arrays for all
+registers already: maximal runs of supported instructions become one step each, the host's own kernels do the
+rest. Weights of ``linear`` are packed into panels, when the artifact is written (:func:`pack`) or else when the
+program is loaded.
+
+The extension module is optional: :func:`available` says why it is missing, and importing this package never
+fails. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from .binding import PANEL, bound_op, pack, packed_operand, packing, steps, supports
+from .machine import Team, available, isa, isas, peak_flops, threads_default
+from .program import NativeProgram
+
+__all__ = [
+    "PANEL",
+    "NativeProgram",
+    "Team",
+    "available",
+    "bound_op",
+    "isa",
+    "isas",
+    "pack",
+    "packed_operand",
+    "packing",
+    "peak_flops",
+    "steps",
+    "supports",
+    "threads_default",
+]

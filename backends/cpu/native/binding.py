@@ -1,0 +1,179 @@
+"""From IR instructions and arrays to calls of the extension module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from forgec.errors import InputError
+from forgec.ir import ops  # noqa: F401  (registers the records)
+from forgec.ir.op import get, literal_array
+from forgec.ir.program import ConstRef, Instr, Literal, Operand
+from forgec.ir.types import DType, TensorType, contiguous_strides
+
+from .machine import Team, extension, isa
+
+__all__ = ["PANEL", "NativeStep", "bound_op", "pack", "packed_operand", "packing", "steps", "supports"]
+
+PANEL = 32
+"""Columns of a packed weight panel."""
+
+Memory = Callable[[Operand], Any]
+Step = Callable[[], Any]
+
+
+def packing(isa: str) -> str:
+    """Name of the layout in which kernels of an instruction set want the weights of ``linear``.
+
+    ``f32.panel32``: the weight [out, in] as [ceil(out / 32), in, 32], zeros after the last output. All
+    instruction sets of today share it, so that an artifact never has to be repacked.
+    """
+    return "f32.panel32"
+
+
+def packed_operand(instr: Instr) -> int | None:
+    """Index of the constant operand that :func:`pack` makes fast, or None."""
+    if instr.op != "linear" or not isinstance(instr.operands[1], ConstRef):
+        return None
+    return 1 if instr.operands[1].type.dtype is DType.F32 else None
+
+
+def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
+    """The constant at :func:`packed_operand` of an instruction in the layout that :func:`packing` names."""
+    return np.asarray(extension().pack(constant, isa()))
+
+
+def supports(instr: Instr) -> str | None:
+    """None if there is a native kernel for the instruction, else one sentence that says why not.
+
+    Depends on op, types and attributes only.
+    """
+    trial = extension().Program(Team(1).native, isa())
+    outputs = [_placeholder(r.type) for r in instr.results]
+    inputs = [
+        x.value if isinstance(x, Literal) else None if x is None else _placeholder(x.type) for x in instr.operands
+    ]
+    return bound_op(trial, instr, inputs, outputs, None)
+
+
+def bound_op(
+    program: Any, instr: Instr, inputs: Sequence[Any], outputs: Sequence[np.ndarray], packed: np.ndarray | None
+) -> str | None:
+    """Add an instruction to the extension's program; the reason if it has no kernel for it.
+
+    ``inputs`` has an array, a Python scalar for a literal or None for every operand, at the addresses that
+    every run will read; ``packed`` the packed weight, if the instruction has one.
+    """
+    record = get(instr.op)
+    if record.view:
+        return f"{instr.op} is a view and needs no kernel"
+    beside = next((x.dtype for x in reversed(inputs) if isinstance(x, np.ndarray)), None)
+    if beside is None and outputs:
+        beside = outputs[0].dtype
+    literal = [not (x is None or isinstance(x, np.ndarray)) for x in inputs]
+    arrays = [
+        literal_array(x, DType.from_numpy(beside)) if is_literal and beside is not None else x
+        for x, is_literal in zip(inputs, literal, strict=True)
+    ]
+    try:
+        program.add(instr.op, arrays, list(outputs), {**record.attrs, **instr.attrs}, literal, packed)
+    except extension().Unsupported as error:
+        return str(error)
+    return None
+
+
+class NativeStep:
+    """A run of instructions that the extension does in one call."""
+
+    def __init__(self, team: Team) -> None:
+        self.instrs: list[Instr] = []
+        self._program = extension().Program(team.native, isa())
+
+    def add(
+        self, instr: Instr, inputs: Sequence[Any], outputs: Sequence[np.ndarray], packed: np.ndarray | None
+    ) -> str | None:
+        """Append an instruction; the reason if there is no kernel for it, and nothing is added."""
+        reason = bound_op(self._program, instr, inputs, outputs, packed)
+        if reason is None:
+            self.instrs.append(instr)
+        return reason
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Working memory of the kernels, beside the arena."""
+        return int(self._program.scratch_bytes)
+
+    def finish(self) -> None:
+        """Bind everything now and not at the first call."""
+        self._program.finish()
+
+    def __call__(self) -> None:
+        """Run; :class:`InputError` if an index is out of range."""
+        failure = self._program.run()
+        if failure is not None:
+            number, value, limit = failure
+            instr = self.instrs[number]
+            what = f"{instr.op}: index {value} is outside an axis of {limit}"
+            hint = "check that the inputs were made with this model's own tokenizer" if instr.op == "embedding" else None
+            raise InputError(what, str(instr.source) if instr.source else None, hint)
+
+    def profile(self) -> list[int]:
+        """Run once; nanoseconds of every instruction, as the first thread sees them."""
+        return list(self._program.profile())
+
+
+def steps(
+    body: Sequence[Instr],
+    memory: Memory,
+    fallback: Callable[[Instr], Step],
+    team: Team,
+    packed: MutableMapping[str, np.ndarray] | None = None,
+) -> list[Step]:
+    """Steps that run ``body``, views left out: native ones, with ``fallback(instr)`` in between where needed.
+
+    ``memory`` gives the array of an operand or register. ``packed`` maps names of constants to their packed
+    form; what is missing is packed now and added, so programs that share the mapping share the weights.
+    """
+    weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
+    result: list[Step] = []
+    current: NativeStep | None = None
+    for instr in body:
+        if get(instr.op).view:
+            continue
+        inputs = [memory(x) for x in instr.operands]
+        outputs = [memory(r) for r in instr.results]
+        if current is None:
+            current = NativeStep(team)
+        if current.add(instr, inputs, outputs, _packed_weight(instr, inputs, weights)) is None:
+            continue
+        if current.instrs:
+            result.append(current)
+            current = None
+        result.append(fallback(instr))
+    if current is not None and current.instrs:
+        result.append(current)
+    for step in result:
+        if isinstance(step, NativeStep):
+            step.finish()
+    return result
+
+
+def _packed_weight(
+    instr: Instr, inputs: Sequence[Any], packed: MutableMapping[str, np.ndarray]
+) -> np.ndarray | None:
+    which = packed_operand(instr)
+    if which is None:
+        return None
+    operand = instr.operands[which]
+    assert isinstance(operand, ConstRef)
+    if operand.name not in packed:
+        packed[operand.name] = pack(instr, inputs[which])
+    return packed[operand.name]
+
+
+def _placeholder(t: TensorType) -> np.ndarray:
+    """A contiguous array of the type in name only: it stands for memory that nobody reads or writes."""
+    strides = tuple(s * t.dtype.itemsize for s in contiguous_strides(t.shape))
+    return np.lib.stride_tricks.as_strided(np.zeros((), t.dtype.numpy), t.shape, strides)

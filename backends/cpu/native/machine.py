@@ -1,0 +1,85 @@
+"""The extension module, the instruction sets of this machine, and teams of threads."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from functools import cache
+from typing import Any
+
+from forgec.errors import OptionError, TargetError
+
+__all__ = ["Team", "available", "extension", "isa", "isas", "peak_flops", "threads_default"]
+
+_MODULE = "forgec.backends.cpu._native"
+ISA_VARIABLE = "FORGEC_ISA"
+
+
+@cache
+def _load() -> tuple[Any, str | None]:
+    try:
+        return importlib.import_module(_MODULE), None
+    except ImportError as error:
+        return None, f"the extension module {_MODULE} cannot be imported: {error}"
+
+
+def available() -> str | None:
+    """None if the native runtime can be used, else one sentence that says why not."""
+    return _load()[1]
+
+
+def extension() -> Any:
+    """The extension module; :class:`TargetError` if it is not there."""
+    module, reason = _load()
+    if reason is not None:
+        raise TargetError(reason, hint="install forgec from a wheel, or with a C++17 compiler at hand")
+    return module
+
+
+@cache
+def isas() -> list[str]:
+    """Instruction sets that this machine runs, the most capable last."""
+    return list(extension().isas())
+
+
+def isa() -> str:
+    """The instruction set in use: what ``FORGEC_ISA`` says, else the most capable one.
+
+    Raises :class:`OptionError` if that is unknown or the machine lacks it.
+    """
+    wanted = os.environ.get(ISA_VARIABLE)
+    if not wanted:
+        return isas()[-1]
+    if wanted not in isas():
+        near = difflib.get_close_matches(wanted, isas(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else None
+        raise OptionError(f"{ISA_VARIABLE}={wanted}: this machine has {', '.join(isas())}", hint=hint)
+    return wanted
+
+
+def threads_default() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Team:
+    """Threads that run native programs, one program at a time; a second caller meanwhile runs on its own thread.
+
+    They start with the first run and sleep between runs.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        wanted = threads_default() if threads is None else threads
+        if wanted < 1:
+            raise OptionError(f"threads must be at least 1, not {wanted}")
+        self.native = extension().Team(wanted)
+
+    @property
+    def threads(self) -> int:
+        return int(self.native.threads)
+
+
+def peak_flops(threads: int | None = None) -> float:
+    """Floating-point operations per second that the multiply-add units reach here, measured for a few ms."""
+    return float(extension().peak_flops(Team(threads).native, isa()))

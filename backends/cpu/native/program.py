@@ -1,0 +1,146 @@
+"""A planned flat program as one native call.
+
+Every register gets its final address when the program is made: an offset in the arena, or for a view the strided
+part of its operand's memory. A run copies the inputs into place, runs the bound instructions and copies the
+outputs out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+
+import numpy as np
+
+from forgec.errors import PlanError, UnsupportedOpError
+from forgec.ir.op import get
+from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+
+from .binding import NativeStep, packed_operand, pack
+from .machine import Team
+
+__all__ = ["NativeProgram"]
+
+_ALIGNMENT = 64
+
+
+class NativeProgram:
+    """A flat program bound to an arena of its own.
+
+    ``offsets`` gives the arena offset in bytes of every register with storage of its own, ``constants`` the
+    evaluated constants by name, ``states`` a writable array for every state (zeros if left out). ``packed``
+    maps names of constants to packed weights; missing ones are packed and added. Raises
+    :class:`UnsupportedOpError` with all instructions that have no native kernel, :class:`PlanError` for a
+    register outside the arena. One run at a time; :meth:`clone` for more.
+    """
+
+    def __init__(
+        self,
+        flat: Program,
+        offsets: Mapping[Register, int],
+        arena_bytes: int,
+        constants: Mapping[str, np.ndarray],
+        threads: int | None = None,
+        *,
+        states: Mapping[str, np.ndarray] | None = None,
+        packed: MutableMapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self._flat = flat
+        self._offsets = offsets
+        self._constants = constants
+        self._packed: MutableMapping[str, np.ndarray] = {} if packed is None else packed
+        self._team = Team(threads)
+        self._states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in flat.states.items()}
+        self._states.update(states or {})
+        self._arena = _allocate(arena_bytes)
+        self._registers: dict[Register, np.ndarray] = {}
+        self._step = NativeStep(self._team)
+        self._bind()
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """The results, in new contiguous arrays or in ``outputs``; inputs must have exactly the program's types.
+
+        Raises :class:`InputError` if an index is out of range.
+        """
+        main = self._flat.main
+        for register, value in zip(main.params, inputs, strict=True):
+            np.copyto(self._registers[register], value, casting="no")
+        self._step()
+        results = [self._registers[r] for r in main.results]
+        if outputs is None:
+            return [np.array(view, order="C", copy=True) for view in results]
+        for place, view in zip(outputs, results, strict=True):
+            np.copyto(place, view, casting="no")
+        return list(outputs)
+
+    def clone(self) -> NativeProgram:
+        """The same program with an arena, states and threads of its own; the weights are shared."""
+        return NativeProgram(
+            self._flat,
+            self._offsets,
+            self._arena.nbytes,
+            self._constants,
+            self._team.threads,
+            packed=self._packed,
+        )
+
+    def profile(self, inputs: Sequence[np.ndarray]) -> list[tuple[Instr, int]]:
+        """Every instruction that is not a view, with the nanoseconds that it took in one run."""
+        for register, value in zip(self._flat.main.params, inputs, strict=True):
+            np.copyto(self._registers[register], value, casting="no")
+        return list(zip(self._step.instrs, self._step.profile(), strict=True))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Working memory of the kernels, beside the arena."""
+        return self._step.scratch_bytes
+
+    def _bind(self) -> None:
+        refused: list[str] = []
+        for register in self._flat.main.params:
+            self._registers[register] = self._place(register)
+        for instr in self._flat.main.body:
+            inputs = [self._operand(x) for x in instr.operands]
+            record = get(instr.op)
+            if record.view:
+                (self._registers[instr.results[0]],) = record.evaluate(inputs, instr.attrs)
+                continue
+            outputs = [self._place(r) for r in instr.results]
+            self._registers.update(zip(instr.results, outputs, strict=True))
+            reason = self._step.add(instr, inputs, outputs, self._packed_weight(instr))
+            if reason is not None:
+                refused.append(f"{instr.op}: {reason}" + (f" ({instr.source})" if instr.source else ""))
+        if refused:
+            raise UnsupportedOpError("\n".join(refused), hint="run these on the numpy kernels")
+        self._step.finish()
+
+    def _place(self, register: Register) -> np.ndarray:
+        offset, t = self._offsets.get(register), register.type
+        if offset is None or offset < 0 or offset + t.nbytes > self._arena.nbytes or offset % t.dtype.itemsize:
+            raise PlanError(f"{register} of {t} has no place at {offset} in {self._arena.nbytes} bytes")
+        return self._arena[offset : offset + t.nbytes].view(t.dtype.numpy).reshape(t.shape)
+
+    def _operand(self, operand: Operand) -> np.ndarray | int | float | bool | None:
+        if isinstance(operand, Register):
+            return self._registers[operand]
+        if isinstance(operand, ConstRef):
+            return self._constants[operand.name]
+        if isinstance(operand, StateRef):
+            return self._states[operand.name]
+        return operand.value if isinstance(operand, Literal) else None
+
+    def _packed_weight(self, instr: Instr) -> np.ndarray | None:
+        which = packed_operand(instr)
+        if which is None:
+            return None
+        operand = instr.operands[which]
+        assert isinstance(operand, ConstRef)
+        if operand.name not in self._packed:
+            self._packed[operand.name] = pack(instr, self._constants[operand.name])
+        return self._packed[operand.name]
+
+
+def _allocate(nbytes: int) -> np.ndarray:
+    """Zeroed bytes that start at a cache line."""
+    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+    skip = -raw.ctypes.data % _ALIGNMENT
+    return raw[skip : skip + nbytes]

@@ -1,0 +1,135 @@
+"""Compare the ways to compute a program: executable, reference interpreter, eager PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import OptionError
+from ..executable import Executable
+from ..report import metrics, units
+from ..report.stepwise import first_divergence, interpret
+from .eager import can_widen, flat_outputs, run_eager
+from .subject import Subject
+
+__all__ = ["Case", "Comparison", "divergence", "fresh_cases", "sizes", "stored_case"]
+
+_TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output of two ways to compute it on the same inputs; metrics as in the report.
+
+    ``note`` says why a difference over the bounds passes: the f32 reference is the imprecise side.
+    """
+
+    result: str
+    reference: str
+    inputs: str
+    output: str
+    max_abs: float
+    kl: float
+    cosine: float
+    sqnr_db: float
+    passed: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs; ``outputs`` are by the way that computed them."""
+
+    inputs: list[np.ndarray]
+    comparisons: list[Comparison]
+    outputs: dict[str, Sequence[np.ndarray]]
+
+    @property
+    def executable_differs(self) -> bool:
+        """Whether executable and interpreter disagree: a kernel or the plan is wrong."""
+        return any(c.reference == "interpreter" and not c.passed for c in self.comparisons)
+
+
+def stored_case(executable: Executable) -> Case:
+    """The example in the file; :class:`OptionError` if there is none."""
+    stored = executable.selftest
+    if stored is None:
+        raise OptionError("the file stores no example to check", hint="give the model with -m")
+    return _compare(executable, list(stored.inputs), "stored", list(stored.outputs), "stored outputs")
+
+
+def fresh_cases(executable: Executable, subject: Subject, seeds: int) -> Iterator[Case]:
+    """Eager PyTorch on the inputs of seeds 1 to ``seeds``."""
+    for number in range(1, seeds + 1):
+        args, kwargs = subject.draw(number)
+        inputs = executable.signature.flatten(args, kwargs)
+
+        def eager(wide: bool, args: Any = args, kwargs: Any = kwargs) -> list[np.ndarray]:
+            return flat_outputs(executable.signature, run_eager(subject.model, args, kwargs, wide=wide))
+
+        case = _compare(executable, inputs, f"seed {number}", eager(wide=False), "eager")
+        if not all(c.passed for c in case.comparisons) and can_widen(subject.model):
+            case = _with_wide_reference(case, eager(wide=False), eager(wide=True))
+        yield case
+
+
+def _compare(
+    executable: Executable, inputs: list[np.ndarray], label: str, expected: Sequence[np.ndarray], source: str
+) -> Case:
+    """Executable and interpreter against the expected outputs, and against each other."""
+    with executable.clone() as clone:
+        got = clone.run_flat(inputs)
+    reference = interpret(executable, inputs)
+    names = [leaf.name or f"output{leaf.index}" for leaf in executable.signature.results]
+    sides: tuple[tuple[str, Sequence[np.ndarray], str, Sequence[np.ndarray]], ...] = (
+        ("executable", got, source, expected),
+        ("interpreter", reference, source, expected),
+        ("executable", got, "interpreter", reference),
+    )
+    comparisons = []
+    for result, values, against, wanted in sides:
+        for name, value, want in zip(names, values, wanted, strict=True):
+            d = metrics.difference(want, value, name)
+            passed = d.within(metrics.BOUND_MAX_ABS, metrics.BOUND_KL)
+            comparisons.append(
+                Comparison(result, against, label, name, d.max_abs, d.kl, d.cosine, d.sqnr_db, passed)
+            )
+    return Case(inputs, comparisons, {"executable": got, "interpreter": reference})
+
+
+def _with_wide_reference(case: Case, narrow: list[np.ndarray], wide: list[np.ndarray]) -> Case:
+    """Pass what is within the bounds of float64 although it is not within those of eager's f32.
+
+    Fully padded positions are an example: eager's own rounding error there can exceed the bound.
+    """
+    names = list(dict.fromkeys(c.output for c in case.comparisons))
+    changed = []
+    for c in case.comparisons:
+        if not c.passed and c.reference == "eager":
+            at = names.index(c.output)
+            found = metrics.difference(wide[at], case.outputs[c.result][at], c.output)
+            own = metrics.max_abs(wide[at], narrow[at])
+            if found.within(metrics.BOUND_MAX_ABS, metrics.BOUND_KL):
+                note = f"float64 is {units.metric(found.max_abs)} from this, {units.metric(own)} from eager"
+                c = replace(c, passed=True, note=note)
+        changed.append(c)
+    return replace(case, comparisons=changed)
+
+
+def divergence(executable: Executable, inputs: list[np.ndarray]) -> str | None:
+    """Where executable and interpreter first differ on the inputs, as text."""
+    found = first_divergence(executable, inputs, metrics.BOUND_MAX_ABS)
+    return None if found is None else f"{found} (max abs {units.metric(found.max_abs)})"
+
+
+def sizes(executable: Executable) -> tuple[int | None, int]:
+    """Tokens and batch that the program was compiled for."""
+    leaves = executable.signature.inputs
+    for leaf in leaves:
+        if leaf.name in _TOKEN_INPUTS:
+            batch, tokens = leaf.type.shape
+            return tokens, batch
+    return None, leaves[0].type.shape[0] if leaves and leaves[0].type.shape else 1
