@@ -9,7 +9,7 @@ from .capture import Capture
 from .capture.graph import CapturedGraph
 from .capture.tensors import as_numpy
 from .errors import FidelityError
-from .executable import Executable
+from .executable import Executable, SelfTest
 from .report.metrics import fidelity
 from .report.report import Fidelity
 
@@ -24,18 +24,21 @@ _LOW_PRECISION = 5e-2
 
 
 def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
-    """Metrics of the executable's outputs against the model's own on the example inputs.
+    """Metrics of the executable's outputs against the model's own on the example inputs, which become its
+    self-test.
 
     Raises ``FidelityError`` if an output differs by more than rounding can explain.
     """
     assert captured.expected is not None
-    results = executable.run_flat([as_numpy(x) for x in captured.inputs])
+    inputs = [as_numpy(x) for x in captured.inputs]
+    results = executable.run_flat(inputs)
     executable.reset()
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
     low = any(t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values())
     for name, ours, theirs in zip(names, results, expected, strict=True):
         _same_function(name, ours, theirs, _LOW_PRECISION if low else TOLERANCE)
+    executable.selftest = SelfTest([x.copy() for x in inputs], expected)
     return fidelity(
         dict(zip(names, expected, strict=True)),
         dict(zip(names, results, strict=True)),

@@ -12,7 +12,10 @@ from torch import fx
 from ..capture.evaluate import apply
 from ..capture.graph import STRUCTURE, CapturedGraph, call_block
 
-__all__ = ["Context", "GraphPass", "NodePass", "Pass"]
+__all__ = ["FOLDED", "Context", "GraphPass", "NodePass", "Pass", "is_random", "is_structural", "replace"]
+
+FOLDED = "folded."
+"""Prefix of the names of constants that passes made; all others are the model's own."""
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Context:
     def add_constant(self, tensor: torch.Tensor, hint: str) -> str:
         """A new constant that all instances share; gives its name."""
         number = 0
-        while (name := f"folded.{hint}.{number}") in self.captured.constants:
+        while (name := f"{FOLDED}{hint}.{number}") in self.captured.constants:
             number += 1
         self.captured.constants[name] = tensor
         return name

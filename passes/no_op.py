@@ -20,10 +20,9 @@ from torch import fx
 from ..capture.graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, is_random, replace
-from .shapes import IDENTITY, RESHAPES, same_type
+from .shapes import CASTS, IDENTITY, RESHAPES, same_type
 
 aten = torch.ops.aten
-_CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten._to_copy.default)
 _CASTS_LIKE = (aten.to.other, aten.type_as.default)
 _SHAPED = (*RESHAPES, aten.expand.default, aten.slice.Tensor, aten.repeat.default)
 _POINTWISE = (
@@ -38,7 +37,7 @@ _POINTWISE = (
 
 class NoOp(NodePass):
     name = "no_op"
-    roots = (*IDENTITY, *_CASTS, *_CASTS_LIKE, *_SHAPED, *_POINTWISE, aten.index.Tensor)
+    roots = (*IDENTITY, *CASTS, *_CASTS_LIKE, *_SHAPED, *_POINTWISE, aten.index.Tensor)
 
     def match(self, node: fx.Node, context: Context) -> Any:
         """The value that the node repeats, or for a point-wise operator its new operands and shape."""
@@ -57,7 +56,7 @@ class NoOp(NodePass):
             return source
         if node.target in RESHAPES and source.target in RESHAPES:
             return source.args[0]
-        return _without_expands(node) if node.target in _CASTS else None
+        return _without_expands(node) if node.target in CASTS else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
         with graph.inserting_before(node):

@@ -18,7 +18,7 @@ from torch import fx
 
 from .base import Context
 
-__all__ = ["ADD", "Any_", "MUL", "Match", "Number", "Op", "match_pattern", "number"]
+__all__ = ["ADD", "Any_", "MUL", "Match", "Number", "Op", "match_pattern", "number", "plain"]
 
 aten = torch.ops.aten
 ADD = (aten.add.Tensor, aten.add.Scalar)
@@ -94,7 +94,7 @@ def _alternatives(pattern: Any, value: Any, bound: dict[str, Any], context: Cont
         elif math.isclose(found, pattern.value, rel_tol=1e-6):
             yield bound, []
     elif isinstance(pattern, Op):
-        if not isinstance(value, fx.Node) or value.target not in pattern.targets or _alpha(value) != 1:
+        if not isinstance(value, fx.Node) or value.target not in pattern.targets or not plain(value):
             return
         if len(value.args) < len(pattern.args):
             return
@@ -117,5 +117,6 @@ def _sequence(
         yield from _sequence(patterns, node, index + 1, values, nodes + covered, context)
 
 
-def _alpha(node: fx.Node) -> Any:
-    return node.kwargs.get("alpha", 1)
+def plain(node: fx.Node) -> bool:
+    """Whether a sum or difference does not scale its second term (``alpha``)."""
+    return bool(node.kwargs.get("alpha", 1) == 1)

@@ -10,7 +10,7 @@ from torch import fx
 from ..capture.graph import call_block, node_type, read_state
 from .base import is_random
 
-__all__ = ["IDENTITY", "PERMUTATIONS", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
+__all__ = ["CASTS", "IDENTITY", "PERMUTATIONS", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
 
 aten = torch.ops.aten
 
@@ -25,6 +25,9 @@ IDENTITY = (
     aten.feature_dropout.default, aten.lift_fresh_copy.default, aten.lift_fresh.default,
 )  # fmt: skip
 """Operators that give their first argument's values (dropout: in evaluation)."""
+
+CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten._to_copy.default)
+"""Operators that change the element type to one that their own arguments name."""
 
 PERMUTATIONS = (
     aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,

@@ -14,6 +14,8 @@ from .output import Format, Output
 from .subject import load_subject
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from .comparison import Comparison
 
 __all__ = ["verify"]
@@ -77,27 +79,32 @@ def verify(
 def _print(
     comparisons: list[Comparison], differs: str | None, bounds: str, passed: bool, printer: Printer
 ) -> None:
-    printer.table(
-        ("result", "against", "inputs", "output", ">max abs", ">KL", ">cosine", ">SQNR dB", ""),
-        [
-            (
-                c.result,
-                c.reference,
-                c.inputs,
-                c.output,
-                units.metric(c.max_abs),
-                units.metric(c.kl),
-                f"{c.cosine:.9f}",
-                f"{c.sqnr_db:.1f}",
-                styled("FAILED", BAD)
-                if not c.passed
-                else styled("ok" + (f", {c.note}" if c.note else ""), GOOD),
-            )
-            for c in comparisons
-        ],
-    )
-    printer.gap()
+    """A table per output, each row the worst over all inputs."""
+    inputs = ", ".join(dict.fromkeys(c.inputs for c in comparisons))
+    for output in dict.fromkeys(c.output for c in comparisons):
+        groups: dict[tuple[str, str], list[Comparison]] = {}
+        for c in comparisons:
+            if c.output == output:
+                groups.setdefault((c.result, c.reference), []).append(c)
+        printer.table(
+            ("result", "against", ">max abs", ">KL", ">cosine", ">SQNR dB", ""),
+            [(*names, *_worst(group)) for names, group in groups.items()],
+            title=f"{output} on {inputs}",
+        )
+        printer.gap()
     if differs:
         printer.line(styled("executable and interpreter first differ at ", BAD), differs)
     verdict = styled("passed", GOOD) if passed else styled("FAILED", BAD)
     printer.line(verdict, f" ({bounds})")
+
+
+def _worst(group: list[Comparison]) -> tuple[str | Text, ...]:
+    notes = ", ".join(dict.fromkeys(c.note for c in group if c.note))
+    verdict = styled(f"ok{', ' if notes else ''}{notes}", GOOD)
+    return (
+        units.metric(max(c.max_abs for c in group)),
+        units.metric(max(c.kl for c in group)),
+        f"{min(c.cosine for c in group):.9f}",
+        f"{min(c.sqnr_db for c in group):.1f}",
+        verdict if all(c.passed for c in group) else styled("FAILED", BAD),
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from forgec.backends.base import Backend
+from forgec.backends.cpu import CpuBackend
 
 from forgec import backends
 from forgec.executable import Executable, Info, SelfTest
@@ -83,3 +84,25 @@ def toy(
         )  # fmt: skip
 
     return make(SelfTest(example(), make(None).run_flat(example())) if selftest else None)
+
+
+class Wrong(CpuBackend):
+    """A CPU whose kernel for one op adds ``error`` to the first element of the result."""
+
+    def __init__(self, op, error):
+        super().__init__()
+        self.op, self.error = op, error
+
+    def load(self, segment, code, memory):
+        steps = super().load(segment, code, memory)
+        kernels = [instr for instr in segment.main.body]
+        return [
+            step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))
+        ]
+
+    def _spoil(self, instr, memory):
+        def spoil():
+            if instr.op == self.op:
+                memory(instr.results[0]).flat[0] += self.error
+
+        return spoil

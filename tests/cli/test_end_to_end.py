@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from cli_toy import Wrong, example, tensors, toy
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,69 @@ def test_verify_against_eager_on_fresh_inputs(compiled, forgec):
     document = json.loads(wrong.stdout)
     assert {c["reference"] for c in document["comparisons"] if not c["passed"]} == {"eager"}
     assert document["first_divergence"] is None
+
+
+class ImpreciseToy:
+    """The toy in eager PyTorch, off by ``error`` unless it computes in float64."""
+
+    def __new__(cls, error):
+        import torch
+
+        class Module(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                for name, array in tensors().items():
+                    setattr(self, name, torch.nn.Parameter(torch.from_numpy(array)))
+
+            def forward(self, input_ids, bias):
+                hidden = torch.nn.functional.gelu(self.wte[input_ids] @ self.w) + bias
+                if hidden.dtype == torch.float32:
+                    hidden = hidden + error
+                return {"logits": hidden @ self.wte.T, "hidden": hidden}
+
+        return Module()
+
+
+@pytest.mark.parametrize(("error", "noted"), [(0.0, False), (1e-4, True)])
+def test_an_imprecise_reference_is_found_out_by_float64(error, noted):
+    import torch
+
+    from forgec.cli.comparison import fresh_cases
+    from forgec.cli.subject import Subject
+
+    model = ImpreciseToy(error)
+    inputs = tuple(torch.from_numpy(array) for array in example())
+    (case,) = fresh_cases(toy(), Subject("toy", model, lambda seed: (inputs, {})), 1)
+    assert all(c.passed for c in case.comparisons)
+    notes = {c.output: c.note for c in case.comparisons if c.note}
+    assert set(notes) == ({"logits", "hidden"} if noted else set())
+    if noted:
+        assert notes["hidden"].endswith("1.0e-04 from eager")
+    assert model.w.dtype is torch.float32
+
+
+def test_a_wrong_executable_is_not_excused():
+    import torch
+
+    from forgec.cli.comparison import fresh_cases
+    from forgec.cli.subject import Subject
+
+    broken = Wrong("gelu", 0.01)
+    inputs = tuple(torch.from_numpy(array) for array in example())
+    subject = Subject("toy", ImpreciseToy(0.0), lambda seed: (inputs, {}))
+    (case,) = fresh_cases(toy(selftest=False, backend=lambda name: broken), subject, 1)
+    failed = {(c.result, c.reference) for c in case.comparisons if not c.passed}
+    assert failed == {("executable", "eager"), ("executable", "interpreter")}
+    assert case.executable_differs
+
+
+def test_the_outputs_of_another_model_are_a_clear_error():
+    from forgec.cli.eager import flat_outputs
+    from forgec.errors import InputError
+
+    for outputs in ({"logits": np.zeros((1, 4, 9), np.float32)}, {"logits": np.zeros(3), "hidden": 0}, None):
+        with pytest.raises(InputError, match="not those of the file"):
+            flat_outputs(toy().signature, outputs)
 
 
 def test_analyze(forgec):

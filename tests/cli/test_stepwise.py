@@ -2,33 +2,11 @@
 
 import numpy as np
 import pytest
-from cli_toy import example, toy
+from cli_toy import Wrong, example, toy
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
 
 from forgec.report.stepwise import first_divergence, interpret, profile
-
-
-class Wrong(CpuBackend):
-    """A CPU whose kernel for one op adds ``error`` to the first element of the result."""
-
-    def __init__(self, op, error):
-        super().__init__()
-        self.op, self.error = op, error
-
-    def load(self, segment, code, memory):
-        steps = super().load(segment, code, memory)
-        kernels = [instr for instr in segment.main.body]
-        return [
-            step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))
-        ]
-
-    def _spoil(self, instr, memory):
-        def spoil():
-            if instr.op == self.op:
-                memory(instr.results[0]).flat[0] += self.error
-
-        return spoil
 
 
 def wrong(op, error):

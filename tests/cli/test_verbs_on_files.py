@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cli_toy import example, toy
+from cli_toy import Wrong, example, toy
 
 
 def rows(text):
@@ -171,6 +171,7 @@ def test_verify_without_a_model(forgec, forge):
     result = forgec("verify", forge)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count(" ok") == 6
+    assert "logits on stored" in result.stdout
     document = json.loads(forgec("verify", forge, "--format", "json").stdout)
     assert document["passed"] is True
     assert document["first_divergence"] is None
@@ -193,6 +194,18 @@ def test_verify_finds_wrong_stored_outputs(forgec, tmp_path):
     failed = [(c["result"], c["output"]) for c in json.loads(result.stdout)["comparisons"] if not c["passed"]]
     assert failed == [("executable", "logits"), ("interpreter", "logits")]
     assert "FAILED" in forgec("verify", tmp_path / "wrong.forge").stdout
+
+
+def test_verify_names_the_first_wrong_instruction(forgec, forge, monkeypatch):
+    monkeypatch.setattr("forgec.backends.get", lambda name: Wrong("gelu", 0.01))
+    result = forgec("verify", forge)
+    assert result.exit_code == 1
+    assert "executable and interpreter first differ at instruction 2: r4: f32[1,4,8] @cpu" in result.stdout
+    assert "# aten.gelu, model.py:6, act (max abs 1.0e-02)" in result.stdout
+    document = json.loads(forgec("verify", forge, "--format", "json").stdout)
+    assert document["first_divergence"].startswith("instruction 2:")
+    failed = {(c["result"], c["reference"]) for c in document["comparisons"] if not c["passed"]}
+    assert failed == {("executable", "stored outputs"), ("executable", "interpreter")}
 
 
 def test_bench(forgec, forge):

@@ -29,7 +29,7 @@ from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
 
 from forgec.errors import ArtifactError, BackendError, InputError, InternalError, PlanError, TargetError
-from forgec.executable import Executable, SelfTest, load, run_selftest
+from forgec.executable import Executable, SelfTest, load, run_selftest, sampled
 from forgec.executable import executable as executable_module
 from forgec.executable.segments import segment_programs
 from forgec.ir.inline import inline
@@ -381,3 +381,17 @@ def test_nothing_here_names_torch_in_an_import() -> None:
         for file in folder.rglob("*.py"):
             lines = [line.strip() for line in file.read_text().splitlines()]
             assert not [line for line in lines if line.startswith(("import torch", "from torch"))], file
+
+
+class TestSampledSelfTest:
+    """A self-test of a program with large outputs keeps evenly spaced rows."""
+
+    @pytest.mark.parametrize("shape", [(3, 5), (0, 7), (1, 1000, 1000), (2, 3, 300_000), (400_000,), ()])
+    def test_rows(self, shape: tuple[int, ...]) -> None:
+        whole = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        kept = sampled(whole)
+        if whole.size <= 1 << 18 or whole.ndim < 2:
+            assert kept is whole
+        else:
+            assert kept.shape[1] == shape[-1] and kept.size <= max(1 << 18, shape[-1])
+            np.testing.assert_array_equal(kept[-1], whole.reshape(-1, shape[-1])[-1])

@@ -247,7 +247,7 @@ def test_parsing_is_linear() -> None:
         return best
 
     for piece in ('"\\', '"', "[", "#", "r1", "-", "(((", "\n", '"\n', "# a, "):
-        small, large = seconds(HEAD + piece * 2_000), seconds(HEAD + piece * 40_000)
+        small, large = seconds(HEAD + piece * 1_000), seconds(HEAD + piece * 20_000)
         assert large < 20 * max(small, 1e-3) * 5, f"{piece!r}: {small:.4f} s, 20 times longer {large:.4f} s"
 
 

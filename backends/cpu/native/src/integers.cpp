@@ -37,6 +37,17 @@ T floor_quotient(T a, T b) {
   return static_cast<T>(a / b);
 }
 
+// By repeated squaring; a negative power is what the division truncates to.
+template <class T>
+T power(T base, T exponent) {
+  if (exponent < T(0)) return base == T(1) ? T(1) : base == T(-1) ? (exponent % 2 == 0 ? T(1) : T(-1)) : T(0);
+  Wide<T> result = 1, square = Wide<T>(base);
+  for (T rest = exponent; rest != 0; rest = static_cast<T>(rest / 2), square *= square) {
+    if (rest % 2 != 0) result *= square;
+  }
+  return wrap<T>(result);
+}
+
 template <Binary op, class T>
 auto binary_item(T a, T b) {
   if constexpr (op == Binary::add) return wrap<T>(Wide<T>(a) + Wide<T>(b));
@@ -46,6 +57,7 @@ auto binary_item(T a, T b) {
   if constexpr (op == Binary::mod) {
     return b == 0 ? T(0) : wrap<T>(Wide<T>(a) - Wide<T>(floor_quotient(a, b)) * Wide<T>(b));
   }
+  if constexpr (op == Binary::pow) return power(a, b);
   if constexpr (op == Binary::maximum) return a > b ? a : b;
   if constexpr (op == Binary::minimum) return a < b ? a : b;
   if constexpr (op == Binary::eq) return a == b;
@@ -104,6 +116,8 @@ Pointwise binary_of(Binary op) {
       return binary_run<Binary::floor_div, T>;
     case Binary::mod:
       return binary_run<Binary::mod, T>;
+    case Binary::pow:
+      return binary_run<Binary::pow, T>;
     case Binary::maximum:
       return binary_run<Binary::maximum, T>;
     case Binary::minimum:

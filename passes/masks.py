@@ -1,0 +1,168 @@
+"""What is added to attention scores, and how much of it is known when compiling.
+
+A mask that lets every row see all columns, those up to its own, or a window of these, becomes attributes of the fused
+attention. That is exact for masks of minus infinity. A finite one (-1e4, or the smallest float) only excludes beside
+columns that are allowed, so it must leave some in every row, whatever else is added.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..capture.graph import new_call, node_type, torch_dtype
+from ..ir.types import DType, TensorType
+from .base import Context
+
+__all__ = ["Shape", "Term", "build", "known_shape", "reduce_terms", "types"]
+
+aten = torch.ops.aten
+_EXCLUDES = -1e4
+"""A float mask at or below this excludes: exp of it underflows to zero beside any ordinary score."""
+_ABSORBS = -1e30
+"""A fill at or below this absorbs the score that it is added to."""
+_ORDINARY = 1e3
+"""The size up to which a constant bias leaves excluded columns excluded."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A node that is added to the scores; a boolean one stands for 0 where true and minus infinity elsewhere.
+
+    With ``fill``, the boolean node stands for ``fill`` where it equals ``at`` and 0 elsewhere.
+    """
+
+    node: fx.Node
+    fill: float | None = None
+    at: bool = False
+
+    def legal(self, dtype: DType) -> bool:
+        """Whether the term can be added to scores of an element type without another result."""
+        kind = node_type(self.node).dtype
+        if self.fill is None:
+            return kind in (DType.BOOL, dtype)
+        absorbed = self.fill == -math.inf or (self.fill <= _ABSORBS and dtype is not DType.F16)
+        return kind is DType.BOOL and absorbed
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mask as attributes; ``exact`` if what it excludes is at minus infinity."""
+
+    causal: bool
+    window: int
+    exact: bool
+
+
+def reduce_terms(
+    terms: Sequence[Term], rows: int, length: int, context: Context
+) -> tuple[list[Term], bool, int]:
+    """The terms that have to stay, and ``causal`` and ``window`` for the others."""
+    shapes = [known_shape(term, rows, length, context) for term in terms]
+    harmless = [shape is not None and not shape.causal for shape in shapes]
+    harmless = [known or _ordinary(term, context) for known, term in zip(harmless, terms, strict=True)]
+    rest, causal, windows = [], False, []
+    for index, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
+        if shape is None or not (shape.exact or all(harmless[:index] + harmless[index + 1 :])):
+            rest.append(Term(unexpanded(term.node), term.fill, term.at))
+            continue
+        causal |= shape.causal
+        windows += [shape.window] if shape.window else []
+    return rest, causal, min(windows, default=0)
+
+
+def known_shape(term: Term, rows: int, length: int, context: Context) -> Shape | None:
+    """The attributes that can stand for a term in scores of ``rows`` by ``length``; none of them if it adds 0."""
+    found = _allowed(term, context)
+    if found is None:
+        return None
+    allowed, exact = found
+    allowed = allowed.reshape(-1, *allowed.shape[-2:]) if allowed.ndim >= 2 else allowed.reshape(1, 1, -1)
+    if not bool((allowed == allowed[:1]).all()):
+        return None
+    allowed = allowed[0].expand(rows, length)
+    if bool(allowed.all()):
+        return Shape(False, 0, True)
+    operator_mask = term.fill is None and node_type(term.node).dtype is DType.BOOL
+    if not operator_mask and not bool(allowed.any(-1).all()):
+        return None
+    distance = torch.arange(rows)[:, None] + (length - rows) - torch.arange(length)[None, :]
+    causal = distance >= 0
+    if bool((allowed == causal).all()):
+        return Shape(True, 0, exact)
+    reach = int(distance[allowed].max()) + 1 if bool(allowed.any()) else 0
+    windowed = reach > 0 and bool((allowed == (causal & (distance < reach))).all())
+    return Shape(True, reach, exact) if windowed else None
+
+
+def types(terms: Sequence[Term], dtype: DType) -> TensorType | None:
+    """The type of the mask that :func:`build` makes."""
+    if not terms:
+        return None
+    shape = torch.broadcast_shapes(*(node_type(term.node).shape for term in terms))
+    return TensorType(DType.BOOL if _is_operator_mask(terms) else dtype, tuple(shape))
+
+
+def build(graph: fx.Graph, terms: Sequence[Term], dtype: DType, context: Context, like: fx.Node) -> fx.Node | None:
+    """The mask operand that stands for the sum of the terms, made at the graph's insertion point."""
+    if not terms or _is_operator_mask(terms):
+        return terms[0].node if terms else None
+    nodes = [_as_float(graph, term, dtype, context, like) for term in terms]
+
+    def add(a: fx.Node, b: fx.Node) -> fx.Node:
+        shape = torch.broadcast_shapes(node_type(a).shape, node_type(b).shape)
+        return new_call(graph, aten.add.Tensor, (a, b), like=like, type=TensorType(dtype, tuple(shape)))
+
+    return functools.reduce(add, nodes)
+
+
+def unexpanded(node: fx.Node) -> fx.Node:
+    """What an expanded mask repeats; attention broadcasts it itself."""
+    while node.target is aten.expand.default:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _is_operator_mask(terms: Sequence[Term]) -> bool:
+    """Whether there is nothing but one boolean mask, as the operator takes it."""
+    return len(terms) == 1 and terms[0].fill is None and node_type(terms[0].node).dtype is DType.BOOL
+
+
+def _as_float(graph: fx.Graph, term: Term, dtype: DType, context: Context, like: fx.Node) -> fx.Node:
+    kind = node_type(term.node)
+    if kind.dtype is not DType.BOOL:
+        return term.node
+    zero = graph.get_attr(context.add_constant(torch.zeros((), dtype=torch_dtype(dtype)), "zero"))
+    zero.meta = {"type": TensorType(dtype, ()), "source": like.meta.get("source")}
+    fill = -math.inf if term.fill is None else term.fill
+    if term.at:
+        target, args = aten.where.ScalarSelf, (term.node, fill, zero)
+    else:
+        target, args = aten.where.ScalarOther, (term.node, zero, fill)
+    return new_call(graph, target, args, like=like, type=TensorType(dtype, kind.shape))
+
+
+def _allowed(term: Term, context: Context) -> tuple[torch.Tensor, bool] | None:
+    """Where a term adds 0 and whether it adds minus infinity elsewhere; None if it is unknown or adds other values."""
+    tensor = context.value(unexpanded(term.node))
+    if tensor is None:
+        return None
+    if tensor.dtype == torch.bool:
+        if term.fill is None:
+            return tensor, True
+        return (tensor != term.at, term.fill == -math.inf) if term.fill <= _EXCLUDES else None
+    allowed = tensor == 0
+    if not tensor.dtype.is_floating_point or not bool((allowed | (tensor <= _EXCLUDES)).all()):
+        return None
+    return allowed, bool((allowed | (tensor == -math.inf)).all())
+
+
+def _ordinary(term: Term, context: Context) -> bool:
+    """Whether a term is a constant bias of ordinary size."""
+    tensor = context.value(unexpanded(term.node))
+    return tensor is not None and tensor.dtype.is_floating_point and bool((tensor.abs() <= _ORDINARY).all())
