@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .client import Worker
 from .compile_time import OWN_PHASES
 from .round_robin import Say, turns
-from .stats import growth_exponent
+from .stats import growth_exponent, slope_ratio
 from .tables import Table, ms
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         )
         for kind, title, notes in (
             ("ms", "lowest ms, measured", [_NOTE]),
-            ("calls", "calls of Python functions, counted", []),
+            ("calls", "calls of Python functions, counted", [_CALLS_NOTE]),
         )
     ]
 
@@ -155,6 +155,10 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
 _NOTE = (
     "The exponent k is the slope in log(value) = k log(layers) + c: 1 grows as the layers do, 2 would be "
     "quadratic. Own phases are " + ", ".join(OWN_PHASES) + "."
+)
+_CALLS_NOTE = (
+    "Slope ratio: calls per layer between the last two depths over those between the first two. 1 is linear "
+    "whatever the fixed cost."
 )
 
 
@@ -170,3 +174,6 @@ def _rows(mode: str, depths: Mapping[str, Any], kind: str, names: Sequence[str])
         sizes = [int(depth) for depth in depths]
         growth = [growth_exponent(sizes, [v[kind][name] for v in depths.values()]) for name in names]
         yield mode, "exponent", "", "", *(f"{k:.2f}" for k in growth)
+    if len(depths) > 2 and kind == "calls":
+        slopes = [slope_ratio(sizes, [v[kind][name] for v in depths.values()]) for name in names]
+        yield mode, "slope ratio", "", "", *(f"{x:.2f}" for x in slopes)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-__all__ = ["Summary", "growth_exponent", "round_ratios"]
+__all__ = ["Summary", "growth_exponent", "round_ratios", "slope_ratio"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,13 @@ def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """
     slope, _ = np.polyfit(np.log(sizes), np.log(values), 1)
     return float(slope)
+
+
+def slope_ratio(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Slope between the last two sizes over the slope between the first two.
+
+    1 is linear growth whatever the fixed cost; with sizes that double, 2 is quadratic. Needs three sizes, and
+    growth between the first two.
+    """
+    slopes = np.diff(values) / np.diff(sizes)
+    return float(slopes[-1] / slopes[0])

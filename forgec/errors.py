@@ -39,6 +39,9 @@ class ForgecError(Exception):
         self.hint = hint
         super().__init__(self.text())
 
+    def __str__(self) -> str:
+        return self.text()
+
     def text(self) -> str:
         """The whole message, one part a line."""
         parts = [self.what]

@@ -1,201 +1,138 @@
 """Fuse attention into one op that keeps no score matrix and repeats no keys.
 
-*Before* aten.scaled_dot_product_attention; or matmul(q, k^T), scaled, perhaps soft-capped (tanh), plus a mask,
-softmax, matmul with v. Keys and values perhaps repeated for grouped heads (unsqueeze, expand, reshape).
+*Before* aten.scaled_dot_product_attention; or matmul(q, k^T), scaled, perhaps soft-capped (tanh), masks added or
+filled in, softmax (in f32 if the rest is 16-bit), matmul with v. Queries perhaps scaled on their own, keys and values
+perhaps repeated for grouped heads. Fused attention whose mask became known since.
 *After* ``attention(q, k, v, mask, scale, causal, window, softcap)``: a constant mask that is all true, causal, or
-causal within a window becomes attributes.
-*Does not fire when* an inner value has another user, softmax is not over the keys, or ranks differ from four.
+causal within a window becomes attributes (see :mod:`.masks`).
+*Does not fire when* an inner value has another user, softmax is not over the keys, a sum scales its second term,
+dropout is active, ranks differ from four, or the mask or the shapes are none that the fused op takes.
+
+A row of which everything is excluded gives zeros, as in the operator; written out, it is NaN in eager.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..capture.graph import new_call, node_type
+from ..ir.op import IRTypeError, get
+from .attention_forms import Attention, from_operator, from_pieces, scaled
 from .base import Context, NodePass, replace
 from .fused import attention
-from .patterns import ADD, MUL, number
+from .masks import Term, build, reduce_terms, types, unexpanded
 from .shapes import RESHAPES, permutation
 
 aten = torch.ops.aten
-_NEGLIGIBLE = -1e4
-"""A float mask at or below this excludes: exp of it underflows to zero beside any ordinary score."""
-
-
-@dataclass
-class _Attention:
-    q: fx.Node
-    k: fx.Node
-    v: fx.Node
-    mask: Any
-    scale: float
-    causal: bool = False
-    softcap: float = 0.0
 
 
 class AttentionFusion(NodePass):
     name = "attention_fusion"
     fusion = True
-    roots = (aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default)
+    roots = (aten.scaled_dot_product_attention.default, aten.matmul.default, attention)
 
     def match(self, node: fx.Node, context: Context) -> Any:
-        if node.target is aten.scaled_dot_product_attention.default:
-            return _from_operator(node)
-        return _from_pieces(node, context)
+        if node.target is attention:
+            return _with_known_mask(node, context)
+        found = from_pieces(node, context) if node.target is aten.matmul.default else from_operator(node)
+        if found is None:
+            return None
+        rows, length = node_type(found.q).shape[2], found.key_type().shape[2]
+        found.terms, causal, found.window = reduce_terms(found.terms, rows, length, context)
+        found.causal |= causal
+        _take_query_scale(found, context)
+        _take_ungrouped(found)
+        return found if _is_legal(found, node) else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
-        rows, length = node_type(match.q).shape[2], node_type(match.k).shape[2]
-        causal, window, mask = match.causal, 0, match.mask
-        shape = _classify(mask, context, rows, length)
-        if shape is not None:
-            masked_causal, window = shape
-            causal, mask = causal or masked_causal, None
-        args = (match.q, _ungrouped(match.k), _ungrouped(match.v), mask)
-        kwargs = {"scale": match.scale, "causal": causal, "window": window, "softcap": match.softcap}
+        if node.target is attention:
+            args, kwargs = match
+        else:
+            args, kwargs = _arguments(graph, node, match, context), match.attributes()
         with graph.inserting_before(node):
             replace(node, new_call(graph, attention, args, kwargs, like=node))
 
 
-def _from_operator(node: fx.Node) -> _Attention | None:
-    names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-    given = {**dict(zip(names, node.args[3:], strict=False)), **node.kwargs}
-    q, k, v = node.args[:3]
-    if any(node_type(x).rank != 4 for x in (q, k, v)):  # type: ignore[arg-type]
-        return None
-    causal = bool(given.get("is_causal", False))
-    if causal and node_type(q).shape[2] != node_type(k).shape[2]:  # type: ignore[arg-type]
-        return None  # torch aligns this mask to the first column, the fused op to the last
-    scale = given.get("scale")
-    if scale is None:
-        scale = 1 / math.sqrt(node_type(q).shape[-1])  # type: ignore[arg-type]
-    return _Attention(q, k, v, given.get("attn_mask"), float(scale), causal)  # type: ignore[arg-type]
+def _arguments(graph: fx.Graph, node: fx.Node, found: Attention, context: Context) -> tuple[Any, ...]:
+    """The fused op's operands."""
+    q, k = found.q, found.k
+    with graph.inserting_before(node):
+        if found.turned:
+            k = new_call(graph, aten.transpose.int, (k, 2, 3), like=node, type=found.key_type())
+        mask = build(graph, found.terms, node_type(node).dtype, context, like=node)
+    for scaling, unscaled in found.scalings:
+        q = unscaled if q is scaling else q
+        replace(scaling, unscaled)
+    return q, k, found.v, mask
 
 
-def _from_pieces(node: fx.Node, context: Context) -> _Attention | None:
-    weights, v = node.args[:2]
-    weights = _only_use(weights, aten.softmax.int, aten._softmax.default)
-    if weights is None or not isinstance(v, fx.Node) or node_type(v).rank != 4 or node_type(weights).rank != 4:
-        return None
-    if int(weights.args[1]) % 4 != 3 or node_type(weights) != node_type(weights.args[0]):  # type: ignore[arg-type]
-        return None
-    scores, mask = weights.args[0], None
-    added = _only_use(scores, *ADD)
-    if added is not None:
-        sides = [(a, b) for a, b in (added.args[:2], added.args[1::-1]) if _leads_to_product(a)]
-        if sides and isinstance(sides[0][1], fx.Node) and node_type(sides[0][1]).dtype is node_type(added).dtype:
-            scores, mask = sides[0]
-    softcap = 0.0
-    capped = _scaled(scores, context)
-    if capped is not None and (bend := _only_use(capped[0], aten.tanh.default)) is not None:
-        inner = _scaled(bend.args[0], context)
-        if inner is not None and math.isclose(inner[1] * capped[1], 1.0, rel_tol=1e-6):
-            softcap, scores = capped[1], inner[0]
-    scale = 1.0
-    while (step := _scaled(scores, context)) is not None:
-        scores, scale = step[0], scale * step[1]
-    product = _only_use(scores, aten.matmul.default, aten.bmm.default)
-    if product is None:
-        return None
-    q, turned = product.args[:2]
-    k = _key(turned)
-    if k is None or node_type(q).rank != 4:  # type: ignore[arg-type]
-        return None
-    return _Attention(q, k, v, mask, scale, softcap=softcap)  # type: ignore[arg-type]
+def _is_legal(found: Attention, node: fx.Node) -> bool:
+    """Whether the fused op takes these operands and gives the type of what it replaces."""
+    dtype = node_type(node).dtype
+    if not all(term.legal(dtype) for term in found.terms):
+        return False
+    operands = [node_type(found.q), found.key_type(), node_type(found.v), types(found.terms, dtype)]
+    try:
+        return get("attention").result_types(operands, found.attributes()) == (node_type(node),)
+    except IRTypeError:
+        return False
 
 
-def _only_use(node: Any, *targets: Any) -> fx.Node | None:
-    fits = isinstance(node, fx.Node) and node.target in targets and len(node.users) == 1
-    return node if fits else None
-
-
-def _scaled(node: Any, context: Context) -> tuple[Any, float] | None:
-    """The other operand and the factor of a multiplication or division by a number."""
-    if _only_use(node, *MUL, aten.div.Tensor, aten.div.Scalar) is None:
-        return None
-    a, b = node.args[:2]
-    if (factor := number(b, context)) is not None:
-        return a, factor if node.target in MUL else 1 / factor
-    if node.target in MUL and (factor := number(a, context)) is not None:
-        return b, factor
-    return None
-
-
-def _leads_to_product(node: Any) -> bool:
-    """Whether scaling and soft-capping alone stand between a node and a matrix product."""
-    for _ in range(6):
-        if not isinstance(node, fx.Node):
-            return False
-        if node.target in (aten.matmul.default, aten.bmm.default):
-            return True
-        if node.target not in (*MUL, aten.div.Tensor, aten.div.Scalar, aten.tanh.default):
-            return False
-        node = node.args[0]
-    return False
-
-
-def _key(turned: Any) -> fx.Node | None:
-    """k of k^T."""
-    if not isinstance(turned, fx.Node) or permutation(turned) != (0, 1, 3, 2):
-        return None
-    return turned.args[0]  # type: ignore[return-value]
-
-
-def _ungrouped(node: fx.Node) -> fx.Node:
-    """Keys or values before they were repeated for grouped heads; the node itself if they were not."""
-    if node.target not in RESHAPES:
-        return node
-    wide = node.args[0]
-    if not isinstance(wide, fx.Node) or wide.target is not aten.expand.default:
-        return node
-    narrow = wide.args[0]
-    if not isinstance(narrow, fx.Node) or narrow.target not in RESHAPES:
-        return node
-    source = narrow.args[0]
-    batch, heads, length, size = node_type(node).shape
-    inner, expanded = node_type(source).shape, node_type(wide).shape  # type: ignore[arg-type]
-    if len(inner) != 4 or len(expanded) != 5 or inner[0] != batch or inner[2:] != (length, size):
-        return node
-    groups = heads // inner[1]
-    repeats = expanded == (batch, inner[1], groups, length, size)
-    return source if repeats and node_type(narrow).shape == (batch, inner[1], 1, length, size) else node  # type: ignore[return-value]
-
-
-def _classify(mask: Any, context: Context, rows: int, length: int) -> tuple[bool, int] | None:
-    """(causal, window) if attributes can stand for the mask; (False, 0) for none at all."""
+def _with_known_mask(node: fx.Node, context: Context) -> Any:
+    """New arguments for fused attention whose mask can be dropped or was expanded."""
+    q, k, v, mask = node.args
     if mask is None:
-        return False, 0
-    while isinstance(mask, fx.Node) and mask.target is aten.expand.default:
-        mask = mask.args[0]
-    tensor = context.constant(mask)
-    if tensor is None:
         return None
-    allowed = _allowed(tensor)
-    if allowed is None:
-        return None
-    allowed = allowed.reshape(-1, *allowed.shape[-2:]) if allowed.ndim >= 2 else allowed.reshape(1, 1, -1)
-    if not bool((allowed == allowed[:1]).all()):
-        return None
-    allowed = allowed[0].expand(rows, length)
-    if bool(allowed.all()):
-        return False, 0
-    distance = torch.arange(rows)[:, None] + (length - rows) - torch.arange(length)[None, :]
-    causal = distance >= 0
-    if bool((allowed == causal).all()):
-        return True, 0
-    reach = int(distance[allowed].max()) + 1 if bool(allowed.any()) else 0
-    return (True, reach) if reach > 0 and bool((allowed == (causal & (distance < reach))).all()) else None
+    attributes = dict(node.kwargs)
+    if not attributes["causal"] and not attributes["window"]:
+        rows, length = node_type(q).shape[2], node_type(k).shape[2]  # type: ignore[arg-type]
+        rest, causal, window = reduce_terms([Term(mask)], rows, length, context)  # type: ignore[arg-type]
+        if not rest:
+            return (q, k, v, None), {**attributes, "causal": causal, "window": window}
+    source = unexpanded(mask)  # type: ignore[arg-type]
+    return ((q, k, v, source), attributes) if source is not mask else None
 
 
-def _allowed(tensor: torch.Tensor) -> torch.Tensor | None:
-    """A mask as booleans, or None for a float mask that holds more than "yes" and "no"."""
-    if tensor.dtype == torch.bool:
-        return tensor
-    if tensor.dtype.is_floating_point and bool(((tensor == 0) | (tensor <= _NEGLIGIBLE)).all()):
-        return tensor == 0
-    return None
+def _take_query_scale(found: Attention, context: Context) -> None:
+    """Scale the scores by the number that the queries were multiplied by, before or after they were split in heads."""
+    node: Any = found.q
+    if node in (found.k, found.v, *(term.node for term in found.terms)):
+        return
+    while isinstance(node, fx.Node) and len(node.users) == 1:
+        if (step := scaled(node, context)) is not None:
+            found.scalings.append((node, step[0]))
+            found.scale *= step[1]
+            node = step[0]
+        elif node.target in RESHAPES or permutation(node) is not None:
+            node = node.args[0]
+        else:
+            break
 
+
+def _take_ungrouped(found: Attention) -> None:
+    """Take keys and values from before they were repeated for grouped heads, if both were."""
+    k, v = _ungrouped(found.k), _ungrouped(found.v)
+    if not found.turned and k is not None and v is not None and node_type(k).shape[1] == node_type(v).shape[1]:
+        found.k, found.v = k, v
+
+
+def _ungrouped(node: fx.Node) -> fx.Node | None:
+    """x of a rank-four repeat_interleave(x, n, 1), or of the reshape(expand(reshape(x))) that is the same, else
+    None."""
+    if node.target is aten.repeat_interleave.self_int:
+        axis = node.args[2] if len(node.args) > 2 else None
+        return node.args[0] if axis in (1, -3) else None  # type: ignore[return-value]
+    wide = node.args[0] if node.target in RESHAPES else None
+    narrow = wide.args[0] if isinstance(wide, fx.Node) and wide.target is aten.expand.default else None
+    if not isinstance(narrow, fx.Node) or narrow.target not in RESHAPES:
+        return None
+    source = narrow.args[0]
+    inner, (batch, heads, length, size) = node_type(source).shape, node_type(node).shape  # type: ignore[arg-type]
+    if len(inner) != 4 or not inner[1] or (inner[0], *inner[2:]) != (batch, length, size):
+        return None
+    groups, repeated = (batch, inner[1]), (length, size)
+    fits = node_type(wide).shape == (*groups, heads // inner[1], *repeated)  # type: ignore[arg-type]
+    return source if fits and node_type(narrow).shape == (*groups, 1, *repeated) else None  # type: ignore[return-value]

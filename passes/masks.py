@@ -19,7 +19,7 @@ from ..capture.graph import new_call, node_type, torch_dtype
 from ..ir.types import DType, TensorType
 from .base import Context
 
-__all__ = ["Shape", "Term", "build", "known_shape", "reduce_terms", "types"]
+__all__ = ["Term", "build", "reduce_terms", "types", "unexpanded"]
 
 aten = torch.ops.aten
 _EXCLUDES = -1e4

@@ -14,7 +14,7 @@ from .output import Output
 if TYPE_CHECKING:
     from ..executable import Executable
 
-__all__ = ["Subject", "compile_subject", "load_subject"]
+__all__ = ["Subject", "compile_subject", "is_exported", "load_subject"]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs."""
@@ -22,16 +22,21 @@ Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Subject:
-    """``model`` is an ``nn.Module`` or an ``ExportedProgram``; ``draw(seed)`` gives valid inputs.
-
-    An exported program knows no other inputs than its own examples, so all seeds give these.
-    """
+    """``model`` is an ``nn.Module`` or an ``ExportedProgram``, which knows no inputs but its own examples;
+    ``draw(seed)`` gives valid inputs."""
 
     name: str
     model: Any
     draw: Callable[[int], Inputs]
     weights: str = ""
     """Where the weights come from, for the artifact to say."""
+    fixed: bool = False
+    """Whether all seeds give the same inputs."""
+
+
+def is_exported(spec: str) -> bool:
+    """Whether a specification names an exported program, which fixes its sizes."""
+    return spec.endswith(".pt2")
 
 
 def load_subject(
@@ -49,14 +54,14 @@ def load_subject(
     Raises :class:`OptionError` if sizes are asked of a ``.pt2`` file, which fixes its own.
     """
     output.note(f"loading {spec}")
-    if spec.endswith(".pt2"):
+    if is_exported(spec):
         if tokens is not None or batch != 1 or layers is not None:
             raise OptionError(f"{spec} fixes its sizes", hint="leave out --tokens, --batch and --layers")
         from ..capture.pt2 import load_pt2
 
         program = load_pt2(Path(spec))
         args, kwargs = program.example_inputs or ((), {})
-        return Subject(Path(spec).stem, program, lambda seed: (tuple(args), kwargs))
+        return Subject(Path(spec).stem, program, lambda seed: (tuple(args), kwargs), spec, fixed=True)
     from .. import models
 
     loaded = models.load(spec, seed=seed, attn=attn, layers=layers)

@@ -11,7 +11,7 @@ from ..report.terminal import BAD, GOOD, Printer, styled
 from . import flags
 from .boundary import EXIT_CHECK, verb
 from .output import Format, Output
-from .subject import load_subject
+from .subject import is_exported, load_subject
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -53,7 +53,7 @@ def verify(
         if model is None:
             cases = [stored_case(executable)]
         else:
-            tokens, batch = sizes(executable)
+            tokens, batch = (None, 1) if is_exported(model) else sizes(executable)
             subject = load_subject(
                 model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers
             )

@@ -42,4 +42,6 @@ def run_selftest(exe: Executable, tolerance: float = TOLERANCE) -> SelfTestResul
         outputs = clone.run_flat(exe.selftest.inputs)
     names = [leaf.name or f"output.{leaf.index}" for leaf in exe.signature.results]
     triples = zip(names, outputs, exe.selftest.outputs, strict=True)
-    return SelfTestResult(tuple((name, max_abs(expected, sampled(got))) for name, got, expected in triples), tolerance)
+    return SelfTestResult(
+        tuple((name, max_abs(expected, sampled(got))) for name, got, expected in triples), tolerance
+    )

@@ -186,7 +186,10 @@ def test_ctrl_c_in_a_compile(tmp_path):
     folder = os.path.dirname(__file__)
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", INTERRUPTED, str(out)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -75,25 +75,23 @@ def test_verify_against_eager_on_fresh_inputs(compiled, forgec):
     assert document["first_divergence"] is None
 
 
-class ImpreciseToy:
+def imprecise_toy(error):
     """The toy in eager PyTorch, off by ``error`` unless it computes in float64."""
+    import torch
 
-    def __new__(cls, error):
-        import torch
+    class Toy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, array in tensors().items():
+                setattr(self, name, torch.nn.Parameter(torch.from_numpy(array)))
 
-        class Module(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                for name, array in tensors().items():
-                    setattr(self, name, torch.nn.Parameter(torch.from_numpy(array)))
+        def forward(self, input_ids, bias):
+            hidden = torch.nn.functional.gelu(self.wte[input_ids] @ self.w) + bias
+            if hidden.dtype == torch.float32:
+                hidden = hidden + error
+            return {"logits": hidden @ self.wte.T, "hidden": hidden}
 
-            def forward(self, input_ids, bias):
-                hidden = torch.nn.functional.gelu(self.wte[input_ids] @ self.w) + bias
-                if hidden.dtype == torch.float32:
-                    hidden = hidden + error
-                return {"logits": hidden @ self.wte.T, "hidden": hidden}
-
-        return Module()
+    return Toy()
 
 
 @pytest.mark.parametrize(("error", "noted"), [(0.0, False), (1e-4, True)])
@@ -103,7 +101,7 @@ def test_an_imprecise_reference_is_found_out_by_float64(error, noted):
     from forgec.cli.comparison import fresh_cases
     from forgec.cli.subject import Subject
 
-    model = ImpreciseToy(error)
+    model = imprecise_toy(error)
     inputs = tuple(torch.from_numpy(array) for array in example())
     (case,) = fresh_cases(toy(), Subject("toy", model, lambda seed: (inputs, {})), 1)
     assert all(c.passed for c in case.comparisons)
@@ -122,7 +120,7 @@ def test_a_wrong_executable_is_not_excused():
 
     broken = Wrong("gelu", 0.01)
     inputs = tuple(torch.from_numpy(array) for array in example())
-    subject = Subject("toy", ImpreciseToy(0.0), lambda seed: (inputs, {}))
+    subject = Subject("toy", imprecise_toy(0.0), lambda seed: (inputs, {}))
     (case,) = fresh_cases(toy(selftest=False, backend=lambda name: broken), subject, 1)
     failed = {(c.result, c.reference) for c in case.comparisons if not c.passed}
     assert failed == {("executable", "eager"), ("executable", "interpreter")}
@@ -136,6 +134,25 @@ def test_the_outputs_of_another_model_are_a_clear_error():
     for outputs in ({"logits": np.zeros((1, 4, 9), np.float32)}, {"logits": np.zeros(3), "hidden": 0}, None):
         with pytest.raises(InputError, match="not those of the file"):
             flat_outputs(toy().signature, outputs)
+
+
+def test_an_exported_program(forgec, tmp_path):
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(x), x.sum()
+
+    saved, out = tmp_path / "m.pt2", tmp_path / "m.forge"
+    torch.export.save(torch.export.export(Model().eval(), (torch.arange(-2.0, 2.0),)), saved)
+    assert forgec("compile", "-m", saved, "-o", out, "-q").exit_code == 0
+    result = forgec("verify", out, "-m", saved, "--seeds", 3, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    comparisons = json.loads(result.stdout)["comparisons"]
+    assert {c["inputs"] for c in comparisons} == {"example"}
+    assert len(comparisons) == 6
+    result = forgec("compile", "-m", saved, "-o", out, "--tokens", 4)
+    assert (result.exit_code, "fixes its sizes" in result.stderr) == (2, True)
 
 
 def test_analyze(forgec):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...capture.graph import TORCH_DTYPES
 from ...errors import InternalError
 from ..layout import Layout, view_layout
 from ..op import get
@@ -148,7 +147,7 @@ class FunctionBuilder:
 
     def tensor(self, tensor: torch.Tensor) -> Const:
         """A constant with the values of a small tensor."""
-        return Const(self.constants.literal(np.ascontiguousarray(tensor.detach().numpy())))
+        return Const(self.constants.literal(np.asarray(tensor.detach().numpy(), order="C")))
 
     def cast(self, value: Value, dtype: DType) -> Any:
         """The value in an element type; itself if it has it already."""
@@ -162,8 +161,9 @@ class FunctionBuilder:
             return value
         return self.emit("reshape", value, shape=tuple(shape))
 
-    def node_dtype(self, dtype: torch.dtype | None) -> DType | None:
-        return None if dtype is None else TORCH_DTYPES[dtype]
+    def contiguous(self, register: Register) -> Register:
+        """The register, or a copy of it if it is a strided view: what may cross a function's border."""
+        return register if self._layouts[register].is_contiguous else self.emit("copy", register)
 
     def _place_view(self, instr: Instr) -> bool:
         operand = instr.operands[0]

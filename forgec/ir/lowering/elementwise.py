@@ -130,6 +130,18 @@ for _name in ("and", "or", "xor"):
     lowers(f"aten.bitwise_{_name}", f"aten.__{_name}__")(_logic(_name, bitwise=True))
 
 
+@lowers("aten.logical_not")
+def logical_not(b: FunctionBuilder, self: Any) -> Any:
+    return b.emit("not", _truth(b, self))
+
+
+@lowers("aten.bitwise_not")
+def bitwise_not(b: FunctionBuilder, self: Any) -> Any:
+    if not _is_bool(self):
+        raise UnsupportedOpError("bitwise not of integers has no lowering", hint="use boolean masks")
+    return b.emit("not", self)
+
+
 def _is_bool(x: Any) -> bool:
     return isinstance(x, bool) or (isinstance(x, Register | Const) and x.type.dtype is DType.BOOL)
 
@@ -156,12 +168,12 @@ def masked_fill(b: FunctionBuilder, self: Any, mask: Any, value: Any) -> Any:
     return b.emit("where", mask, fill, self)
 
 
-@lowers("aten.clamp", "aten.clip", "aten.hardtanh")
+@lowers("aten.clamp", "aten.clip")
 def clamp(b: FunctionBuilder, self: Any, min: Any, max: Any) -> Any:
     if isinstance(min, Register | Const) or isinstance(max, Register | Const):
         lower = self if min is None else binary(b, "maximum", self, min)
         return lower if max is None else binary(b, "minimum", lower, max)
-    return b.emit("clamp", self, low=min, high=max)
+    return b.emit("clamp", to_result_dtype(b, self), low=min, high=max)
 
 
 @lowers("aten.clamp_min")
@@ -185,6 +197,29 @@ def clamp_max(b: FunctionBuilder, self: Any, max: Any) -> Any:
 @lowers("aten.gelu")
 def gelu(b: FunctionBuilder, self: Any, approximate: str) -> Any:
     return b.emit("gelu_tanh" if approximate == "tanh" else "gelu", self)
+
+
+@lowers("aten.hardtanh")
+def hardtanh(b: FunctionBuilder, self: Any, min_val: Scalar, max_val: Scalar) -> Any:
+    return b.emit("clamp", self, low=min_val, high=max_val)
+
+
+@lowers("aten.elu")
+def elu(b: FunctionBuilder, self: Any, alpha: Scalar, scale: Scalar, input_scale: Scalar) -> Any:
+    inner = self if input_scale == 1 else binary(b, "mul", self, input_scale)
+    below = binary(b, "mul", binary(b, "sub", b.emit("exp", inner), 1), alpha)
+    y = b.emit("where", b.emit("gt", self, Literal(0.0)), self, below)
+    return y if scale == 1 else binary(b, "mul", y, scale)
+
+
+@lowers("aten.expm1")
+def expm1(b: FunctionBuilder, self: Any) -> Any:
+    return binary(b, "sub", b.emit("exp", to_result_dtype(b, self)), 1)
+
+
+@lowers("aten.log1p")
+def log1p(b: FunctionBuilder, self: Any) -> Any:
+    return b.emit("log", binary(b, "add", to_result_dtype(b, self), 1))
 
 
 @lowers("aten.softplus")

@@ -113,6 +113,8 @@ class _GraphLowering:
                 self.env[node] = self._constant(str(node.target))
             elif node.op == "output":
                 results = [self._result(self.env[value]) for value in node.args[0]]
+                if self.block is not None:
+                    results = [builder.contiguous(register) for register in results]
             else:
                 self.env[node] = self._convert(node)
         builder.body.sort(key=lambda instr: instr.op == "write_state")
@@ -195,7 +197,7 @@ class _GraphLowering:
         return self.builder.call(name, operands, [r.type for r in callee.results])
 
     def _argument(self, value: Any) -> Register:
-        return value if isinstance(value, Register) else self._result(value)
+        return self.builder.contiguous(self._result(value))
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, fx.Node):

@@ -133,6 +133,18 @@ def aten_rms_norm(
     return _norm_last(b, "rms_norm", input, normalized_shape, [weight], eps)
 
 
+@lowers("aten.group_norm")
+def group_norm(b: FunctionBuilder, input: Any, num_groups: int, weight: Any, bias: Any, eps: float) -> Any:
+    batch, channels = input.type.shape[:2]
+    grouped = b.reshape(input, (batch, num_groups, input.type.numel // (batch * num_groups)))
+    y = b.reshape(b.emit("layer_norm", grouped, None, None, eps=eps), input.type.shape)
+    per_channel = (channels, *(1,) * (input.type.rank - 2))
+    for op, parameter in (("mul", weight), ("add", bias)):
+        if parameter is not None:
+            y = b.emit(op, y, b.reshape(parameter, per_channel))
+    return y
+
+
 def _norm_last(
     b: FunctionBuilder, op: str, x: Any, axes: Sequence[int], parameters: Sequence[Any], eps: float
 ) -> Any:

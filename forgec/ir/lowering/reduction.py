@@ -75,6 +75,19 @@ def variance(b: FunctionBuilder, self: Any, dim: Any, correction: Any, keepdim: 
     return mean if bias == 0 else binary(b, "mul", mean, count / (count - bias))
 
 
+@lowers("aten.norm.ScalarOpt_dim")
+def norm(b: FunctionBuilder, self: Any, p: Any, dim: Any, keepdim: bool) -> Any:
+    return vector_norm(b, self, 2 if p is None else p, dim, keepdim)
+
+
+@lowers("aten.linalg_vector_norm")
+def vector_norm(b: FunctionBuilder, self: Any, ord: Any, dim: Any, keepdim: bool) -> Any:
+    if ord != 2:
+        raise UnsupportedOpError(f"the {ord}-norm has no lowering", hint="use the 2-norm or torch.sum")
+    total = b.emit("sum", b.emit("mul", self, self), axes=_axes(self, dim), keepdims=keepdim)
+    return b.emit("sqrt", total)
+
+
 @lowers("aten.cumsum")
 def cumsum(b: FunctionBuilder, self: Any, dim: int, dtype: Any) -> Any:
     target = TORCH_DTYPES[dtype] if dtype is not None else _sum_dtype(self.type.dtype)

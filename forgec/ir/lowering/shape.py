@@ -56,9 +56,14 @@ def _swap(b: FunctionBuilder, x: Any, first: int, second: int) -> Any:
     return permute(b, x, perm)
 
 
-@lowers("aten.t", "aten.numpy_T", "aten.mT", "aten.matrix_H")
+@lowers("aten.t", "aten.mT")
 def matrix_transpose(b: FunctionBuilder, self: Any) -> Any:
-    return _swap(b, self, -1, -2) if self.type.rank == 2 else permute(b, self, range(self.type.rank)[::-1])
+    return _swap(b, self, -1, -2) if self.type.rank >= 2 else self
+
+
+@lowers("aten.numpy_T")
+def reversed_axes(b: FunctionBuilder, self: Any) -> Any:
+    return permute(b, self, range(self.type.rank)[::-1])
 
 
 @lowers("aten.movedim")

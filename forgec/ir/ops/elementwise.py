@@ -133,7 +133,6 @@ for _entry in _UNARY:
     "x",
     rule=require_bool,
     inplace=(0,),
-    aten=("aten.logical_not", "aten.bitwise_not"),
     samples=lambda rng: [Sample((rng.random((3, 4)) > 0.5,), {})],
 )
 def logical_not(x: Array) -> Array:

@@ -63,6 +63,8 @@ struct AttentionTask {
         t.c_row = kKeys;
         t.cols = count - j < pair ? count - j : pair;
         t.accumulate = false;
+        t.ahead = reinterpret_cast<const char*>(t.b);
+        t.ahead_step = 0;
         run_tile<V, Left::packed>(rows, t);
       }
       return;
@@ -149,6 +151,8 @@ struct AttentionTask {
       t.c_row = p.value_size;
       t.cols = p.value_size - col < pair ? p.value_size - col : pair;
       t.accumulate = !first_block;
+      t.ahead = reinterpret_cast<const char*>(t.b);
+      t.ahead_step = 0;
       run_tile<V, Left::rows>(rows, t);
     }
   }

@@ -11,7 +11,10 @@
 
 namespace forgec {
 
-constexpr int64_t kDepth = 256;      // k per block
+#ifndef FORGEC_DEPTH
+#define FORGEC_DEPTH 256
+#endif
+constexpr int64_t kDepth = FORGEC_DEPTH;      // k per block
 constexpr int64_t kRowBlock = 448;   // rows per task at most, about
 
 template <class V, Act act>
@@ -111,6 +114,10 @@ void multiply_panel(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t fi
         args.c_row = g.ldc;
         args.cols = cols - sub < pair ? cols - sub : pair;
         args.accumulate = k > 0 || in_place;
+        // Each tile fetches its part of the block that comes next in memory.
+        const int64_t part = depth * kPanel * 4 / (last - first);
+        args.ahead = reinterpret_cast<const char*>(block + depth * kPanel) + (t - first) * part;
+        args.ahead_step = part * 2 / depth;
         if (packed) {
           args.a = g.packed_a + k * g.m + row * depth;
           args.a_row = 0;

@@ -21,6 +21,8 @@ struct TileArgs {
   int64_t c_row;
   int64_t cols;       // columns of C, at most two vectors
   bool accumulate;    // add to C instead of replacing it
+  const char* ahead;  // what to have in the second-level cache soon, `ahead_step` bytes for every two k
+  int64_t ahead_step;
 };
 
 // How element (row, k) of A is found. Packed: [k][rows]. In rows: [rows][k], `a_row` apart.
@@ -68,9 +70,12 @@ void tile(const TileArgs& t) {
       for (int p = 0; p < parts; ++p) step(sum[p]);
     }
   }
+  const char* ahead = t.ahead;
   for (; k >= 2; k -= 2) {
     step(sum[0]);
     step(sum[0]);
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += t.ahead_step;
   }
   if (k > 0) step(sum[0]);
 #pragma GCC unroll 16
