@@ -19,7 +19,7 @@ for folder in MAPPED:
     package_dir[f"forgec.{folder}"] = folder
     packages += [f"forgec.{folder}", *(f"forgec.{folder}.{name}" for name in find_packages(folder))]
 
-COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "networkx>=3.4"]
+COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "safetensors>=0.6"]
 BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
 TEST = ["pytest>=9", "hypothesis>=6.150", "ruff>=0.17", "mypy>=2.4", "jsonschema>=4.26"]
 
@@ -46,7 +46,6 @@ setup(
         "typer>=0.20",
         "jinja2>=3.1",
         "psutil>=6",
-        "jsonschema>=4.26",
     ],
     extras_require={
         "compile": COMPILE,

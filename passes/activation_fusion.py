@@ -1,8 +1,8 @@
 """Recognise activations that a model spells out.
 
-*Before* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); 0.5 x (1 + erf(x / sqrt(2))); x * sigmoid(x).
+*Before* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), also with x taken out of the cubic; 0.5 x (1 + erf(x / sqrt(2))); x * sigmoid(x).
 *After* aten.gelu (tanh or exact), aten.silu.
-*Does not fire when* a constant differs or an inner value has another user.
+*Does not fire when* a constant differs, an inner value has another user, or the result's type is not that of x.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import fx
 from ..capture.graph import new_call
 from .base import Context, NodePass, replace
 from .patterns import ADD, MUL, Any_, Number, Op, match_pattern
+from .shapes import same_type
 
 aten = torch.ops.aten
 _X = Any_("x")
@@ -26,12 +27,17 @@ _CUBE = (
 _SQRT_2_OVER_PI, _SQRT_HALF = 0.7978845608028654, 0.7071067811865476
 
 
-def _scaled_sum(cube: Op) -> tuple[Op, ...]:
-    inner = Op(ADD, _X, Op(MUL, cube, Number(0.044715)))
-    return (Op(MUL, inner, Number(_SQRT_2_OVER_PI)),)
+def _cubic(cube: Op) -> Op:
+    return Op(MUL, Op(ADD, _X, Op(MUL, cube, Number(0.044715))), Number(_SQRT_2_OVER_PI))
 
 
-_TANH = [Op((aten.tanh.default,), argument) for cube in _CUBE for argument in _scaled_sum(cube)]
+_FACTORED = Op(
+    MUL,
+    Op(MUL, _X, Number(_SQRT_2_OVER_PI)),
+    Op(ADD, Op(MUL, Op(MUL, _X, Number(0.044715)), _X), Number(1.0)),
+)
+_BENDS = (aten.tanh.default, aten.erf.default, aten.sigmoid.default)
+_TANH = [Op((aten.tanh.default,), argument) for argument in (*map(_cubic, _CUBE), _FACTORED)]
 _ERF = [
     Op((aten.erf.default,), Op(MUL, _X, Number(_SQRT_HALF))),
     Op((aten.erf.default,), Op((aten.div.Tensor,), _X, Number(1 / _SQRT_HALF))),
@@ -64,7 +70,7 @@ class ActivationFusion(NodePass):
             return None
         for pattern, target, kwargs in _FORMS:
             found = match_pattern(pattern, node, context)
-            if found and isinstance(found["x"], fx.Node):
+            if found and same_type(node, found["x"]):
                 return found["x"], target, kwargs
         return None
 
@@ -74,12 +80,8 @@ class ActivationFusion(NodePass):
             replace(node, new_call(graph, target, (x,), kwargs, like=node))
 
 
-def _bends(value: Any) -> bool:
+def _bends(value: Any, steps: int = 3) -> bool:
     """Cheap look before the patterns: an operand that leads to tanh, erf or sigmoid within three steps."""
-    for _ in range(3):
-        if not isinstance(value, fx.Node) or value.op != "call_function":
-            return False
-        if value.target in (aten.tanh.default, aten.erf.default, aten.sigmoid.default):
-            return True
-        value = next((a for a in value.args if isinstance(a, fx.Node)), None)
-    return False
+    if not isinstance(value, fx.Node) or value.op != "call_function" or not steps:
+        return False
+    return value.target in _BENDS or any(_bends(a, steps - 1) for a in value.all_input_nodes)

@@ -28,6 +28,7 @@ from .common_subexpression import CommonSubexpression
 from .constant_folding import ConstantFolding
 from .dead_code import DeadCode, erase_dead
 from .gated_unit_fusion import GatedUnitFusion
+from .invariant_motion import InvariantMotion
 from .layout import Layout
 from .linear_form import LinearForm
 from .no_op import NoOp
@@ -45,6 +46,7 @@ PASSES: tuple[Pass, ...] = (
     CommonSubexpression(),  # before folding: each constant is evaluated once
     ConstantFolding(),  # before the blocks are specialised: masks and rotary tables are constants then
     BlockSpecialisation(),  # before attention fusion, which wants to see the mask
+    InvariantMotion(),  # after the blocks are specialised: what is constant in a block stays there
     LinearForm(),  # before the fusions that look for linears
     AttentionFusion(),
     RmsNormFusion(),

@@ -17,7 +17,7 @@ from torch import fx
 from ..capture.graph import new_call
 from .base import Context, NodePass, replace
 from .fused import add_layer_norm, add_rms_norm, rms_norm
-from .patterns import ADD
+from .patterns import ADD, plain
 from .shapes import hoist, is_constant_expression, same_type
 
 aten = torch.ops.aten
@@ -30,7 +30,7 @@ class NormResidualFusion(NodePass):
 
     def match(self, node: fx.Node, context: Context) -> Any:
         total = node.args[0]
-        if not isinstance(total, fx.Node) or total.target not in ADD or total.kwargs.get("alpha", 1) != 1:
+        if not isinstance(total, fx.Node) or total.target not in ADD or not plain(total):
             return None
         a, b = total.args[:2]
         if not (same_type(total, a) and same_type(total, b)):

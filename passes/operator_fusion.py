@@ -16,7 +16,7 @@ from ..capture.graph import new_call
 from .base import Context, NodePass, replace
 from .fused import linear
 from .gated_unit_fusion import ACTS, activation
-from .patterns import ADD
+from .patterns import ADD, plain
 from .shapes import same_type
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ class OperatorFusion(NodePass):
             return None if plain is None else (plain, None, _SIMPLE.get(node.target) or activation(node))
         sides = [(_plain_linear(a), b) for a, b in (node.args[:2], node.args[1::-1])]
         found = [(a, b) for a, b in sides if a is not None and isinstance(b, fx.Node) and a is not b]
-        found = [(a, b) for a, b in found if same_type(a, b) and node.kwargs.get("alpha", 1) == 1]
+        found = [(a, b) for a, b in found if same_type(a, b) and plain(node)]
         if not found:
             return None
         last, residual = max(found, key=lambda pair: pair[0])

@@ -1,13 +1,15 @@
 """Recognise rotary position embedding.
 
-*Before* x * cos + rotate(x) * sin, where rotate joins minus the second half and the first half (slice, neg, cat), or
-interleaves minus the odd and the even channels (strided slices, stack, flatten).
+*Before* x * cos + rotate(x) * sin, where rotate joins minus the second half and the first half (slice or chunk, neg,
+cat), or interleaves minus the odd and the even channels (strided slices, stack, flatten).
 *After* ``rope(x, cos, sin)``.
-*Does not fire when* the halves are unequal, rotate(x) has another user, or cos and sin differ in type.
+*Does not fire when* the halves are unequal, rotate(x) has another user, cos and sin differ in type, or the sum scales
+its second term.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ from torch import fx
 from ..capture.graph import new_call, node_type
 from .base import Context, NodePass, replace
 from .fused import rope
-from .patterns import ADD, MUL
+from .patterns import ADD, MUL, plain
 from .shapes import RESHAPES, same_type
 
 aten = torch.ops.aten
+_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
 class RotaryFusion(NodePass):
@@ -28,10 +31,10 @@ class RotaryFusion(NodePass):
     roots = ADD
 
     def match(self, node: fx.Node, context: Context) -> Any:
-        plain, turned = node.args[:2]
-        for first, second in ((plain, turned), (turned, plain)):
+        plain_side, turned = node.args[:2]
+        for first, second in ((plain_side, turned), (turned, plain_side)):
             found = self._pair(first, second)
-            if found and same_type(node, found[0]):
+            if found and plain(node) and same_type(node, found[0]):
                 return found
         return None
 
@@ -78,38 +81,56 @@ def _last(node: fx.Node, position: int, rank: int) -> bool:
 
 
 def _halves(parts: Any) -> fx.Node | None:
-    negated, first = _negated_pair(parts)
-    if negated is None or first is None:
+    """x of [-second half, first half]."""
+    second, first = _negated_pair(parts)
+    if second is None or first is None or second[0] is not first[0]:
         return None
-    size = node_type(negated.args[0]).shape[-1]
-    fits = _slice(negated) == (size // 2, size, 1) and _slice(first) == (0, size // 2, 1) and size % 2 == 0
-    return negated.args[0] if fits and negated.args[0] is first.args[0] else None
+    size = node_type(second[0]).shape[-1]
+    fits = second[1:] == (size // 2, size, 1) and first[1:] == (0, size // 2, 1) and size % 2 == 0
+    return second[0] if fits else None
 
 
 def _alternating(parts: Any) -> fx.Node | None:
+    """x of [-odd channels, even channels]."""
     odd, even = _negated_pair(parts)
-    if odd is None or even is None:
+    if odd is None or even is None or odd[0] is not even[0]:
         return None
-    size = node_type(odd.args[0]).shape[-1]
-    fits = _slice(odd) == (1, size, 2) and _slice(even) == (0, size, 2) and size % 2 == 0
-    return odd.args[0] if fits and odd.args[0] is even.args[0] else None
+    size = node_type(odd[0]).shape[-1]
+    fits = odd[1:] == (1, size, 2) and even[1:] == (0, size, 2) and size % 2 == 0
+    return odd[0] if fits else None
 
 
-def _negated_pair(parts: Any) -> tuple[Any, Any]:
-    """[neg(slice a), slice b] as (slice a, slice b)."""
-    if len(parts) == 2 and parts[0].target is aten.neg.default:
-        inner, other = parts[0].args[0], parts[1]
-        if inner.target is aten.slice.Tensor and other.target is aten.slice.Tensor:
-            return inner, other
-    return None, None
+_Part = tuple[fx.Node, int, int, int]
+"""A tensor, and start, stop and step of a part of its last axis."""
 
 
-def _slice(node: fx.Node) -> tuple[int, int, int] | None:
-    """Start, stop and step of a slice of the last axis."""
-    rank = node_type(node).rank
+def _negated_pair(parts: Any) -> tuple[_Part | None, _Part | None]:
+    """[-a, b] as the parts that a and b are."""
+    if len(parts) != 2 or parts[0].target is not aten.neg.default:
+        return None, None
+    return _part(parts[0].args[0]), _part(parts[1])
+
+
+def _part(node: fx.Node) -> _Part | None:
+    """What a slice, or one result of a split or chunk, takes of the last axis."""
+    if node.target is operator.getitem:
+        return _piece(node)
+    if node.target is not aten.slice.Tensor or not isinstance(node.args[0], fx.Node):
+        return None
     args = (*node.args, *(0, 0, None, None, 1)[len(node.args) :])
+    rank, size = node_type(node).rank, node_type(node.args[0]).shape[-1]
     if args[1] % rank != rank - 1:  # type: ignore[operator]
         return None
-    size = node_type(node.args[0]).shape[-1]  # type: ignore[arg-type]
     start, stop, step = slice(args[2], args[3], args[4]).indices(size)
-    return start, stop, step
+    return node.args[0], start, stop, step
+
+
+def _piece(node: fx.Node) -> _Part | None:
+    split, index = node.args
+    if not isinstance(split, fx.Node) or split.target not in _SPLITS:
+        return None
+    kinds, source = split.meta["type"], split.args[0]
+    if not _last(split, 2, kinds[0].rank):
+        return None
+    start = sum(kind.shape[-1] for kind in kinds[:index])  # type: ignore[misc]
+    return source, start, start + kinds[index].shape[-1], 1  # type: ignore[return-value, index]

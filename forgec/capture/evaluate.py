@@ -32,7 +32,7 @@ def _run(
             name = str(node.target)
             env[node] = captured.constants[binding.get(name, name)]
         elif node.op == "output":
-            return [env[value] for value in node.args[0]]  # type: ignore[misc]
+            return [env[value] for value in node.args[0]]
         else:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
             if node.target is call_block:

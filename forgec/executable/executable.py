@@ -48,19 +48,21 @@ _STATE = "@"
 
 
 SELFTEST_ELEMENTS = 1 << 18
-"""Elements of an output that a self-test keeps at most, unless one row alone has more."""
+"""Elements of an output that a self-test keeps at most, unless one row has more."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """Inputs and the outputs that they must give, by index of the signature; large outputs :func:`sampled`."""
+    """Inputs and the outputs that they must give, by index of the signature; large outputs
+    :func:`sampled`."""
 
     inputs: Sequence[np.ndarray]
     outputs: Sequence[np.ndarray]
 
 
 def sampled(output: np.ndarray) -> np.ndarray:
-    """An output as a self-test keeps it: whole, or evenly spaced rows of its last axis, the last one included.
+    """An output as a self-test keeps it: whole, or evenly spaced rows of its last axis, the last one
+    included.
 
     The rows of a large output come as [rows kept, last axis].
     """
@@ -83,7 +85,7 @@ def _sampled_type(full: TensorType) -> TensorType:
     return TensorType(full.dtype, (math.ceil(math.prod(full.shape[:-1]) / step), full.shape[-1]))
 
 
-class _Shared:
+class Shared:
     """What all clones have in common; nothing in it changes but caches."""
 
     def __init__(
@@ -172,7 +174,7 @@ class Executable:
         tensors by name. ``initial`` has initial values of states (zeros for the others), ``extra`` further
         files to keep in the artifact, by name. Nothing is computed or allocated before the first run.
         """
-        self._shared = _Shared(
+        self._shared = Shared(
             program,
             plan,
             signature,
@@ -195,11 +197,16 @@ class Executable:
         self._closed = False
 
     @classmethod
-    def _of(cls, shared: _Shared) -> Executable:
+    def _of(cls, shared: Shared) -> Executable:
         self = cls.__new__(cls)
         self._shared = shared
         self._start()
         return self
+
+    @property
+    def shared(self) -> Shared:
+        """What this executable has in common with its clones: for tools that run it in another way."""
+        return self._shared
 
     @property
     def program(self) -> Program:
@@ -372,7 +379,7 @@ def load(path: str | os.PathLike[str], verify_weights: bool = True) -> Executabl
         weights = archive.tensors(WEIGHTS, verify_weights)
         flat = plan.program
         manifest = archive.manifest
-        shared = _Shared(
+        shared = Shared(
             program,
             plan,
             manifest.signature,

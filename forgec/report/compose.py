@@ -40,7 +40,7 @@ __all__ = [
     "versions",
 ]
 
-_PACKAGES = ("torch", "transformers", "numpy", "scipy", "networkx", "onnx", "onnxruntime", "openvino")
+_PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors", "onnx", "onnxruntime", "openvino")
 
 
 def capture_report(graph: CapturedGraph, notes: list[str]) -> CaptureReport:

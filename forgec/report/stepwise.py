@@ -118,15 +118,15 @@ def interpret(
     """Outputs of the executable's planned program in the reference interpreter, on its stored constants."""
     program = executable.plan.program
     constants = {name: replace(c, recipe=Leaf(name, c.type)) for name, c in program.constants.items()}
-    arrays = executable._shared.constants
+    arrays, initial = executable.shared.constants, executable.shared.initial
     interpreter = Interpreter(
-        replace(program, constants=constants), lambda name: arrays.get(program.constants[name])
+        replace(program, constants=constants), lambda name: arrays.get(program.constants[name]), initial
     )
     return interpreter.run(inputs, observe=observe)
 
 
 def _bind(executable: Executable, hook: Hook) -> BoundProgram:
-    shared = executable._shared
+    shared = executable.shared
     plan = shared.plan
     pieces: list[tuple[Segment, int | None]] = []
     for number, segment in enumerate(plan.segments):

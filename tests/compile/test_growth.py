@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 import pytest
+from forgec.backends import get
+from forgec.passes import optimise
 
 from forgec import models
-from forgec.backends import get
 from forgec.capture import capture
 from forgec.ir.inline import inline
 from forgec.ir.lowering import lower
 from forgec.options import Options
-from forgec.passes import optimise
 from forgec.plan.planner import make_plan
 
 

@@ -1,4 +1,5 @@
-"""Every converter: small functions in ATen terms, traced, lowered without fusion, run, compared with eager."""
+"""Every converter: small functions in ATen terms, traced, lowered without fusion, run, compared with
+eager."""
 
 from __future__ import annotations
 
