@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .client import Worker, WorkerError
@@ -97,11 +96,12 @@ class Fidelity:
                 "kl": max(c["kl"] for c in compared),
                 "passed": all(c["passed"] for c in compared),
                 "wide": [c["wide"] for c in compared if c["wide"] is not None],
-                "graph": asdict(report.graph),
-                "memory": asdict(report.memory),
+                "nodes": [report.graph.nodes_captured, report.graph.nodes_optimised],
+                "registers": [report.memory.registers, report.memory.buffers],
+                "arena": report.memory.arena_bytes,
+                "lower_bound": report.memory.lower_bound_bytes,
+                "no_reuse": report.memory.no_reuse_bytes,
                 "capture": report.capture.mode,
-                "note": report.capture.note,
-                "warnings": report.warnings,
             }
 
     def _compare(self, executable: Executable, tokens: int | None, seed: int) -> dict[str, Any]:
@@ -201,6 +201,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                 "model",
                 "attention",
                 ">tokens",
+                "capture by",
                 ">nodes",
                 ">reduction",
                 ">paper's",
@@ -217,20 +218,21 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
 
 
 def _size_row(case: Mapping[str, Any]) -> tuple[str, ...]:
-    graph, memory = case["graph"], case["memory"]
-    before, after = graph["nodes_captured"], graph["nodes_optimised"]
+    before, after = case["nodes"]
+    registers, buffers_used = case["registers"]
     paper = PAPER.get(case["model"])
     nodes, buffers = ("-", "-") if paper is None else (f"{x:.1f} %" for x in paper)
     return (
         case["label"],
         case["attn"],
         str(case["tokens"] or "-"),
+        case["capture"],
         f"{before} -> {after}",
         f"{100 * (1 - after / before):.1f} %",
         nodes,
-        f"{memory['registers']} -> {memory['buffers']}",
-        f"{100 * memory['rho']:.1f} %",
+        f"{registers} -> {buffers_used}",
+        f"{100 * (1 - buffers_used / registers):.1f} %",
         buffers,
-        f"{memory['arena_bytes'] / max(1, memory['lower_bound_bytes']):.3f}",
-        f"{memory['arena_bytes'] / max(1, memory['no_reuse_bytes']):.3f}",
+        f"{case['arena'] / max(1, case['lower_bound']):.3f}",
+        f"{case['arena'] / max(1, case['no_reuse']):.3f}",
     )

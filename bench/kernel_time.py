@@ -42,7 +42,9 @@ class Bench:
         self.instr, self.copies, self.run = instr, copies, run
 
 
-def time_case(case: Case, backend: Backend, rng: np.random.Generator, clock: Clock = perf_counter) -> tuple[Instr, float] | None:
+def time_case(
+    case: Case, backend: Backend, rng: np.random.Generator, clock: Clock = perf_counter
+) -> tuple[Instr, float] | None:
     """The instruction and its lowest latency in microseconds; None if the backend does not run it.
 
     The lowest of several runs, since whatever else the machine does can only add to it.

@@ -11,10 +11,11 @@ from typing import Any
 
 from . import machine
 
-__all__ = ["FOLDER", "SCHEMA", "Result", "load_all"]
+__all__ = ["FOLDER", "SCHEMA", "Result", "dump", "load_all"]
 
 SCHEMA = "forgec.bench/1"
 FOLDER = Path(__file__).parent / "results"
+_WIDTH = 150
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Result:
         """Write ``BENCHMARK[-LABEL].json``, over an older one."""
         path = folder / f"{self.benchmark}{'-' + label if label else ''}.json"
         record = {"schema": SCHEMA, **asdict(self)}
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        path.write_text(dump(record) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -63,3 +64,17 @@ class Result:
 def load_all(folder: Path = FOLDER) -> list[Result]:
     """All results of a folder, by file name."""
     return [Result.load_file(path) for path in sorted(folder.glob("*.json"))]
+
+
+def dump(value: Any, indent: str = "") -> str:
+    """JSON text with a container on one line where it fits, so that results stay short and diffs readable."""
+    text = json.dumps(value)
+    if len(indent) + len(text) <= _WIDTH or not isinstance(value, dict | list | tuple) or not value:
+        return text
+    inner = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{inner}{json.dumps(key)}: {dump(item, inner)}" for key, item in value.items()]
+    else:
+        lines = [inner + dump(item, inner) for item in value]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n" + ",\n".join(lines) + f"\n{indent}{right}"

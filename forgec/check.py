@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from .capture import Capture
-from .capture.graph import CapturedGraph
 from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
+from .graph import CapturedGraph
 from .report.metrics import fidelity
 from .report.report import Fidelity
 

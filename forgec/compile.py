@@ -16,13 +16,13 @@ from torch.export import ExportedProgram
 
 from . import backends
 from .capture import Capture, capture
-from .capture.graph import CapturedGraph
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
 from .debug import knobs, log
 from .errors import FidelityError
 from .executable import Executable
 from .executable.archive import Info
+from .graph import CapturedGraph
 from .ir.inline import inline
 from .ir.lowering import Lowered, lower
 from .ir.verifier import verify

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call
+from ..graph import new_call
 from .base import Context, NodePass, replace
 from .patterns import ADD, MUL, Any_, Number, Op, match_pattern
 from .shapes import same_type

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import node_type
+from ..graph import node_type
 from ..ir.types import TensorType
 from .base import Context, is_random
 from .masks import Term

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type
-from ..ir.op import IRTypeError, get
+from ..graph import new_call, node_type
 from .attention_forms import Attention, from_operator, from_pieces, scaled
 from .base import Context, NodePass, replace
-from .fused import attention
+from .fused import attention, takes
 from .masks import Term, build, reduce_terms, types, unexpanded
 from .shapes import RESHAPES, permutation
 
@@ -74,11 +73,8 @@ def _is_legal(found: Attention, node: fx.Node) -> bool:
     dtype = node_type(node).dtype
     if not all(term.legal(dtype) for term in found.terms):
         return False
-    operands = [node_type(found.q), found.key_type(), node_type(found.v), types(found.terms, dtype)]
-    try:
-        return get("attention").result_types(operands, found.attributes()) == (node_type(node),)
-    except IRTypeError:
-        return False
+    operands = [found.q, found.key_type(), found.v, types(found.terms, dtype)]
+    return takes(attention, operands, found.attributes(), node_type(node))
 
 
 def _with_known_mask(node: fx.Node, context: Context) -> Any:

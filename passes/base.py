@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..capture.evaluate import apply
-from ..capture.graph import STRUCTURE, CapturedGraph, call_block
+from ..graph import STRUCTURE, CapturedGraph, call_block
 
 __all__ = ["FOLDED", "Context", "GraphPass", "NodePass", "Pass", "is_random", "is_structural", "replace"]
 

@@ -15,7 +15,7 @@ import operator
 import torch
 from torch import fx
 
-from ..capture.graph import Block, CapturedGraph, call_block, new_call, node_type
+from ..graph import Block, CapturedGraph, call_block, new_call, node_type
 from .base import GraphPass, replace
 from .shapes import is_constant_expression
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from ..capture.graph import CapturedGraph, write_state
+from ..graph import CapturedGraph, write_state
 from .base import GraphPass, is_random, is_structural, replace
 
 

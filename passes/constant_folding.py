@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from ..capture.evaluate import apply
-from ..capture.graph import STRUCTURE, CapturedGraph, new_call, node_type
+from ..graph import STRUCTURE, CapturedGraph, new_call, node_type
 from ..ir.types import DType, TensorType
 from .base import FOLDED, Context, GraphPass, is_random, replace
 from .patterns import ADD, MUL, plain

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..capture.graph import CapturedGraph, operators, write_state
+from ..graph import CapturedGraph, operators, write_state
 from .base import GraphPass
 
 __all__ = ["DeadCode", "erase_dead"]

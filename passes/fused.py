@@ -2,15 +2,38 @@
 
 Each has the name, operands and attributes of the IR op that it becomes, so lowering maps them one to one. The
 bodies define the meaning in torch's terms; they run when a graph is evaluated for a check, never in an artifact.
+What operands an op takes is its IR record's to say: :func:`takes` asks it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-__all__ = ["FUSED", "add_layer_norm", "add_rms_norm", "attention", "gated", "linear", "rms_norm", "rope"]
+from ..graph import node_type
+from ..ir.op import IRTypeError, get
+from ..ir.types import TensorType
+
+__all__ = ["FUSED", "add_layer_norm", "add_rms_norm", "attention", "gated", "linear", "rms_norm", "rope", "takes"]
+
+
+def takes(
+    target: Callable[..., Any],
+    operands: Sequence[fx.Node | TensorType | None],
+    attrs: dict[str, Any],
+    result: TensorType | tuple[TensorType, ...],
+) -> bool:
+    """Whether a fused op takes operands of these types and gives results of these types."""
+    kinds = [node_type(x) if isinstance(x, fx.Node) else x for x in operands]
+    try:
+        found = get(target.__name__).result_types(kinds, attrs)
+    except IRTypeError:
+        return False
+    return found == (result if isinstance(result, tuple) else (result,))
 
 
 def _activate(x: Tensor, act: str) -> Tensor:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call
+from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
-from .fused import gated
+from .fused import gated, takes
 from .patterns import MUL
-from .shapes import same_type
 
 aten = torch.ops.aten
 ACTS = {aten.silu.default: "silu", aten.gelu.default: "gelu", aten.sigmoid.default: "sigmoid"}
@@ -38,7 +37,7 @@ class GatedUnitFusion(NodePass):
             if not isinstance(acted, fx.Node) or not isinstance(up, fx.Node) or len(acted.users) > 1:
                 continue
             act = activation(acted)
-            if act and acted is not up and same_type(acted, up) and same_type(node, up):
+            if act and acted is not up and takes(gated, (acted, up), {"act": act}, node_type(node)):
                 return acted.args[0], up, act
         return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..capture.graph import STRUCTURE, Block, CapturedGraph, node_type
+from ..graph import STRUCTURE, Block, CapturedGraph, node_type
 from .base import GraphPass, is_random
 from .block_specialisation import block_calls, placeholders
 from .shapes import IDENTITY, PERMUTATIONS, RESHAPES

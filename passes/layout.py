@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call
+from ..graph import new_call
 from .base import Context, NodePass, replace
 from .fused import attention
 from .shapes import PERMUTATIONS, permutation

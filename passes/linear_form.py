@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type
+from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, replace
 from .shapes import RESHAPES, is_constant_expression

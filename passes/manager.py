@@ -14,9 +14,9 @@ from pathlib import Path
 
 from torch import fx
 
-from ..capture.graph import CapturedGraph, call_block, node_type
 from ..debug import Knobs, knobs, log
 from ..errors import ForgecError, InternalError, OptionError
+from ..graph import CapturedGraph, call_block, node_type
 from ..ir.types import TensorType
 from ..options import Options
 from ..report.report import PassReport
@@ -231,7 +231,7 @@ def _result_types(captured: CapturedGraph) -> dict[str, list[TensorType]]:
 
 
 def check_graphs(captured: CapturedGraph, types: dict[str, list[TensorType]], when: str) -> None:
-    """The invariants of :mod:`forgec.capture.graph`; ``InternalError`` if a pass broke one.
+    """The invariants of :mod:`forgec.graph`; ``InternalError`` if a pass broke one.
 
     Nodes are in order and have types, calls fit their blocks, the program's results keep their types.
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type, torch_dtype
+from ..graph import new_call, node_type, torch_dtype
 from ..ir.types import DType, TensorType
 from .base import Context
 

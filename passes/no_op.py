@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type
+from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, is_random, replace
 from .shapes import CASTS, IDENTITY, RESHAPES, same_type

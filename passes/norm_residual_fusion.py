@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call
+from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
-from .fused import add_layer_norm, add_rms_norm, rms_norm
+from .fused import add_layer_norm, add_rms_norm, rms_norm, takes
 from .patterns import ADD, plain
 from .shapes import hoist, is_constant_expression, same_type
 
@@ -37,10 +37,14 @@ class NormResidualFusion(NodePass):
             return None
         if not all(is_constant_expression(p) for p in node.args[1:] if isinstance(p, fx.Node)):
             return None
+        target, operands, eps = add_rms_norm, (a, b, node.args[1]), node.args[2]
         if node.target is aten.layer_norm.default:
             axes, weight, bias, eps = (*node.args[1:5], *(None, None, 1e-5)[len(node.args) - 2 :])
-            return None if len(axes) != 1 else (add_layer_norm, (a, b, weight, bias, eps), total)  # type: ignore[arg-type]
-        return add_rms_norm, (a, b, *node.args[1:]), total
+            if len(axes) != 1:  # type: ignore[arg-type]
+                return None
+            target, operands = add_layer_norm, (a, b, weight, bias)
+        fits = takes(target, operands, {"eps": eps}, (node_type(total), node_type(node)))
+        return (target, (*operands, eps), total) if fits else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
         target, args, total = match

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call
+from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
-from .fused import linear
+from .fused import linear, takes
 from .gated_unit_fusion import ACTS, activation
 from .patterns import ADD, plain
 from .shapes import same_type
@@ -30,8 +30,8 @@ class OperatorFusion(NodePass):
 
     def match(self, node: fx.Node, context: Context) -> Any:
         if node.target not in ADD:
-            plain = _plain_linear(node.args[0])
-            return None if plain is None else (plain, None, _SIMPLE.get(node.target) or activation(node))
+            product = _plain_linear(node.args[0])
+            return None if product is None else (product, None, _SIMPLE.get(node.target) or activation(node))
         sides = [(_plain_linear(a), b) for a, b in (node.args[:2], node.args[1::-1])]
         found = [(a, b) for a, b in sides if a is not None and isinstance(b, fx.Node) and a is not b]
         found = [(a, b) for a, b in found if same_type(a, b) and plain(node)]
@@ -49,5 +49,7 @@ class OperatorFusion(NodePass):
 
 
 def _plain_linear(node: Any) -> fx.Node | None:
-    fits = isinstance(node, fx.Node) and node.target is aten.linear.default and len(node.users) == 1
-    return node if fits else None
+    if not isinstance(node, fx.Node) or node.target is not aten.linear.default or len(node.users) > 1:
+        return None
+    operands = (*node.args, None, None)[:4]
+    return node if takes(linear, operands, {}, node_type(node)) else None  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 *Before* several linears of one input with constant weights. *After* one linear whose weight and bias are
 concatenated (a constant, evaluated when the artifact is written), and a split.
-*Does not fire when* only some have a bias, a weight is not constant, or element types differ.
+*Does not fire when* only some have a bias, a weight is not constant or has another user (joining would copy it), or
+element types differ.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type
+from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass
 from .shapes import hoist, is_constant_expression
@@ -30,7 +31,7 @@ class ProjectionFusion(NodePass):
         x = node.args[0]
         assert isinstance(x, fx.Node)
         siblings = [u for u in x.users if u.target is aten.linear.default and u.args[0] is x]
-        group = [u for u in siblings if _shape(u) == _shape(node) and _constant(u)]
+        group = [u for u in siblings if _kind(u) == _kind(node) and _constant(u)]
         return sorted(group) if len(group) > 1 and min(group) is node else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
@@ -66,11 +67,13 @@ def _bias(node: fx.Node) -> Any:
     return node.args[2] if len(node.args) > 2 else None
 
 
-def _shape(node: fx.Node) -> Any:
+def _kind(node: fx.Node) -> Any:
     """What joined linears have in common: element type and whether there is a bias."""
     return node_type(node).dtype, _bias(node) is None
 
 
 def _constant(node: fx.Node) -> bool:
-    return is_constant_expression(node.args[1]) and (_bias(node) is None or is_constant_expression(_bias(node)))
+    weight, bias = node.args[1], _bias(node)
+    matrix = isinstance(weight, fx.Node) and node_type(weight).rank == 2 and len(weight.users) == 1
+    return matrix and is_constant_expression(weight) and (bias is None or is_constant_expression(bias))
 

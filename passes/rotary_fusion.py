@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import new_call, node_type
+from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
-from .fused import rope
+from .fused import rope, takes
 from .patterns import ADD, MUL, plain
-from .shapes import RESHAPES, same_type
+from .shapes import RESHAPES
 
 aten = torch.ops.aten
 _SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
@@ -31,27 +31,25 @@ class RotaryFusion(NodePass):
     roots = ADD
 
     def match(self, node: fx.Node, context: Context) -> Any:
-        plain_side, turned = node.args[:2]
-        for first, second in ((plain_side, turned), (turned, plain_side)):
-            found = self._pair(first, second)
-            if found and plain(node) and same_type(node, found[0]):
+        for straight, turned in (node.args[:2], node.args[1::-1]):
+            found = self._pair(straight, turned)
+            if found and plain(node) and takes(rope, found[:3], {"interleaved": found[3]}, node_type(node)):
                 return found
         return None
 
-    def _pair(self, plain: Any, turned: Any) -> Any:
-        for product in (plain, turned):
+    @staticmethod
+    def _pair(straight: Any, turned: Any) -> Any:
+        for product in (straight, turned):
             if not isinstance(product, fx.Node) or product.target not in MUL or len(product.users) > 1:
                 return None
         for rotated, sin in (turned.args[:2], turned.args[1::-1]):
             found = _rotated(rotated)
-            if found is None:
+            if found is None or len(rotated.users) > 1 or not isinstance(sin, fx.Node):
                 continue
             x, interleaved = found
-            cos = next((a for a in plain.args if a is not x), None)
-            if x in plain.args and isinstance(cos, fx.Node) and isinstance(sin, fx.Node) and same_type(cos, sin):
-                fits = node_type(cos).shape[-1:] == node_type(x).shape[-1:] and len(rotated.users) == 1
-                if fits:
-                    return x, cos, sin, interleaved
+            cos = next((a for a in straight.args if a is not x), None)
+            if x in straight.args and isinstance(cos, fx.Node) and node_type(cos).shape[-1:] == node_type(x).shape[-1:]:
+                return x, cos, sin, interleaved
         return None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:

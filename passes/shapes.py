@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture.graph import call_block, node_type, read_state
+from ..graph import call_block, node_type, read_state
 from .base import is_random
 
 __all__ = ["CASTS", "IDENTITY", "PERMUTATIONS", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]

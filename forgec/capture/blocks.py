@@ -23,8 +23,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from ..graph import tensor_type, torch_dtype
 from ..ir.types import TensorType
-from .graph import tensor_type, torch_dtype
 
 __all__ = ["BlockCall", "Recorded", "is_block_call", "record", "run_unchanged", "stubbed"]
 

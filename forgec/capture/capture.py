@@ -13,9 +13,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
+from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
 from .export import ExportedGraph, export_module, graph_of
-from .graph import Block, CapturedGraph, call_block, inline_block
 from .pt2 import load_pt2
 from .source import first_line, user_frame
 from .structure import build_signature, parameter_names

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .graph import CapturedGraph, call_block, read_state, write_state
+from ..graph import CapturedGraph, call_block, read_state, write_state
 
 __all__ = ["apply", "evaluate"]
 

@@ -23,9 +23,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from ..debug import log
 from ..errors import CaptureError
+from ..graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from ..ir.lowering import is_supported
 from ..ir.types import DType
-from .graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from .source import node_source, user_frame
 
 __all__ = ["ExportedGraph", "export_module", "graph_of"]
@@ -65,7 +65,7 @@ def export_module(
 
 
 def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
-    """The graph of an exported program in the conventions of :mod:`.graph`."""
+    """The graph of an exported program in the conventions of :mod:`forgec.graph`."""
     if any(_mutates(node) for node in program.graph.nodes):
         with torch.no_grad(), _quiet():
             program = program.run_decompositions({})

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..executable.signature import Signature, Spec
-from .graph import tensor_type
+from ..graph import tensor_type
 
 __all__ = ["TensorTable", "build_signature", "parameter_names"]
 

@@ -27,7 +27,7 @@ from .report import (
 from .rss import Rss
 
 if TYPE_CHECKING:
-    from ..capture.graph import CapturedGraph
+    from ..graph import CapturedGraph
 
 __all__ = [
     "capture_report",

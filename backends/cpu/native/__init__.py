@@ -12,13 +12,14 @@ fails. Nothing here needs torch.
 from __future__ import annotations
 
 from .binding import PANEL, bound_op, pack, packed_operand, packing, steps, supports
-from .machine import Team, available, isa, isas, peak_flops, threads_default
+from .machine import Team, allocate, available, isa, isas, peak_flops, threads_default
 from .program import NativeProgram
 
 __all__ = [
     "PANEL",
     "NativeProgram",
     "Team",
+    "allocate",
     "available",
     "bound_op",
     "isa",

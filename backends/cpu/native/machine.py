@@ -8,9 +8,11 @@ import os
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from forgec.errors import OptionError, TargetError
 
-__all__ = ["Team", "available", "extension", "isa", "isas", "peak_flops", "threads_default"]
+__all__ = ["Team", "allocate", "available", "extension", "isa", "isas", "peak_flops", "threads_default"]
 
 _MODULE = "forgec.backends.cpu._native"
 ISA_VARIABLE = "FORGEC_ISA"
@@ -78,6 +80,11 @@ class Team:
     @property
     def threads(self) -> int:
         return int(self.native.threads)
+
+
+def allocate(nbytes: int) -> np.ndarray:
+    """Zeroed bytes that start at a cache line, in large pages where the system has them."""
+    return np.asarray(extension().allocate(nbytes))
 
 
 def peak_flops(threads: int | None = None) -> float:

@@ -15,12 +15,10 @@ from forgec.errors import PlanError, UnsupportedOpError
 from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 
-from .binding import NativeStep, packed_operand, pack
-from .machine import Team
+from .binding import NativeStep, pack, packed_operand
+from .machine import Team, allocate
 
 __all__ = ["NativeProgram"]
-
-_ALIGNMENT = 64
 
 
 class NativeProgram:
@@ -51,7 +49,7 @@ class NativeProgram:
         self._team = Team(threads)
         self._states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in flat.states.items()}
         self._states.update(states or {})
-        self._arena = _allocate(arena_bytes)
+        self._arena = allocate(arena_bytes)
         self._registers: dict[Register, np.ndarray] = {}
         self._step = NativeStep(self._team)
         self._bind()
@@ -137,10 +135,3 @@ class NativeProgram:
         if operand.name not in self._packed:
             self._packed[operand.name] = pack(instr, self._constants[operand.name])
         return self._packed[operand.name]
-
-
-def _allocate(nbytes: int) -> np.ndarray:
-    """Zeroed bytes that start at a cache line."""
-    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
-    skip = -raw.ctypes.data % _ALIGNMENT
-    return raw[skip : skip + nbytes]

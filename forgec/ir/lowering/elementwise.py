@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...capture.graph import TORCH_DTYPES, torch_dtype
 from ...errors import UnsupportedOpError
+from ...graph import TORCH_DTYPES, torch_dtype
 from ..program import Literal, Register
 from ..types import DType
 from .builder import Const, FunctionBuilder

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from ...capture.graph import STRUCTURE, Block, CapturedGraph, call_block, read_state, tensor_type, write_state
 from ...errors import ForgecError, InternalError, UnsupportedOpError
+from ...graph import STRUCTURE, Block, CapturedGraph, call_block, read_state, tensor_type, write_state
 from ..op import IRTypeError, get
 from ..program import (
     Apply,

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ...capture.graph import torch_dtype
 from ...errors import UnsupportedOpError
+from ...graph import torch_dtype
 from ..types import TensorType
 from .builder import FunctionBuilder
 from .elementwise import binary

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...capture.graph import TORCH_DTYPES
 from ...errors import UnsupportedOpError
+from ...graph import TORCH_DTYPES
 from ..types import DType, TensorType
 from .builder import FunctionBuilder
 from .elementwise import binary

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...capture.graph import torch_dtype
 from ...errors import UnsupportedOpError
+from ...graph import torch_dtype
 from ..program import Register
 from ..types import TensorType
 from .builder import Const, FunctionBuilder

@@ -11,10 +11,7 @@
 
 namespace forgec {
 
-#ifndef FORGEC_DEPTH
-#define FORGEC_DEPTH 256
-#endif
-constexpr int64_t kDepth = FORGEC_DEPTH;      // k per block
+constexpr int64_t kDepth = 256;      // k per block
 constexpr int64_t kRowBlock = 448;   // rows per task at most, about
 
 template <class V, Act act>

@@ -12,7 +12,7 @@ namespace forgec {
 
 // Independent multiply-adds in registers: what the arithmetic units can do at most.
 template <class V>
-double multiply_adds(int64_t rounds) {
+__attribute__((noinline)) double multiply_adds(int64_t rounds) {
   constexpr int sums = 12;
   V s[sums];
   for (int i = 0; i < sums; ++i) s[i] = V::set1(static_cast<float>(i));

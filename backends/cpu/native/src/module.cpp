@@ -124,14 +124,22 @@ class Bound {
   std::unique_ptr<Program> program_;
 };
 
+// Zeroed bytes in large pages; the array owns them.
+py::array_t<uint8_t> allocate(size_t bytes) {
+  char* data = allocate_pages(bytes).release();
+  const py::capsule owner(data, [](void* pages) { FreePages()(static_cast<char*>(pages)); });
+  return py::array_t<uint8_t>({static_cast<py::ssize_t>(bytes)}, {1}, reinterpret_cast<uint8_t*>(data), owner);
+}
+
 // A weight [out, in] as panels [out / 32][in][32].
 py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa) {
   const Tensor w = tensor_of(weight);
   const Kernels* kernels = kernels_for(isa);
   if (w.rank != 2 || kernels == nullptr) throw std::invalid_argument("pack takes a matrix and an instruction set");
   const int64_t n = w.shape[0], k = w.shape[1], panels = (n + kPanel - 1) / kPanel;
-  py::array_t<float> packed({panels, k, static_cast<int64_t>(kPanel)});
-  float* out = packed.mutable_data();
+  const py::array_t<uint8_t> bytes = allocate(panels * k * kPanel * 4);
+  float* out = reinterpret_cast<float*>(const_cast<uint8_t*>(bytes.data()));
+  py::array_t<float> packed({panels, k, static_cast<int64_t>(kPanel)}, out, bytes);
   const py::gil_scoped_release release;
   for (int64_t panel = 0; panel < panels; ++panel, out += k * kPanel) {
     const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, n - first);
@@ -193,6 +201,7 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly("size", &Bound::size)
       .def_property_readonly("scratch_bytes", &Bound::scratch_bytes);
   m.def("isas", &instruction_sets);
+  m.def("allocate", &allocate, py::arg("bytes"));
   m.def("pack", &pack, py::arg("weight"), py::arg("isa"));
   m.def("peak_flops", &peak_flops, py::arg("team"), py::arg("isa"));
 }

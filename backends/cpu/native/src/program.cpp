@@ -23,8 +23,8 @@ char* Program::keep(const void* bytes, size_t count) {
 }
 
 char* Program::reserve(size_t bytes) {
-  scratch_ = std::make_unique<Block[]>((bytes + 63) / 64);
-  return scratch_[0].bytes;
+  scratch_ = allocate_pages(bytes);
+  return scratch_.get();
 }
 
 void Program::push(Run run, const void* params, int32_t instr, bool parallel, bool independent) {

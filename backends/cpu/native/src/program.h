@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "memory.h"
 #include "team.h"
 
 namespace forgec {
@@ -112,7 +113,7 @@ class Program {
   std::shared_ptr<Team> team_;
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<Block[]>> blocks_;
-  std::unique_ptr<Block[]> scratch_;
+  Pages scratch_;
   std::atomic<bool> running_{false};
 };
 

@@ -15,14 +15,16 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from ..executable.signature import Signature
-from ..ir.program import Source
-from ..ir.types import DType, TensorType
+from .ir.program import Source
+from .ir.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from .executable.signature import Signature
 
 __all__ = [
     "STRUCTURE",

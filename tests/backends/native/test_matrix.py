@@ -1,0 +1,146 @@
+"""Matrix products, convolutions and attention over generated shapes, strides, tails and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from native_runs import assert_matches, run_native, strided
+
+ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
+
+
+def _x(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 14, 15, 29, 64])
+def test_linear_rows(isa: str, rows: int, packed: bool) -> None:
+    rng = np.random.default_rng(rows)
+    for out, depth in ((1, 1), (31, 5), (32, 16), (33, 40), (100, 257), (64, 520)):
+        operands = [_x(rng, rows, depth), _x(rng, out, depth), _x(rng, out), None]
+        act = ACTS[int(rng.integers(len(ACTS)))]
+        for threads in (1, 2):
+            assert_matches("linear", operands, {"act": act}, 5e-6, packed=packed, threads=threads)
+
+
+def test_linear_random(isa: str) -> None:
+    for seed in range(25):
+        print("seed", seed)
+        rng = np.random.default_rng(seed)
+        lead = tuple(int(n) for n in rng.integers(1, 5, rng.integers(0, 3)))
+        out, depth = int(rng.integers(1, 130)), int(rng.integers(1, 300))
+        x, residual = _x(rng, *lead, depth), _x(rng, *lead, out)
+        bias = _x(rng, out) if rng.random() < 0.5 else None
+        with_residual = bool(rng.random() < 0.5)
+        attrs = {"act": "" if with_residual else ACTS[seed % len(ACTS)]}
+        operands = [
+            strided(rng, x),
+            strided(rng, _x(rng, out, depth)),
+            bias,
+            strided(rng, residual) if with_residual else None,
+        ]
+        assert_matches("linear", operands, attrs, 5e-6, packed=bool(seed % 2), threads=1 + seed % 2)
+
+
+def test_linear_residual_in_place(isa: str) -> None:
+    rng = np.random.default_rng(3)
+    for rows in (1, 20):
+        x, weight, bias, residual = _x(rng, rows, 300), _x(rng, 70, 300), _x(rng, 70), _x(rng, rows, 70)
+        want = x.astype(np.float64) @ weight.T.astype(np.float64) + bias + residual
+        place = residual.copy()
+        run_native("linear", [x, weight, bias, place], {}, packed=True, outputs=[place], runs=1, threads=2)
+        np.testing.assert_allclose(place, want, rtol=1e-5, atol=1e-4)
+
+
+def test_linear_without_depth_or_rows(isa: str) -> None:
+    x = np.zeros((3, 0), np.float32)
+    bias = np.arange(5, dtype=np.float32)
+    assert_matches("linear", [x, np.zeros((5, 0), np.float32), bias, None], {"act": "relu"}, packed=True)
+    assert_matches("linear", [np.zeros((0, 4), np.float32), np.ones((5, 4), np.float32), bias, None], {}, packed=True)
+
+
+def test_linear_keeps_nan_and_infinity(isa: str) -> None:
+    rng = np.random.default_rng(5)
+    x, weight = _x(rng, 20, 40), np.abs(_x(rng, 50, 40))
+    x[3, 7], x[4, 0] = np.nan, np.inf
+    assert_matches("linear", [x, weight, None, None], {"act": "relu"}, 5e-6, packed=True)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_matmul(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = tuple(int(n) for n in rng.integers(1, 4, rng.integers(0, 3)))
+    m, k, n = (int(v) for v in rng.integers(1, 80, 3))
+    a = strided(rng, _x(rng, *batch, m, k))
+    b = strided(rng, _x(rng, *(1 if rng.random() < 0.3 else size for size in batch), k, n))
+    assert_matches("matmul", [a, b], {}, 5e-6, threads=1 + seed % 2)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_conv(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    spatial = int(rng.integers(1, 3))
+    groups, channels, outs = (int(v) for v in rng.integers(1, 5, 3))
+    if seed % 3 == 0:
+        channels = outs = 1
+    size = tuple(int(v) for v in rng.integers(9, 40 if spatial == 1 else 14, spatial))
+    kernel = tuple(int(v) for v in rng.integers(1, 4, spatial))
+    attrs = {
+        name: tuple(int(v) for v in rng.integers(low, high, spatial))
+        for name, low, high in (("stride", 1, 4), ("padding", 0, 3), ("dilation", 1, 3))
+    }
+    x = strided(rng, _x(rng, 2, groups * channels, *size))
+    bias = _x(rng, groups * outs) if seed % 2 else None
+    operands = [x, _x(rng, groups * outs, channels, *kernel), bias]
+    assert_matches("conv", operands, {**attrs, "groups": groups}, 5e-6, threads=1 + seed % 2)
+
+
+def _attention(rng: np.random.Generator, seed: int) -> tuple[list[Any], dict[str, Any]]:
+    batch, kv_heads, group = (int(v) for v in rng.integers(1, 4, 3))
+    rows = int(rng.choice([1, 2, 3, 15, 40]))
+    length = int(rng.choice([1, 7, 33, 130, 300]))
+    size, value_size = int(rng.integers(1, 70)), int(rng.integers(1, 70))
+    heads = kv_heads * group
+    q, k, v = _x(rng, batch, heads, rows, size), _x(rng, batch, kv_heads, length, size), _x(rng, batch, kv_heads, length, value_size)
+    shape = [n if rng.random() < 0.6 else 1 for n in (batch, heads, rows, length)]
+    mask: np.ndarray | None = None
+    if seed % 3 == 1:
+        mask = rng.random(shape) > 0.4
+    elif seed % 3 == 2:
+        mask = _x(rng, *shape)
+        mask[rng.random(shape) > 0.7] = -np.inf
+    attrs = {
+        "scale": float(size**-0.5),
+        "causal": bool(rng.random() < 0.5),
+        "window": int(rng.choice([0, 0, 1, 9, 150])),
+        "softcap": float(rng.choice([0.0, 0.0, 2.5])),
+        "seq_major": bool(rng.random() < 0.5),
+    }
+    return [strided(rng, x) if x is not None and rng.random() < 0.5 else x for x in (q, k, v, mask)], attrs
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_attention(isa: str, seed: int) -> None:
+    operands, attrs = _attention(np.random.default_rng(seed), seed)
+    assert_matches("attention", operands, attrs, 5e-6, threads=1 + seed % 2)
+
+
+def test_attention_large_scores_do_not_overflow(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    q, k, v = 100 * _x(rng, 1, 2, 20, 16), 100 * _x(rng, 1, 2, 200, 16), _x(rng, 1, 2, 200, 16)
+    assert_matches("attention", [q, k, v, None], {"scale": 1.0}, 2e-3)
+
+
+def test_attention_without_keys_gives_zeros(isa: str) -> None:
+    q, k = np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2, 0, 4), np.float32)
+    assert_matches("attention", [q, k, k, None], {})
+
+
+def test_attention_nan_in_the_query_stays_in_its_row(isa: str) -> None:
+    rng = np.random.default_rng(2)
+    q, k, v = _x(rng, 1, 1, 20, 8), _x(rng, 1, 1, 30, 8), _x(rng, 1, 1, 30, 8)
+    q[0, 0, 4, 2] = np.nan
+    assert_matches("attention", [q, k, v, None], {"scale": 0.3})
