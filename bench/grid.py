@@ -70,7 +70,7 @@ _SHAPES = (
 _ROWS = ((8, 16), (128, 64), (1, 2048), (16, 768), (128, 384), (128, 768), (128, 2048), (1536, 128), (512, 1024))
 _TOKENS = (1, 16, 128)
 _WIDTHS = ((64, 64), (256, 1024), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (2048, 8192))
-_BY_HAND = frozenset({"rope", "cast", "where", "gated", "clamp"})
+_BY_HAND = frozenset({"rope", "cast", "where", "gated", "clamp", "pow"})
 
 
 def cases() -> Iterator[Case]:
@@ -111,6 +111,7 @@ def _elementwise() -> Iterator[Case]:
         yield Case("gated", (x, x), {"act": "silu"})
         yield Case("gated", (x, x), {"act": "gelu_tanh"})
         yield Case("clamp", (x,), {"low": 0.0, "high": 6.0})
+        yield Case("pow", (x, Literal(3.0)))  # what models raise to: not to a tensor
     for tokens, heads, size in product(_TOKENS, (4, 16, 32), (64, 128)):
         table = f32(1, 1, tokens, size)
         yield Case("rope", (f32(1, heads, tokens, size), table, table))

@@ -31,6 +31,7 @@ _COPIES = 32
 _BUDGET_S = 0.05
 _LEAST_RUNS = 3
 _MOST_RUNS = 200
+_POSITIVE = frozenset({"log", "sqrt", "rsqrt"})
 
 Clock = Callable[[], float]
 
@@ -100,7 +101,7 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
         if isinstance(operand, TensorType | Index):
             register = Register(len(params), operand if isinstance(operand, TensorType) else operand.type)
             params.append(register)
-            arrays[str(register)] = _values(operand, rng)
+            arrays[str(register)] = _values(case.op, operand, rng)
             shared.append(register)
         else:
             shared.append(operand)
@@ -115,7 +116,7 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
             if isinstance(operand, Weight):
                 name = f"c{len(constants)}"
                 constants[name] = Constant(name, operand.type, Leaf(name, operand.type))
-                arrays[name] = _values(operand.type, rng)
+                arrays[name] = _values(case.op, operand.type, rng)
                 arrays[name].flags.writeable = False
                 operand = ConstRef(name, operand.type)
             operands.append(operand)
@@ -129,12 +130,14 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
     return Program("main", {"main": main}, constants), arrays
 
 
-def _values(operand: TensorType | Index, rng: np.random.Generator) -> np.ndarray:
-    """Values with which no kernel is faster or slower than usual: floats around 1, half of the booleans true."""
+def _values(op: str, operand: TensorType | Index, rng: np.random.Generator) -> np.ndarray:
+    """Values as a program has them: floats standard normal, or positive where the op wants that, half of the
+    booleans true, integers that divide."""
     if isinstance(operand, Index):
         return rng.integers(0, operand.high, operand.type.shape, operand.type.dtype.numpy)
     if operand.dtype is DType.BOOL:
         return rng.random(operand.shape) < 0.5
     if operand.dtype.is_float:
-        return rng.uniform(0.5, 1.5, operand.shape).astype(operand.dtype.numpy)
+        values = rng.standard_normal(operand.shape, np.float32)
+        return (np.abs(values) + 0.1 if op in _POSITIVE else values).astype(operand.dtype.numpy)
     return rng.integers(1, 3, operand.shape).astype(operand.dtype.numpy)

@@ -139,7 +139,10 @@ class Fidelity:
     """Difference from a reference on given inputs, measured: the worst over all outputs."""
 
     max_abs: Annotated[float, "Largest absolute difference of any element."]
-    kl: Annotated[float, "KL divergence of the softmax over the last axis, mean over rows, in nats."]
+    kl: Annotated[
+        float,
+        "KL divergence of the softmax over the last axis in nats, mean over rows (evenly spaced ones of a large output).",
+    ]
     cosine: Annotated[float, "Cosine of the outputs as vectors."]
     sqnr_db: Annotated[float, "Signal to quantisation noise ratio in decibels; infinite when equal."]
     reference: Annotated[str, "What was compared with."]

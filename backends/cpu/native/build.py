@@ -14,12 +14,13 @@ from typing import Any
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-__all__ = ["FLAGS", "ISA_FLAGS", "MODULE", "SOURCES", "BuildExtension", "build_into", "extensions"]
+__all__ = ["FLAGS", "ISA_FLAGS", "LINK_FLAGS", "MODULE", "SOURCES", "BuildExtension", "build_into", "extensions"]
 
 MODULE = "forgec.backends.cpu._native"
 SOURCES = Path(__file__).resolve().parent / "src"
 
 FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"]
+LINK_FLAGS = ["-pthread"]
 
 _AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # GCC 12 warns about its own intrinsics' deliberately undefined registers once they are inlined.
@@ -53,7 +54,7 @@ def extensions(root: Path | None = None) -> list[Extension]:
             include_dirs=[str(base), pybind11.get_include()],
             depends=[str(base / path.name) for path in sorted(SOURCES.glob("*.h"))],
             extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
+            extra_link_args=LINK_FLAGS,
             language="c++",
         )
     ]

@@ -13,7 +13,7 @@ from ..types import DType
 from .builder import Const, FunctionBuilder
 from .registry import lowers
 
-__all__ = ["binary", "to_result_dtype"]
+__all__ = ["binary", "refuse_dropout", "to_result_dtype"]
 
 Scalar = bool | int | float
 
@@ -275,5 +275,15 @@ def identity(b: FunctionBuilder, self: Any) -> Any:
 
 
 @lowers("aten.dropout", "aten.feature_dropout")
-def dropout(b: FunctionBuilder, input: Any) -> Any:
+def dropout(b: FunctionBuilder, input: Any, p: float, train: bool) -> Any:
+    refuse_dropout(p, train)
     return input
+
+
+def refuse_dropout(p: float, active: bool) -> None:
+    """Raise ``UnsupportedOpError`` for dropout that would change anything."""
+    if active and p:
+        raise UnsupportedOpError(
+            f"dropout with p={p} is active in the captured graph, and gives other results each time",
+            hint="pass training=self.training (or dropout_p=0.0), so that evaluation turns it off",
+        )

@@ -20,7 +20,8 @@ def _x(rng: np.random.Generator, *shape: int) -> np.ndarray:
 def test_linear_rows(isa: str, rows: int, packed: bool) -> None:
     rng = np.random.default_rng(rows)
     for out, depth in ((1, 1), (31, 5), (32, 16), (33, 40), (100, 257), (64, 520)):
-        operands = [_x(rng, rows, depth), _x(rng, out, depth), _x(rng, out), None]
+        weight = _x(rng, out, depth) / np.float32(depth**0.5)
+        operands = [_x(rng, rows, depth), weight, _x(rng, out), None]
         act = ACTS[int(rng.integers(len(ACTS)))]
         for threads in (1, 2):
             assert_matches("linear", operands, {"act": act}, 5e-6, packed=packed, threads=threads)
@@ -38,7 +39,7 @@ def test_linear_random(isa: str) -> None:
         attrs = {"act": "" if with_residual else ACTS[seed % len(ACTS)]}
         operands = [
             strided(rng, x),
-            strided(rng, _x(rng, out, depth)),
+            strided(rng, _x(rng, out, depth) / np.float32(depth**0.5)),
             bias,
             strided(rng, residual) if with_residual else None,
         ]

@@ -8,7 +8,7 @@ namespace forgec {
 namespace {
 
 constexpr int64_t kParallelBytes = 64 * 1024;
-constexpr int64_t kBlock = 16;  // side of a block in a transposing copy
+constexpr int64_t kBlock = 32;  // side of a block in a transposing copy
 
 struct Copy {
   const char* from;
@@ -19,6 +19,7 @@ struct Copy {
   int64_t steps[2][kMaxRank];  // of source and destination, elements
   int64_t total;
   int across;  // with a source that is contiguous along another axis than the last: that axis, else -1
+  decltype(Kernels::transpose) transpose;  // of floats; null if the items or strides are others
 };
 
 void copy_run(const char* from, char* to, int64_t item, int64_t from_step, int64_t to_step, int64_t n) {
@@ -74,6 +75,11 @@ void run_transposing_copy(const void* params, Context& context) {
     }
     const int64_t rows = p.shape[p.across] - at[p.across], cols = p.shape[last] - at[last];
     const int64_t row_end = rows < kBlock ? rows : kBlock, col_end = cols < kBlock ? cols : kBlock;
+    if (p.transpose != nullptr) {
+      const float* x = reinterpret_cast<const float*>(p.from) + from;
+      p.transpose(x, p.steps[0][last], col_end, row_end, reinterpret_cast<float*>(p.to) + to, p.steps[1][p.across]);
+      continue;
+    }
     with_item(p.item, [&](auto zero) {
       using T = decltype(zero);
       const T* x = reinterpret_cast<const T*>(p.from) + from;
@@ -171,6 +177,7 @@ void bind_copy(Binder& binder, const Tensor& from, const Tensor& to, bool indepe
     if (p.steps[0][i] == 1 && p.steps[0][last] != 1 && p.shape[i] >= 4 && p.shape[last] >= 4) p.across = i;
   }
   const bool parallel = p.total * p.item > kParallelBytes;
+  if (p.item == 4 && p.steps[1][last] == 1) p.transpose = binder.kernels().transpose;
   binder.emit(p.across >= 0 ? run_transposing_copy : run_copy, p, parallel, independent);
 }
 

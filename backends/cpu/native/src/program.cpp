@@ -49,10 +49,18 @@ void Program::walk(Context& context, int64_t* nanoseconds) const {
     } else if (context.thread == 0 && !step.parallel && context.failed_step->load() < i) {
       continue;  // thread 0 alone: skip to the next barrier, where all leave
     }
-    if (step.parallel || context.thread == 0) {
+    if (step.parallel) {
       context.step = i;
       context.instr = step.instr;
       step.run(step.params, context);
+    } else if (context.thread == 0) {
+      Context alone = context;  // a team of one: its barriers are no barriers
+      alone.threads = 1;
+      alone.team = nullptr;
+      alone.next = 0;
+      alone.step = i;
+      alone.instr = step.instr;
+      step.run(step.params, alone);
     }
     if (nanoseconds != nullptr && context.thread == 0) {
       const int64_t after = now();

@@ -59,7 +59,10 @@ void tile(const TileArgs& t) {
       s[i][0] = V::fma(x, b0, s[i][0]);
       s[i][1] = V::fma(x, b1, s[i][1]);
     }
-    if constexpr (R <= 4 && !tail) __builtin_prefetch(b + 24 * kPanel);
+    if constexpr (R <= 4 && !tail) {  // memory bound: stay ahead of the processor's own prefetcher
+      __builtin_prefetch(b + 24 * kPanel);
+      if constexpr (W == 16) __builtin_prefetch(b + 24 * kPanel + W);
+    }
     a += left == Left::packed ? R : 1;
     b += t.b_row;
   };
