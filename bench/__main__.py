@@ -149,7 +149,7 @@ def run_fusion(
     threads: Threads = 2,
     repeat: Repeat = 15,
     layers: Layers = None,
-    calibration: Annotated[Path | None, typer.Option(help="A calibration in place of the default one.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Another calibration than the default.")] = None,
     save: Save = False,
     label: Label = "",
     note: Note = "",
@@ -224,7 +224,7 @@ def _run(
     before = machine.load_average()
     cores = machine.describe()["cores"]
     if before > cores / 2:
-        _say(f"the machine is busy (load average {before} on {cores} cores): ratios may do, milliseconds will not")
+        _say(f"the machine is busy, load average {before} on {cores} cores: ratios may do, times will not")
     result = Result.now(name, settings, before, note, measure())
     _print(report.tables(result))
     if save:

@@ -129,8 +129,8 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
             rows,
             [
                 f"{calibration['samples']} kernels, median error {100 * calibration['error']:.0f} %, "
-                f"{len(rates)} sets of rates; {calibration['machine']}, {calibration['date']}. A dash is what "
-                "limits no kernel of the family."
+                f"{len(rates)} sets of rates; {calibration['machine']}, {calibration['date']}. A dash marks "
+                "what limits no kernel of the family."
             ],
         )
     ]

@@ -21,7 +21,12 @@ from typing import IO, Any
 __all__ = ["Worker", "WorkerError"]
 
 _TAIL_LINES = 12
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+)
 
 
 class WorkerError(Exception):
@@ -62,7 +67,10 @@ class Worker:
             )
 
     def call(self, method: str, *, timeout_s: float = 3600, **arguments: Any) -> Any:
-        """What the method returns, in JSON's types; :class:`WorkerError` if it raises, dies or takes too long."""
+        """What the method returns, in JSON's types.
+
+        :class:`WorkerError` if it raises, takes longer than ``timeout_s``, or the process ends.
+        """
         line = json.dumps({"method": method, "arguments": arguments}) + "\n"
         late = threading.Timer(timeout_s, self._process.kill)
         late.start()

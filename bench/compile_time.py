@@ -60,9 +60,7 @@ def _one_model(
 ) -> dict[str, Any]:
     nbytes: list[int] = []
     race.each(
-        lambda name, worker: nbytes.append(
-            worker.call("load", model=model, tokens=tokens, layers=layers)
-        )
+        lambda name, worker: nbytes.append(worker.call("load", model=model, tokens=tokens, layers=layers))
     )
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in race.workers}
 
@@ -137,7 +135,14 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         ),
         Table(
             "Phases of forgec, measured, median ms",
-            ("model", ">capture", *(f">{name}" for name in OWN_PHASES), ">own phases", ">check", ">own with check"),
+            (
+                "model",
+                ">capture",
+                *(f">{name}" for name in OWN_PHASES),
+                ">own phases",
+                ">check",
+                ">own with check",
+            ),
             shares,
         ),
         Table("Stages of the others, measured, median ms", ("model", "tool", "stages"), stages),

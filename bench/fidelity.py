@@ -18,9 +18,9 @@ from .tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
+    from forgec.models import LoadedModel
 
     from forgec import Executable
-    from forgec.models import LoadedModel
 
 __all__ = ["LAYERS", "MODELS", "NAME", "PAPER", "TITLE", "Fidelity", "measure", "tables"]
 
@@ -81,7 +81,7 @@ class Fidelity:
         return {"bytes": nbytes, "tokens": self._loaded.max_tokens is not None or _has_tokens(self._loaded)}
 
     def measure(self, tokens: int | None, seeds: Sequence[int]) -> dict[str, Any]:
-        """Compile at a length, and compare with eager on the inputs of each seed: the worst of each metric."""
+        """Compile at a length, and compare with eager on the inputs of each seed; worst of each metric."""
         import forgec
 
         assert self._loaded is not None
@@ -162,8 +162,9 @@ def measure(
                     loaded = worker.call("load", model=model, layers=depth, attn=attn, threads=threads)
                     for length in tokens if loaded["tokens"] else (None,):
                         found = worker.call("measure", tokens=length, seeds=list(seeds))
-                        cases.append({"model": model, "label": label, "attn": attn, "tokens": length, **found})
-                        say(f"{label} {attn} {length or ''}: max abs {found['max_abs']:.1e}, KL {found['kl']:.1e}")
+                        case = {"model": model, "label": label, "attn": attn, "tokens": length}
+                        cases.append({**case, **found})
+                        say(f"{label} {attn} {length}: max abs {found['max_abs']:.1e}, KL {found['kl']:.1e}")
             except WorkerError as error:
                 failures[f"{label}, {attn}"] = str(error).splitlines()[0]
                 say(f"{label} {attn}: {failures[f'{label}, {attn}']}")
@@ -180,7 +181,15 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     return [
         Table(
             "Difference from eager PyTorch in f32 on other inputs than the example's, measured",
-            ("model", "attention", ">tokens", ">max abs", ">KL", "within bounds", "max abs from float64: ours / eager's"),
+            (
+                "model",
+                "attention",
+                ">tokens",
+                ">max abs",
+                ">KL",
+                "within bounds",
+                "max abs from float64: ours / eager's",
+            ),
             [
                 (
                     case["label"],

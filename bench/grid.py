@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
 
 from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import OPS, IRTypeError, Op
@@ -36,6 +35,7 @@ class Index:
     high: int
 
 
+Attrs = Mapping[str, AttrValue]
 Operand = TensorType | Weight | Index | Literal | None
 
 
@@ -45,7 +45,7 @@ class Case:
 
     op: str
     operands: tuple[Operand, ...]
-    attrs: Mapping[str, AttrValue] = field(default_factory=dict)
+    attrs: Attrs = field(default_factory=dict)
 
     def __str__(self) -> str:
         attrs = "".join(f" {name}={value}" for name, value in self.attrs.items())
@@ -67,9 +67,10 @@ _SHAPES = (
     (1, 128, 3072),
     (1, 128, 8192),
 )
-_ROWS = ((8, 16), (128, 64), (1, 2048), (16, 768), (128, 384), (128, 768), (128, 2048), (1536, 128), (512, 1024))
+_ROWS = ((8, 16), (128, 64), (1, 2048), (16, 768), (128, 768), (128, 2048), (1536, 128), (512, 1024))
 _TOKENS = (1, 16, 128)
 _WIDTHS = ((64, 64), (256, 1024), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (2048, 8192))
+_CONVOLUTIONS = ((16, 32, 96), (80, 384, 512), (384, 384, 512), (80, 384, 3000), (384, 384, 1500))
 _BY_HAND = frozenset({"rope", "cast", "where", "gated", "clamp", "pow"})
 
 
@@ -152,27 +153,27 @@ def _matrix() -> Iterator[Case]:
 
 def _convolution() -> Iterator[Case]:
     for channels, tokens in product((64, 256, 2048), (16, 128)):
-        depthwise = {"padding": (2,), "groups": channels}
+        depthwise: Attrs = {"padding": (2,), "groups": channels}
         yield Case("conv", (f32(1, channels, tokens), Weight(f32(channels, 1, 3)), None), depthwise)
-    for inner, outer, length in ((16, 32, 96), (80, 384, 512), (384, 384, 512), (80, 384, 3000), (384, 384, 1500)):
+    for inner, outer, length in _CONVOLUTIONS:
         weight, bias = Weight(f32(outer, inner, 3)), Weight(f32(outer))
         yield Case("conv", (f32(1, inner, length), weight, bias), {"padding": (1,)})
     for image, patch, outer in ((32, 8, 32), (64, 8, 192), (224, 16, 192), (224, 16, 768)):
         weight, bias = Weight(f32(outer, 3, patch, patch)), Weight(f32(outer))
-        square: dict[str, AttrValue] = {"stride": (patch, patch), "padding": (0, 0), "dilation": (1, 1)}
+        square: Attrs = {"stride": (patch, patch), "padding": (0, 0), "dilation": (1, 1)}
         yield Case("conv", (f32(1, 3, image, image), weight, bias), square)
 
 
 def _attention() -> Iterator[Case]:
     for tokens, (heads, groups), size in product((16, 64, 128, 256), ((4, 4), (12, 12), (32, 8)), (64, 128)):
         q, k = f32(1, heads, tokens, size), f32(1, groups, tokens, size)
-        scale = {"scale": size**-0.5, "seq_major": True}
+        scale: Attrs = {"scale": size**-0.5, "seq_major": True}
         yield Case("attention", (q, k, k, None), scale)
         yield Case("attention", (q, k, k, None), {**scale, "causal": True})
         yield Case("attention", (q, k, k, boolean(1, 1, tokens, tokens)), scale)
     for tokens, heads in product((16, 128, 512), (4, 32)):
-        past, size = f32(1, heads, tokens, 64), {"scale": 0.125, "seq_major": True}
-        yield Case("attention", (f32(1, heads, 1, 64), past, past, None), size)
+        past = f32(1, heads, tokens, 64)
+        yield Case("attention", (f32(1, heads, 1, 64), past, past, None), {"scale": 0.125, "seq_major": True})
 
 
 def _normalisation() -> Iterator[Case]:
@@ -201,7 +202,7 @@ def _reduction() -> Iterator[Case]:
 def _movement() -> Iterator[Case]:
     for rows, width in _ROWS:
         x, ids = f32(rows, width), Index(i64(rows), 4096)
-        half: dict[str, Any] = {"before": (0, width // 2), "after": (0, 0), "value": 0.0}
+        half: Attrs = {"before": (0, width // 2), "after": (0, 0), "value": 0.0}
         yield Case("copy", (x,))
         yield Case("concat", (x, x), {"axis": 1})
         yield Case("pad", (x,), half)

@@ -14,10 +14,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-
 from forgec.backends.base import Backend, No
+
 from forgec.ir.op import get
-from forgec.ir.program import ConstRef, Constant, Function, Instr, Leaf, Literal, Program, Register
+from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Program, Register
+from forgec.ir.program import Operand as IrOperand
 from forgec.ir.types import DType, TensorType
 
 from .grid import Case, Index, Weight
@@ -96,7 +97,7 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
     arrays: dict[str, np.ndarray] = {}
     constants: dict[str, Constant] = {}
     params: list[Register] = []
-    shared: list[Any] = []
+    shared: list[IrOperand | Weight] = []
     for operand in case.operands:
         if isinstance(operand, TensorType | Index):
             register = Register(len(params), operand if isinstance(operand, TensorType) else operand.type)
@@ -111,15 +112,16 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
     body = []
     next_id = len(params)
     for _ in range(copies):
-        operands = []
+        operands: list[IrOperand] = []
         for operand in shared:
-            if isinstance(operand, Weight):
-                name = f"c{len(constants)}"
-                constants[name] = Constant(name, operand.type, Leaf(name, operand.type))
-                arrays[name] = _values(case.op, operand.type, rng)
-                arrays[name].flags.writeable = False
-                operand = ConstRef(name, operand.type)
-            operands.append(operand)
+            if not isinstance(operand, Weight):
+                operands.append(operand)
+                continue
+            name = f"c{len(constants)}"
+            constants[name] = Constant(name, operand.type, Leaf(name, operand.type))
+            arrays[name] = _values(case.op, operand.type, rng)
+            arrays[name].flags.writeable = False
+            operands.append(ConstRef(name, operand.type))
         outputs = tuple(Register(next_id + k, t) for k, t in enumerate(results))
         next_id += len(outputs)
         body.append(Instr(case.op, tuple(operands), outputs, dict(case.attrs), device="cpu"))

@@ -29,7 +29,7 @@ TITLE = "Latency and compilation efficiency"
 MODELS = ("gpt2", "bert-base", "minilm")
 
 _PAUSE_S = 0.3
-"""Longer than the thread pools of all tools spin after their last job (0.2 s for OpenMP as Intel ships it)."""
+"""Longer than any tool's threads spin after their last job (0.2 s for OpenMP as Intel ships it)."""
 
 
 def measure(
@@ -43,7 +43,7 @@ def measure(
     layers: int | None = None,
     names: Sequence[str] = ("forgec", *tools.BASELINES),
 ) -> tuple[dict[str, Any], list[Report]]:
-    """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index filled in."""
+    """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in."""
     found: dict[str, Any] = {}
     reports: list[Report] = []
     for model in models:

@@ -15,7 +15,7 @@ _INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, instruction sets, operating system and versions; no names of hosts or people."""
+    """Processor, cores, memory, instruction sets, operating system and versions; nothing that names a host."""
     flags = set(_cpuinfo("flags").split())
     return {
         "cpu": cpu_model(),
@@ -44,7 +44,8 @@ def _cpuinfo(key: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    return next((value.strip() for name, _, value in (x.partition(":") for x in lines) if name.strip() == key), "")
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _forgec_version() -> str:

@@ -78,7 +78,8 @@ class Running:
 
         import numpy as np
 
-        inputs = [np.ones(leaf.type.shape, leaf.type.dtype.numpy) for leaf in self._executable.signature.inputs]
+        types = [leaf.type for leaf in self._executable.signature.inputs]
+        inputs = [np.ones(t.shape, t.dtype.numpy) for t in types]
         found = _watched(lambda: self._executable.run_flat(inputs))
         return {**found, "torch": "torch" in sys.modules}
 
@@ -112,7 +113,7 @@ def measure(
 
 def _one_model(model: str, tokens: int, layers: int | None, threads: int) -> dict[str, Any]:
     steps: dict[str, Any] = {}
-    arguments = {"model": model, "tokens": tokens, "layers": layers, "threads": threads}
+    arguments: dict[str, Any] = {"model": model, "tokens": tokens, "layers": layers, "threads": threads}
     with Worker("bench.memory:Compiling", threads) as worker:
         steps["compile"] = worker.call("compile", check=True, **arguments)
     with Worker("bench.memory:Compiling", threads) as worker:

@@ -56,12 +56,13 @@ def _conditions(result: Result) -> str:
     """Where, when and how, in two sentences."""
     machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    settings = ", ".join(f"{name} {_shown(value)}" for name, value in result.settings.items() if value is not None)
+    given = {name: value for name, value in result.settings.items() if value is not None}
+    settings = ", ".join(f"{name} {_shown(value)}" for name, value in given.items())
     before, after = result.load
     note = f" {result.note.rstrip('.')}." if result.note else ""
     return (
-        f"{result.date}, {machine['cpu']}, {machine['cores']} cores ({' '.join(machine['instruction_sets'])}), "
-        f"{machine['memory_gib']} GiB; load average {before} before, {after} after.{note} "
+        f"{result.date}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{' '.join(machine['instruction_sets'])}, {machine['memory_gib']} GiB; load average {before} before, {after} after.{note} "
         f"Settings: {settings}. Versions: {versions}.\n"
     )
 

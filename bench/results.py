@@ -36,7 +36,12 @@ class Result:
 
     @classmethod
     def now(
-        cls, benchmark: str, settings: Mapping[str, Any], load_before: float, note: str, data: Mapping[str, Any]
+        cls,
+        benchmark: str,
+        settings: Mapping[str, Any],
+        load_before: float,
+        note: str,
+        data: Mapping[str, Any],
     ) -> Result:
         """A result of this machine and day."""
         load = (load_before, machine.load_average())

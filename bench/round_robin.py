@@ -77,8 +77,7 @@ def warm_up(race: Field, tiny: str) -> None:
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, ...]]:
-    """The order of each round: rotated by one from round to round, so that no tool always follows the same."""
+    """The order of each round, rotated by one from round to round, to let each tool be first in turn."""
     for number in range(rounds):
         shift = number % len(names) if names else 0
         yield (*names[shift:], *names[:shift])
-

@@ -47,12 +47,15 @@ class Session:
         gc.collect()
         self._loaded = models.load(model, layers=layers, attn=attn)
         self._inputs = model_inputs(self._loaded, tokens, EVAL_SEED)
-        tensors = {t.data_ptr(): t for t in (*self._loaded.module.parameters(), *self._loaded.module.buffers())}
+        module = self._loaded.module
+        tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
     def compile(self) -> dict[str, Any]:
-        """Compile the loaded model: ``ms`` until the compile returns, ``first_run_ms`` of the run after it, and
-        the tool's own ``stages``."""
+        """Compile the loaded model.
+
+        ``ms`` until the compile returns, ``first_run_ms`` of the run after it, and the tool's own ``stages``.
+        """
         assert self._tool is not None and self._loaded is not None
         self.release()
         module = self._loaded.module
@@ -62,7 +65,8 @@ class Session:
         self._run = self._compiled.bind(self._inputs)
         start = perf_counter()
         self._run()
-        return {"ms": ms, "first_run_ms": (perf_counter() - start) * 1000, "stages": dict(self._compiled.stages)}
+        first_run_ms = (perf_counter() - start) * 1000
+        return {"ms": ms, "first_run_ms": first_run_ms, "stages": dict(self._compiled.stages)}
 
     def compile_memory(self) -> dict[str, Any]:
         """Compile with the resident memory watched: bytes before, at the peak, and how the peak was found."""

@@ -28,9 +28,7 @@ def serve(service: Any, requests: IO[str], answers: IO[str]) -> None:
             answer = {"result": getattr(service, method)(**request["arguments"])}
             text = json.dumps(answer)
         except Exception as error:  # the client decides what a failure means
-            text = json.dumps(
-                {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-            )
+            text = json.dumps({"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
         answers.write(text + "\n")
         answers.flush()
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Compiled(ABC):
 
     @abstractmethod
     def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-        """One call that runs on these inputs, converted beforehand to whatever form the tool takes fastest."""
+        """One call that runs on these inputs, converted beforehand to the form that the tool takes fastest."""
 
     @abstractmethod
     def arrays(self, outputs: Any) -> list[np.ndarray]:
@@ -51,7 +51,7 @@ class Compiled(ABC):
 class Tool(ABC):
     """A compiler or runtime. One object serves one worker."""
 
-    variables: Mapping[str, str] = {}
+    variables: ClassVar[Mapping[str, str]] = {}
     """What the worker's environment must say for the tool."""
 
     def missing(self) -> str | None:

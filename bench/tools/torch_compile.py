@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Compiled, Stages, Tool
 from .eager import TorchProgram
@@ -18,7 +18,7 @@ __all__ = ["TorchCompileTool"]
 class TorchCompileTool(Tool):
     """Compiles at the first call, which therefore counts as the compile."""
 
-    variables = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    variables: ClassVar[Mapping[str, str]] = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
     def missing(self) -> str | None:
         return None if shutil.which("g++") or shutil.which("clang++") else "no C++ compiler for Inductor"

@@ -141,7 +141,7 @@ class Fidelity:
     max_abs: Annotated[float, "Largest absolute difference of any element."]
     kl: Annotated[
         float,
-        "KL divergence of the softmax over the last axis in nats, mean over rows (evenly spaced ones of a large output).",
+        "KL divergence of the softmax over the last axis in nats: mean over evenly spaced rows.",
     ]
     cosine: Annotated[float, "Cosine of the outputs as vectors."]
     sqnr_db: Annotated[float, "Signal to quantisation noise ratio in decibels; infinite when equal."]

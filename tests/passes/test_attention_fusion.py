@@ -423,9 +423,7 @@ def test_mask_that_becomes_known_later():
     """A mask folded after the attention was fused becomes attributes of it."""
     subject = Subject(Call(lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), *qkv(), causal(5))
     graph = subject.optimised()
-    (mask,) = [node for node in graph.graph.nodes if node.op == "placeholder" and node.name == "args_3"] or [None]
-    if mask is None:
-        mask = [node for node in graph.graph.nodes if node.op == "placeholder"][3]
+    mask = graph.graph.find_nodes(op="placeholder")[3]
     graph.constants["known"] = causal(5)
     with graph.graph.inserting_before(mask):
         known = graph.graph.get_attr("known")
