@@ -113,15 +113,15 @@ def _program(case: Case, copies: int, rng: np.random.Generator) -> tuple[Program
     next_id = len(params)
     for _ in range(copies):
         operands: list[IrOperand] = []
-        for operand in shared:
-            if not isinstance(operand, Weight):
-                operands.append(operand)
+        for item in shared:
+            if not isinstance(item, Weight):
+                operands.append(item)
                 continue
             name = f"c{len(constants)}"
-            constants[name] = Constant(name, operand.type, Leaf(name, operand.type))
-            arrays[name] = _values(case.op, operand.type, rng)
+            constants[name] = Constant(name, item.type, Leaf(name, item.type))
+            arrays[name] = _values(case.op, item.type, rng)
             arrays[name].flags.writeable = False
-            operands.append(ConstRef(name, operand.type))
+            operands.append(ConstRef(name, item.type))
         outputs = tuple(Register(next_id + k, t) for k, t in enumerate(results))
         next_id += len(outputs)
         body.append(Instr(case.op, tuple(operands), outputs, dict(case.attrs), device="cpu"))

@@ -15,7 +15,7 @@ _INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, instruction sets, operating system and versions; nothing that names a host."""
+    """Processor, cores, memory, instruction sets, system, versions; nothing that names a host."""
     flags = set(_cpuinfo("flags").split())
     return {
         "cpu": cpu_model(),

@@ -60,9 +60,10 @@ def _conditions(result: Result) -> str:
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in given.items())
     before, after = result.load
     note = f" {result.note.rstrip('.')}." if result.note else ""
+    sets = " ".join(machine["instruction_sets"])
     return (
         f"{result.date}, {machine['cpu']}, {machine['cores']} cores, "
-        f"{' '.join(machine['instruction_sets'])}, {machine['memory_gib']} GiB; load average {before} before, {after} after.{note} "
+        f"{sets}, {machine['memory_gib']} GiB; load average {before} before, {after} after.{note} "
         f"Settings: {settings}. Versions: {versions}.\n"
     )
 

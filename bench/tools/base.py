@@ -37,7 +37,7 @@ class Compiled(ABC):
 
     @abstractmethod
     def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-        """One call that runs on these inputs, converted beforehand to the form that the tool takes fastest."""
+        """One call that runs on these inputs, converted beforehand to what the tool takes fastest."""
 
     @abstractmethod
     def arrays(self, outputs: Any) -> list[np.ndarray]:

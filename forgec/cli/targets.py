@@ -9,16 +9,13 @@ from .output import Format, Output
 
 __all__ = ["targets"]
 
-_STAND_IN = "null"
-"""The backend of the tests, which is no device."""
-
 
 @verb("forgec targets", "forgec targets --format json")
 def targets(fmt: flags.FormatFlag = Format.text, quiet: flags.Quiet = False) -> None:
     """List the targets, and what is missing for them."""
     from .. import backends
 
-    found = [(name, backends.get(name).available()) for name in backends.names() if name != _STAND_IN]
+    found = [(name, backends.get(name).available()) for name in backends.targets()]
 
     def text(printer: Printer) -> None:
         printer.table(

@@ -28,6 +28,9 @@ from forgec.ir.lowering import lower
 from forgec.ir.verifier import verify
 from forgec.options import Options
 from forgec.passes import PASSES, optimise
+from forgec.passes.fused import FUSED
+
+_FUSED = {op.__name__ for op in FUSED}
 
 Draw = Callable[[torch.Generator], Sequence[torch.Tensor]]
 """Makes other inputs than the example's."""
@@ -133,9 +136,12 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def name_of(node: fx.Node) -> str:
-    """``mul`` for every overload of aten.mul, the bare name for a fused op."""
+    """``mul`` for every overload of aten.mul, the bare name for a fused op; ``aten_linear`` beside fused ``linear``."""
     target = node.target
-    return target.overloadpacket.__name__ if hasattr(target, "overloadpacket") else target.__name__
+    if not isinstance(target, torch._ops.OpOverload):
+        return target.__name__
+    name = target.overloadpacket.__name__
+    return f"aten_{name}" if name in _FUSED else name
 
 
 def counts(graph: CapturedGraph) -> Counter[str]:

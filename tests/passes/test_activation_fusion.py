@@ -62,11 +62,11 @@ def test_constants_in_buffers():
     class Buffers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("half", torch.tensor(0.5))
+            self.register_buffer("scale", torch.tensor(0.5))
             self.register_buffer("root", torch.tensor(2.0).sqrt())
 
         def forward(self, x):
-            return x * self.half * (1.0 + torch.erf(x / self.root))
+            return x * self.scale * (1.0 + torch.erf(x / self.root))
 
     fires(NAME, Subject(Buffers(), values(2, 8)), gelu=1, erf=0)
 
