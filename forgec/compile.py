@@ -19,7 +19,7 @@ from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
 from .debug import knobs, log
-from .errors import FidelityError
+from .errors import FidelityError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
@@ -121,6 +121,8 @@ class _Job:
 
     def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
         backend, host = backends.get(self.target), backends.get(HOST)
+        if self.target not in backends.targets():
+            raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
         cost = CostModel.load()
         unfused: list[float] = []
         with self._phase("capture"):

@@ -74,6 +74,7 @@ def test_without_the_check_there_is_no_fidelity(small):
     ("keywords", "error", "message"),
     [
         ({"target": "gpu"}, forgec.TargetError, "no target 'gpu'"),
+        ({"target": "null"}, forgec.TargetError, "is no target"),
         ({"fusion": 2}, forgec.OptionError, "fusion"),
         ({"fusoin": 1}, forgec.OptionError, "did you mean 'fusion'"),
         ({"passes": ("-operator_fussion",)}, forgec.OptionError, "did you mean 'operator_fusion'"),
@@ -113,11 +114,37 @@ def test_hugging_face_directory(tmp_path):
     assert np.abs(exe(*args, **kwargs)["last_hidden_state"] - want).max() < BOUND_MAX_ABS
 
 
+PAPER = {  # node reduction and buffer reduction in percent, by family
+    "gpt2": (17.4, 34.5),
+    "granite-350m": (18.7, 35.2),
+    "qwen2-0.5b": (18.9, 35.9),
+    "llama-3.2-1b": (16.7, 30.8),
+    "lfm2-2.6b": (21.9, 42.7),
+    "llama-3.1-8b": (20.3, 47.8),
+}
+
+
+def plans_well(spec: str, report: Report) -> None:
+    """The bounds on nodes, buffers and arena that the project sets itself."""
+    memory, graph = report.memory, report.graph
+    assert memory.arena_bytes <= 1.10 * memory.lower_bound_bytes
+    nodes, buffers = PAPER.get(spec.removesuffix("-tiny"), (0.0, 0.0))
+    assert 100 * (1 - graph.nodes_optimised / graph.nodes_captured) >= nodes
+    assert 100 * memory.rho >= buffers
+
+
+@pytest.mark.parametrize("spec", models.names(tiny=True))
+def test_tiny_presets_plan_well(spec):
+    model = models.load(spec)
+    plans_well(spec, forgec.compile(model.module, *model.example_inputs(), check=False).report)
+
+
 def compare(spec: str, attn: str, tokens: int | None, seed: int) -> None:
     """Compile for one length, compare with eager on inputs that the compiler has not seen."""
     model = models.load(spec, attn=attn)
     args, kwargs = model.example_inputs(tokens)
     exe = forgec.compile(model.module, args, kwargs, check=False)
+    plans_well(spec, exe.report)
     args, kwargs = model.example_inputs(tokens, seed=seed)
     with torch.no_grad():
         want = dict(model.module(*args, **kwargs).items())
