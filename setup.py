@@ -1,14 +1,16 @@
-"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes, ... below
-forgec."""
+"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes and so on."""
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 MAPPED = ("passes", "backends", "models")
+
+NATIVE = runpy.run_path(str(ROOT / "backends" / "cpu" / "native" / "build.py"))
 
 VERSION = {}
 exec((ROOT / "forgec" / "version.py").read_text(), VERSION)
@@ -52,5 +54,7 @@ setup(
         "bench": COMPILE + BENCH,
         "test": COMPILE + BENCH + TEST,
     },
+    ext_modules=NATIVE["extensions"](ROOT),
+    cmdclass={"build_ext": NATIVE["BuildExtension"]},
     entry_points={"console_scripts": ["forgec = forgec.cli.main:main"]},
 )

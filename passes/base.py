@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import xxhash
 from torch import fx
 
 from ..capture.evaluate import apply
@@ -52,11 +53,15 @@ class Context:
         return found[node] if isinstance(node, fx.Node) and evaluate(node) else None
 
     def add_constant(self, tensor: torch.Tensor, hint: str) -> str:
-        """A new constant that all instances share; gives its name."""
-        number = 0
-        while (name := f"{FOLDED}{hint}.{number}") in self.captured.constants:
-            number += 1
-        self.captured.constants[name] = tensor
+        """The name of a constant of this value that all instances share; named by its content, so equal ones are
+        one."""
+        content = tensor.detach().contiguous()
+        digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}")
+        digest.update(content.reshape(-1).view(torch.uint8).numpy())
+        name, constants = f"{FOLDED}{hint}.{digest.hexdigest()}", self.captured.constants
+        while name in constants and not torch.equal(constants[name], content):
+            name += "_"
+        constants.setdefault(name, content)
         return name
 
 

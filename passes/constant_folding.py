@@ -155,7 +155,7 @@ def _materialise(graph: fx.Graph, node: fx.Node, value: torch.Tensor, context: C
     expanded = small.shape != value.shape
     if small.numel() * small.element_size() > LIMIT or (expanded and _expands_constant(node)):
         return 0
-    name = context.add_constant(small.detach().clone(memory_format=torch.contiguous_format), "constant")
+    name = context.add_constant(small.clone(memory_format=torch.contiguous_format), "constant")
     with graph.inserting_before(node):
         new = graph.get_attr(name)
         kind = node_type(node)

@@ -34,10 +34,9 @@ class InvariantMotion(GraphPass):
 
 
 def _move(captured: CapturedGraph, block: Block, calls: list[fx.Node]) -> int:
-    common = _common_parameters(block, calls)
-    moving = _worth_moving(block.graph, _invariant(block, set(common)))
+    copies = _common_parameters(block, calls)
+    moving = _worth_moving(block.graph, _invariant(block, set(copies)))
     for node in moving:
-        copies = dict(common)
         with captured.graph.inserting_before(calls[0]):
             value = _copy(node, captured.graph, copies)
         with block.graph.inserting_before(block.graph.output_node()):
@@ -45,6 +44,7 @@ def _move(captured: CapturedGraph, block: Block, calls: list[fx.Node]) -> int:
         placeholders(block.graph)[-2].append(parameter)
         parameter.meta = {"type": node_type(node), "source": node.meta.get("source")}
         node.replace_all_uses_with(parameter)
+        copies[parameter] = value
         for call in calls:
             call.args = (*call.args, value)
     return len(moving)

@@ -1,9 +1,8 @@
 """Join projections of the same input (query, key and value; gate and up) into one matrix product.
 
 *Before* several linears of one input with constant weights. *After* one linear whose weight and bias are
-concatenated (a constant, evaluated when the artifact is written), and a split.
-*Does not fire when* only some have a bias, a weight is not constant or has another user (joining would copy it), or
-element types differ.
+concatenated (a constant, evaluated when the artifact is written; zeros where one has no bias), and a split.
+*Does not fire when* a weight is not constant or has another user (joining would copy it), or element types differ.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..graph import new_call, node_type
+from ..graph import new_call, node_type, torch_dtype
 from ..ir.types import TensorType
 from .base import Context, NodePass
 from .shapes import hoist, is_constant_expression
@@ -31,7 +30,7 @@ class ProjectionFusion(NodePass):
         x = node.args[0]
         assert isinstance(x, fx.Node)
         siblings = [u for u in x.users if u.target is aten.linear.default and u.args[0] is x]
-        group = [u for u in siblings if _kind(u) == _kind(node) and _constant(u)]
+        group = [u for u in siblings if node_type(u).dtype is node_type(node).dtype and _constant(u)]
         return sorted(group) if len(group) > 1 and min(group) is node else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
@@ -48,8 +47,8 @@ class ProjectionFusion(NodePass):
                 type=TensorType(total.dtype, (sum(sizes), inner)),
             )  # fmt: skip
             arguments = [match[0].args[0], weight]
-            if _bias(match[0]) is not None:
-                bias = [_bias(m) for m in match]
+            if any(_bias(m) is not None for m in match):
+                bias = [_bias(m) or _zeros(graph, m, context) for m in match]
                 flat = TensorType(total.dtype, (sum(sizes),))
                 arguments.append(new_call(graph, aten.cat.default, (bias,), like=node, type=flat))
             joined = new_call(graph, aten.linear.default, tuple(arguments), like=node, type=total)
@@ -67,9 +66,12 @@ def _bias(node: fx.Node) -> Any:
     return node.args[2] if len(node.args) > 2 else None
 
 
-def _kind(node: fx.Node) -> Any:
-    """What joined linears have in common: element type and whether there is a bias."""
-    return node_type(node).dtype, _bias(node) is None
+def _zeros(graph: fx.Graph, linear: fx.Node, context: Context) -> fx.Node:
+    """The bias of a linear that has none."""
+    kind = node_type(linear)
+    node = graph.get_attr(context.add_constant(torch.zeros(kind.shape[-1:], dtype=torch_dtype(kind.dtype)), "zero"))
+    node.meta = {"type": TensorType(kind.dtype, kind.shape[-1:]), "source": linear.meta.get("source")}
+    return node
 
 
 def _constant(node: fx.Node) -> bool:

@@ -1,28 +1,32 @@
-"""The CPU backend: every op of the IR, by numpy.
+"""The CPU backend: every op of the IR, by the native runtime, or by numpy where that has no kernel.
 
 It is the reference for all other devices and the place for whatever they refuse. Nothing is compiled ahead of
-time: loading a segment binds one kernel per instruction to the arrays that it reads and writes.
-
-The seam to a native runtime is :func:`kernels.bind`: an instruction and its arrays, at their final addresses
-with their strides, in; one callable without arguments out. A native kernel takes the same and needs nothing
-else of Python; when all instructions of a segment have one, ``load`` returns a single step for all of them.
+time: loading a segment binds its instructions to the arrays that they read and write. Maximal runs of
+instructions with a native kernel become one step (:mod:`.native`); the others, and all of them where the
+extension module was not built or ``FORGEC_CPU=numpy`` asks for it, become one numpy step each
+(:mod:`.kernels`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
-from forgec.errors import InternalError
+from forgec.errors import InternalError, OptionError, TargetError
 from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import OPS, get
 from forgec.ir.program import Instr, Program
 
 from ..base import Answer, Backend, Memory, No, Step, Yes
+from . import native
 from .kernels import Scratch, bind
 
-__all__ = ["CpuBackend"]
+__all__ = ["CpuBackend", "runtime"]
+
+_RUNTIME_VARIABLE = "FORGEC_CPU"
 
 
 class CpuBackend(Backend):
@@ -43,12 +47,34 @@ class CpuBackend(Backend):
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         scratch = Scratch()
-        steps = []
-        for instr in segment.main.body:
-            if get(instr.op).view:
-                continue
+
+        def by_numpy(instr: Instr) -> Step:
             outputs = [memory(r) for r in instr.results]
             if not all(isinstance(x, np.ndarray) for x in outputs):
                 raise InternalError(f"a result of {instr.op} has no array")
-            steps.append(bind(instr, [memory(x) for x in instr.operands], outputs, scratch))
-        return steps
+            return bind(instr, [memory(x) for x in instr.operands], outputs, scratch)
+
+        body = [instr for instr in segment.main.body if not get(instr.op).view]
+        if runtime() == "numpy":
+            return [by_numpy(instr) for instr in body]
+        return native.steps(body, memory, by_numpy, _team(), getattr(memory, "derived", None))
+
+
+def runtime() -> str:
+    """``"native"`` or ``"numpy"``: what runs programs on this machine; ``FORGEC_CPU`` chooses.
+
+    Raises ``OptionError`` for another value, ``TargetError`` if the native runtime is asked for and missing.
+    """
+    wanted = os.environ.get(_RUNTIME_VARIABLE, "")
+    if wanted not in ("", "native", "numpy"):
+        raise OptionError(f"{_RUNTIME_VARIABLE} is {wanted!r}", hint="one of: native, numpy")
+    missing = native.available()
+    if wanted == "native" and missing is not None:
+        raise TargetError(f"the native runtime is not available: {missing}")
+    return "numpy" if wanted == "numpy" or missing is not None else "native"
+
+
+@cache
+def _team() -> native.Team:
+    """The threads of this process: one team that all programs share."""
+    return native.Team()

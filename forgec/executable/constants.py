@@ -25,6 +25,8 @@ class Constants:
     def __init__(self, compute: Callable[[Constant], np.ndarray]) -> None:
         self._compute = compute
         self._arrays: dict[str, np.ndarray] = {}
+        self.derived: dict[str, np.ndarray] = {}
+        """What backends computed from constants (packed weights), by names of their own."""
         self._lock = Lock()
 
     def get(self, constant: Constant) -> np.ndarray:

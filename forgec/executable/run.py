@@ -85,6 +85,7 @@ class _Memory:
     def __init__(self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray]) -> None:
         self._constants = constants
         self._states = states
+        self.derived = constants.derived
         self._program = plan.program
         self._registers: dict[int, np.ndarray] = {}
         arenas = _arenas(plan)
@@ -114,6 +115,10 @@ class _Memory:
         if operand is None:
             return None
         raise InternalError(f"{operand} is no operand of a flat program")
+
+    def once(self, operand: ConstRef) -> np.ndarray:
+        """A constant for this one use."""
+        return self._constants.once(self._program.constants[operand.name])
 
     def _view(self, instr: Instr, record: Op) -> np.ndarray:
         """The view's array: numpy's own view of its operand, which follows the rules of ``ir.layout``."""

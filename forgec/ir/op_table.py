@@ -1,4 +1,5 @@
-"""The table of all IR ops as Markdown, from the op records: ``python -m forgec.ir.op_table > docs/ops.md``."""
+"""The table of all IR ops as Markdown, from the op records: ``python -m forgec.ir.op_table >
+docs/ops.md``."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ __all__ = ["markdown"]
 
 _HEAD = """# The IR's ops
 
-Generated from the op records (`python -m forgec.ir.op_table > docs/ops.md`); a test keeps it in step. `?` marks an
-operand that may be left out, `*` any number of them. A view shares its operand's bytes; a result may take the bytes
-of an operand marked in place when that operand dies there.
+Generated from the op records (`python -m forgec.ir.op_table > docs/ops.md`); a test keeps it in step. `?`
+marks an operand that may be left out, `*` any number of them. A view shares its operand's bytes; a result may
+take the bytes of an operand marked in place when that operand dies there.
 """
 
 

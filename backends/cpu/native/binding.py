@@ -133,8 +133,9 @@ def steps(
 ) -> list[Step]:
     """Steps that run ``body``, views left out: native ones, with ``fallback(instr)`` in between where needed.
 
-    ``memory`` gives the array of an operand or register. ``packed`` maps names of constants to their packed
-    form; what is missing is packed now and added, so programs that share the mapping share the weights.
+    ``memory`` gives the array of an operand or register; if it has ``once``, that gives a weight to pack
+    without keeping it. ``packed`` maps names of constants to their packed form; what is missing is packed now
+    and added, so programs that share the mapping share the weights.
     """
     weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
     result: list[Step] = []
@@ -142,11 +143,13 @@ def steps(
     for instr in body:
         if get(instr.op).view:
             continue
-        inputs = [memory(x) for x in instr.operands]
+        weight = _packed_weight(instr, memory, weights)
+        which = packed_operand(instr)
+        inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
         if current is None:
             current = NativeStep(team)
-        if current.add(instr, inputs, outputs, _packed_weight(instr, inputs, weights)) is None:
+        if current.add(instr, inputs, outputs, weight) is None:
             continue
         if current.instrs:
             result.append(current)
@@ -161,7 +164,7 @@ def steps(
 
 
 def _packed_weight(
-    instr: Instr, inputs: Sequence[Any], packed: MutableMapping[str, np.ndarray]
+    instr: Instr, memory: Memory, packed: MutableMapping[str, np.ndarray]
 ) -> np.ndarray | None:
     which = packed_operand(instr)
     if which is None:
@@ -169,7 +172,7 @@ def _packed_weight(
     operand = instr.operands[which]
     assert isinstance(operand, ConstRef)
     if operand.name not in packed:
-        packed[operand.name] = pack(instr, inputs[which])
+        packed[operand.name] = pack(instr, getattr(memory, "once", memory)(operand))
     return packed[operand.name]
 
 

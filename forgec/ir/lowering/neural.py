@@ -16,6 +16,17 @@ from .registry import lowers
 from .shape import permute
 
 
+@lowers("aten.linear")
+def linear(b: FunctionBuilder, input: Any, weight: Any, bias: Any) -> Any:
+    """A weight of rank 1 is one row, and the result has no axis for it."""
+    assert isinstance(b.result_type, TensorType)
+    matrix = b.reshape(weight, (1, weight.type.shape[0])) if weight.type.rank == 1 else weight
+    if bias is None or bias.type.shape == matrix.type.shape[:1]:
+        return b.reshape(b.emit("linear", input, matrix, bias, None), b.result_type.shape)
+    product = b.reshape(b.emit("linear", input, matrix, None, None), b.result_type.shape)
+    return binary(b, "add", product, bias)
+
+
 @lowers("aten.addmm")
 def addmm(b: FunctionBuilder, self: Any, mat1: Any, mat2: Any, beta: Any, alpha: Any) -> Any:
     weight = permute(b, mat2, (1, 0))

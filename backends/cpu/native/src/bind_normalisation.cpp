@@ -4,7 +4,7 @@
 namespace forgec {
 namespace {
 
-constexpr int64_t kParallelElements = 4096;
+constexpr int64_t kParallelElements = 16384;
 
 const float* optional_scale(Binder& binder, const Call& call, size_t i) {
   return call.has(i) ? binder.contiguous(call.input(i)).as<const float>() : nullptr;

@@ -13,7 +13,7 @@ namespace forgec {
 namespace {
 
 constexpr int64_t kRun = 512;
-constexpr int64_t kParallelElements = 8192;
+constexpr int64_t kParallelElements = 32768;
 
 struct Chain {
   Pointwise function;

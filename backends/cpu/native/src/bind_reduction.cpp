@@ -9,7 +9,7 @@
 namespace forgec {
 namespace {
 
-constexpr int64_t kParallelElements = 8192;
+constexpr int64_t kParallelElements = 32768;
 constexpr int64_t kColumns = 64;
 
 struct Reduction {

@@ -1,8 +1,8 @@
 // Matrix products on packed panels.
 //
 // The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
-// few panels times a block of rows. Within a task a block of one panel (256 x 32 floats) stays in the first-level
-// cache while the tiles of the left factor, in the second, pass over it. Partial sums over k blocks are in C.
+// few panels times a block of rows. Within a task a block of one panel (384 x 32 floats) stays in the nearest
+// caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block. Partial sums over k blocks are in C.
 // Bias, activation and residual are applied to a tile of C right after its last block.
 #pragma once
 
@@ -11,7 +11,8 @@
 
 namespace forgec {
 
-constexpr int64_t kDepth = 256;      // k per block
+constexpr int64_t kDepth = 384;      // k per block
+constexpr int64_t kThinDepth = 1024;  // the same where the left factor is not packed
 constexpr int64_t kRowBlock = 448;   // rows per task at most, about
 
 template <class V, Act act>
@@ -93,7 +94,7 @@ void multiply_panel(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t fi
   constexpr int64_t pair = 2 * V::width;
   const bool packed = g.packed_a != nullptr;
   const bool in_place = g.residual == g.c && g.residual != nullptr;
-  const int64_t step = packed ? kDepth : g.k;
+  const int64_t step = packed ? kDepth : kThinDepth;
   const int64_t col = panel * kPanel;
   const int64_t cols = g.n - col < kPanel ? g.n - col : kPanel;
   for (int64_t k = 0; k < g.k; k += step) {
@@ -120,7 +121,7 @@ void multiply_panel(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t fi
           args.a_row = 0;
           run_tile<V, Left::packed>(rows, args);
         } else {
-          args.a = g.a + row * g.a_row;
+          args.a = g.a + row * g.a_row + k;
           args.a_row = g.a_row;
           run_tile<V, Left::rows>(rows, args);
         }

@@ -42,14 +42,6 @@ void tile(const TileArgs& t) {
   const float* a = t.a;
   const float* b = t.b;
   const int64_t n1 = t.cols - W;
-  if (t.accumulate) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const float* c = t.c + i * t.c_row;
-      sum[0][i][0] = tail ? V::load_n(c, t.cols) : V::load(c);
-      if (!tail || n1 > 0) sum[0][i][1] = tail ? V::load_n(c + W, n1) : V::load(c + W);
-    }
-  }
   const auto step = [&](V(&s)[R][2]) __attribute__((always_inline)) {
     const V b0 = tail ? V::load_n(b, t.cols) : V::load(b);
     const V b1 = tail ? (n1 > 0 ? V::load_n(b + W, n1) : V::zero()) : V::load(b + W);
@@ -89,6 +81,10 @@ void tile(const TileArgs& t) {
       sum[0][i][1] = sum[0][i][1] + sum[p][i][1];
     }
     float* c = t.c + i * t.c_row;
+    if (t.accumulate) {  // last, so that a block is summed at its own precision
+      sum[0][i][0] = sum[0][i][0] + (tail ? V::load_n(c, t.cols) : V::load(c));
+      if (!tail || n1 > 0) sum[0][i][1] = sum[0][i][1] + (tail ? V::load_n(c + W, n1) : V::load(c + W));
+    }
     if (tail) {
       sum[0][i][0].store_n(c, t.cols);
       if (n1 > 0) sum[0][i][1].store_n(c + W, n1);

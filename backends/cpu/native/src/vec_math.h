@@ -18,18 +18,22 @@ V polynomial(V x, float first, More... more) {
   return V::fma(polynomial(x, more...), x, V::set1(first));
 }
 
-// exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2.
+// exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2; for -104 < x < 89.
 template <class V>
-V exp(V x) {
-  // min and max give their second operand for a nan, so that it reaches the result.
-  const V bounded = V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x));
-  const V n = V::round_small(bounded * V::set1(1.44269504f));
-  V r = V::fma(n, V::set1(-0.693359375f), bounded);
+V exp_bounded(V x) {
+  const V n = V::round_small(x * V::set1(1.44269504f));
+  V r = V::fma(n, V::set1(-0.693359375f), x);
   r = V::fma(n, V::set1(2.12194440e-4f), r);
   const V tail = polynomial(r, 0.5f, 1.6666665459e-1f, 4.1665795894e-2f, 8.3334519073e-3f, 1.3981999507e-3f,
                             1.9875691500e-4f);
   const V y = V::fma(r * r, tail, r) + V::set1(1.0f);
   return V::scale(y, n);
+}
+
+template <class V>
+V exp(V x) {
+  // min and max give their second operand for a nan, so that it reaches the result.
+  return exp_bounded(V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x)));
 }
 
 template <class V>
@@ -59,7 +63,7 @@ V erf(V x) {
   p = V::fma(p, size, V::set1(-6.34846687e-1f));
   p = V::fma(p, size, V::set1(-1.28717512e-1f));
   p = V::fma(p, size, V::zero() - size);
-  const V large = V::copysign(V::set1(1.0f) - exp(p), x);
+  const V large = V::copysign(V::set1(1.0f) - exp_bounded(p), x);
   return V::select(V::less(V::set1(0.927734375f), size), large, small);
 }
 
@@ -75,13 +79,15 @@ V silu(V x) {
 
 template <class V>
 V gelu(V x) {
-  return x * V::set1(0.5f) * (V::set1(1.0f) + erf(x * V::set1(0.70710678f)));
+  const V half = V::set1(0.5f) * x;
+  return V::fma(half, erf(x * V::set1(0.70710678f)), half);
 }
 
 template <class V>
 V gelu_tanh(V x) {
   const V inner = V::set1(0.79788456f) * V::fma(V::set1(0.044715f) * x * x, x, x);
-  return V::set1(0.5f) * x * (V::set1(1.0f) + tanh(inner));
+  const V half = V::set1(0.5f) * x;
+  return V::fma(half, tanh(inner), half);
 }
 
 template <class V>

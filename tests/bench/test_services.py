@@ -1,0 +1,117 @@
+"""What workers serve, called directly on the smallest models: what they return, never how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bench import fidelity, fusion, memory, scaling, tools
+from bench.session import Session, model_inputs
+from bench.tools.base import by_name
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_session_compiles_runs_and_compares() -> None:
+    session = Session()
+    assert session.open("forgec", 1) is None
+    nbytes = session.load("bert-base-tiny", 8)
+    compiled = session.compile()
+    assert set(compiled["stages"]) == {*scaling.PHASES}
+    assert compiled["ms"] >= sum(compiled["stages"].values()) > 0
+    assert len(session.run(3)) == 3
+    assert session.difference() < 2.1e-5
+    text = session.report()
+    assert text is not None and '"forgec.report/1"' in text
+    session.release()
+    measured = session.compile_memory()
+    assert measured["peak"] >= measured["before"] > nbytes > 0
+
+
+def test_eager_is_its_own_reference_and_reports_nothing() -> None:
+    session = Session()
+    session.open("eager", 1)
+    session.load("minilm-tiny", 8)
+    session.compile()
+    assert session.difference() == 0.0
+    assert session.report() is None
+
+
+def test_every_tool_is_found_by_name() -> None:
+    assert set(tools.COMPILERS) | set(tools.BASELINES) == set(tools.names())
+    assert all(isinstance(tools.get(name), tools.Tool) for name in tools.names())
+
+
+def test_inputs_follow_the_tools_own_order() -> None:
+    inputs = {"ids": torch.tensor([1]), "mask": torch.tensor([2]), "types": torch.tensor([3])}
+    found = by_name([["types:0", "types"], ["13"], ["ids"]], inputs)
+    assert [int(a[0]) for a in found] == [3, 2, 1]
+
+
+def test_lengths_are_cut_to_what_the_model_takes() -> None:
+    from forgec import models
+
+    gpt2, vit = models.load("gpt2-tiny"), models.load("vit-base-tiny")
+    assert model_inputs(gpt2, 4096, 0)["input_ids"].shape == (1, 64)
+    assert set(model_inputs(vit, 128, 0)) == {"pixel_values"}
+
+
+def test_calls_are_counted_by_phase() -> None:
+    def work() -> None:
+        pass
+
+    with scaling.counted_calls() as counter:
+        work()  # before the first phase: not counted
+        counter.begin("a")
+        counter.calls["a"] = 0
+        work()
+        work()
+        counter.begin("b")
+        work()
+    assert counter.calls["a"] == 2 + 1  # and the call of begin itself
+    assert counter.calls["b"] >= 1
+
+
+def test_counts_are_reproducible_and_cover_every_phase() -> None:
+    service = scaling.Scaling()
+    service.load("llama-3.2-1b-tiny", [2], 1)
+    first, second = (service.calls(2, "blocks", 8) for _ in range(2))
+    assert set(first) == set(scaling.PHASES)
+    for phase in ("passes", "lowering", "planning"):
+        assert first[phase] == pytest.approx(second[phase], rel=0.05)
+
+
+def test_fidelity_of_a_tiny_model() -> None:
+    service = fidelity.Fidelity()
+    assert service.load("t5-small.encoder-tiny", None, "sdpa", 1)["tokens"]
+    found = service.measure(8, [1])
+    assert found["passed"] and found["nodes"][0] > found["nodes"][1]
+
+
+def test_fusion_compiles_both_levels() -> None:
+    service = fusion.Fusion()
+    service.load("gpt2-tiny", 8, None, "sdpa", 1)
+    unfused, fused = service.instructions()
+    assert unfused > fused
+    assert np.array(service.run(2)).shape == (2, 2)
+    more, less = service.estimate(None)
+    assert more > less > 0
+
+
+def test_memory_steps_follow_each_other(tmp_path: object) -> None:
+    path = f"{tmp_path}/m.forge"
+    compiling, running = memory.Compiling(), memory.Running()
+    found = compiling.compile("minilm-tiny", 8, None, 1, check=False)
+    assert found["peak"] >= found["before"] and found["arena"] > 0
+    assert compiling.save(path)["file"] > found["model"]
+    running.load(path)
+    assert running.first_run()["peak"] > 0
