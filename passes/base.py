@@ -56,7 +56,7 @@ class Context:
         """The name of a constant of this value that all instances share; named by its content, so equal ones are
         one."""
         content = tensor.detach().contiguous()
-        digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}")
+        digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(content.reshape(-1).view(torch.uint8).numpy())
         name, constants = f"{FOLDED}{hint}.{digest.hexdigest()}", self.captured.constants
         while name in constants and not torch.equal(constants[name], content):

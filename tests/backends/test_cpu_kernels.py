@@ -94,23 +94,24 @@ def test_strided_inputs(name: str, sample: Sample, layout) -> None:
     check(name, sample, run(name, mapped(sample, layout)))
 
 
+def aliasable(name: str, sample: Sample, operand: int) -> bool:
+    """Whether the planner may put the first result on this operand's bytes: it never does for other sizes."""
+    first = get(name).evaluate(sample.operands, sample.attrs)[0]
+    x = sample.operands[operand]
+    return isinstance(x, np.ndarray) and first.nbytes == x.nbytes and first.itemsize == x.itemsize
+
+
 @pytest.mark.parametrize(
     ("name", "sample", "alias"),
     [
         pytest.param(*case.values, k, id=f"{case.id}-{k}")
         for case in CASES
         for k in get(case.values[0]).inplace
-        if isinstance(case.values[1].operands[k], np.ndarray)
+        if aliasable(*case.values, k)
     ],
 )
 def test_result_over_a_dying_operand(name: str, sample: Sample, alias: int) -> None:
     sample = mapped(sample, lambda x: np.array(x, order="C"))
-    first = get(name).evaluate(sample.operands, sample.attrs)[0]
-    if (
-        first.nbytes != sample.operands[alias].nbytes
-        or first.dtype.itemsize != sample.operands[alias].dtype.itemsize
-    ):
-        pytest.skip("the planner never aliases operands of another size")
     check(name, sample, run(name, sample, alias))
 
 
@@ -129,17 +130,14 @@ def test_both_results_over_dying_operands() -> None:
                 np.testing.assert_allclose(got, wanted, atol=2e-6)
 
 
+def has_f32(sample: Sample) -> bool:
+    return any(isinstance(x, np.ndarray) and x.dtype == np.float32 for x in sample.operands)
+
+
 @pytest.mark.parametrize("dtype", [DType.F64, DType.F16, DType.BF16], ids=lambda d: d.value)
-@pytest.mark.parametrize(("name", "sample"), CASES)
+@pytest.mark.parametrize(("name", "sample"), [case for case in CASES if has_f32(case.values[1])])
 def test_other_float_types(name: str, sample: Sample, dtype: DType) -> None:
     cast = mapped(sample, lambda x: x.astype(dtype.numpy) if x.dtype == np.float32 else x)
-    if all(a is b for a, b in zip(cast.operands, sample.operands, strict=True)):
-        pytest.skip("no f32 operand")
-    try:
-        with np.errstate(all="ignore"):
-            get(name).evaluate(cast.operands, cast.attrs)
-    except TypeError as error:
-        pytest.skip(f"the reference itself does not take {dtype.value}: {error}")
     check(name, cast, run(name, cast))
 
 
