@@ -1,9 +1,9 @@
 """The native CPU runtime: instructions bound to vectorised C++ kernels, a run is one loop without Python.
 
-:class:`NativeProgram` runs a planned flat program by itself. :func:`steps` is for a host that has arrays for all
-registers already: maximal runs of supported instructions become one step each, the host's own kernels do the
-rest. Weights of ``linear`` are packed into panels, when the artifact is written (:func:`pack`) or else when the
-program is loaded.
+:class:`NativeProgram` runs a planned flat program by itself. :func:`steps` is for a host that has arrays for
+all registers already: maximal runs of supported instructions become one step each, the host's own kernels do
+the rest. Weights of ``linear`` are packed into panels, when the artifact is written (:func:`pack`) or else
+when the program is loaded.
 
 The extension module is optional: :func:`available` says why it is missing, and importing this package never
 fails. Nothing here needs torch.

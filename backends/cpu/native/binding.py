@@ -20,6 +20,8 @@ __all__ = ["PANEL", "NativeStep", "bound_op", "pack", "packed_operand", "packing
 PANEL = 32
 """Columns of a packed weight panel."""
 
+_HINTS = {"embedding": "check that the inputs were made with this model's own tokenizer"}
+
 Memory = Callable[[Operand], Any]
 Step = Callable[[], Any]
 
@@ -53,13 +55,18 @@ def supports(instr: Instr) -> str | None:
     trial = extension().Program(Team(1).native, isa())
     outputs = [_placeholder(r.type) for r in instr.results]
     inputs = [
-        x.value if isinstance(x, Literal) else None if x is None else _placeholder(x.type) for x in instr.operands
+        x.value if isinstance(x, Literal) else None if x is None else _placeholder(x.type)
+        for x in instr.operands
     ]
     return bound_op(trial, instr, inputs, outputs, None)
 
 
 def bound_op(
-    program: Any, instr: Instr, inputs: Sequence[Any], outputs: Sequence[np.ndarray], packed: np.ndarray | None
+    program: Any,
+    instr: Instr,
+    inputs: Sequence[Any],
+    outputs: Sequence[np.ndarray],
+    packed: np.ndarray | None,
 ) -> str | None:
     """Add an instruction to the extension's program; the reason if it has no kernel for it.
 
@@ -116,8 +123,7 @@ class NativeStep:
             number, value, limit = failure
             instr = self.instrs[number]
             what = f"{instr.op}: index {value} is outside an axis of {limit}"
-            hint = "check that the inputs were made with this model's own tokenizer" if instr.op == "embedding" else None
-            raise InputError(what, str(instr.source) if instr.source else None, hint)
+            raise InputError(what, str(instr.source) if instr.source else None, _HINTS.get(instr.op))
 
     def profile(self) -> list[int]:
         """Run once; nanoseconds of every instruction, as the first thread sees them."""

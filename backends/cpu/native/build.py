@@ -1,7 +1,7 @@
 """How the extension is built: one file per instruction set, each with the flags of its own.
 
-``setup.py`` calls :func:`extensions` and uses :class:`BuildExtension`; both only need setuptools and pybind11,
-and are importable without the rest of the package. ``python build.py DIR`` builds the module into a folder.
+``setup.py`` calls :func:`extensions` and uses :class:`BuildExtension`; both only need setuptools and pybind11
+and can be loaded from this file alone. ``python build.py DIR`` builds the module into a folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import Any
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-__all__ = ["FLAGS", "ISA_FLAGS", "LINK_FLAGS", "MODULE", "SOURCES", "BuildExtension", "build_into", "extensions"]
+__all__ = [
+    "FLAGS",
+    "ISA_FLAGS",
+    "LINK_FLAGS",
+    "MODULE",
+    "SOURCES",
+    "BuildExtension",
+    "build_into",
+    "extensions",
+]
 
 MODULE = "forgec.backends.cpu._native"
 SOURCES = Path(__file__).resolve().parent / "src"

@@ -66,9 +66,9 @@ def threads_default() -> int:
 
 
 class Team:
-    """Threads that run native programs, one program at a time; a second caller meanwhile runs on its own thread.
+    """Threads that run native programs, one program at a time.
 
-    They start with the first run and sleep between runs.
+    A second caller meanwhile runs on its own thread. They start with the first run and sleep between runs.
     """
 
     def __init__(self, threads: int | None = None) -> None:

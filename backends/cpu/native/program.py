@@ -1,8 +1,8 @@
 """A planned flat program as one native call.
 
-Every register gets its final address when the program is made: an offset in the arena, or for a view the strided
-part of its operand's memory. A run copies the inputs into place, runs the bound instructions and copies the
-outputs out.
+Every register gets its final address when the program is made: an offset in the arena, or for a view the
+strided part of its operand's memory. A run copies the inputs into place, runs the bound instructions and
+copies the outputs out.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ class NativeProgram:
         self._step = NativeStep(self._team)
         self._bind()
 
-    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
-        """The results, in new contiguous arrays or in ``outputs``; inputs must have exactly the program's types.
+    def run(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """The results, in new contiguous arrays or in ``outputs``.
 
-        Raises :class:`InputError` if an index is out of range.
+        Inputs must have exactly the program's types. Raises :class:`InputError` if an index is out of range.
         """
         main = self._flat.main
         for register, value in zip(main.params, inputs, strict=True):
@@ -113,7 +115,12 @@ class NativeProgram:
 
     def _place(self, register: Register) -> np.ndarray:
         offset, t = self._offsets.get(register), register.type
-        if offset is None or offset < 0 or offset + t.nbytes > self._arena.nbytes or offset % t.dtype.itemsize:
+        if (
+            offset is None
+            or offset < 0
+            or offset + t.nbytes > self._arena.nbytes
+            or offset % t.dtype.itemsize
+        ):
             raise PlanError(f"{register} of {t} has no place at {offset} in {self._arena.nbytes} bytes")
         return self._arena[offset : offset + t.nbytes].view(t.dtype.numpy).reshape(t.shape)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from forgec.backends.cpu import native
 
 REASON = native.available()

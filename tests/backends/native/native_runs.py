@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-
 from forgec.backends.cpu.native import Team, pack
 from forgec.backends.cpu.native.binding import NativeStep
+
 from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import TensorType
@@ -62,7 +62,9 @@ def run_native(
 
 def reference(op: str, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """The op's reference evaluation with f32 operands widened to float64."""
-    wide = [x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x for x in operands]
+    wide = [
+        x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x for x in operands
+    ]
     with np.errstate(all="ignore"):
         return get(op).evaluate(wide, attrs)
 
@@ -88,7 +90,7 @@ def assert_matches(
 
 
 def strided(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
-    """The same elements with other strides: axes permuted in memory, or every second element of a larger array."""
+    """The same elements with other strides: axes permuted in memory, or every second of a larger array."""
     if array.ndim and rng.random() < 0.5:
         order = rng.permutation(array.ndim)
         back = np.argsort(order)

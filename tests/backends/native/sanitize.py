@@ -1,7 +1,7 @@
 """Runs this folder's tests against an extension that is built with sanitizers.
 
-``python sanitize.py address`` (AddressSanitizer and UndefinedBehaviorSanitizer) or ``python sanitize.py thread``;
-more arguments go to pytest. The build, in a temporary folder or in ``--build DIR``, takes a minute or two.
+``python sanitize.py address`` (AddressSanitizer and UndefinedBehaviorSanitizer) or ``python sanitize.py
+thread``; more arguments go to pytest. The build, in a temporary folder or in ``--build DIR``, takes minutes.
 The sanitizer's library is loaded ahead of Python, so that numpy's memory has red zones as well. Needs GCC.
 """
 
@@ -55,7 +55,18 @@ def main() -> int:
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "sanitized", "-p", "no:cacheprovider", str(HERE), *rest]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "sanitized",
+            "-p",
+            "no:cacheprovider",
+            str(HERE),
+            *rest,
+        ]
         return subprocess.run(command, env=environment, cwd=folder).returncode
 
 

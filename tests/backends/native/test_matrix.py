@@ -60,7 +60,9 @@ def test_linear_without_depth_or_rows(isa: str) -> None:
     x = np.zeros((3, 0), np.float32)
     bias = np.arange(5, dtype=np.float32)
     assert_matches("linear", [x, np.zeros((5, 0), np.float32), bias, None], {"act": "relu"}, packed=True)
-    assert_matches("linear", [np.zeros((0, 4), np.float32), np.ones((5, 4), np.float32), bias, None], {}, packed=True)
+    assert_matches(
+        "linear", [np.zeros((0, 4), np.float32), np.ones((5, 4), np.float32), bias, None], {}, packed=True
+    )
 
 
 def test_linear_keeps_nan_and_infinity(isa: str) -> None:
@@ -105,7 +107,11 @@ def _attention(rng: np.random.Generator, seed: int) -> tuple[list[Any], dict[str
     length = int(rng.choice([1, 7, 33, 130, 300]))
     size, value_size = int(rng.integers(1, 70)), int(rng.integers(1, 70))
     heads = kv_heads * group
-    q, k, v = _x(rng, batch, heads, rows, size), _x(rng, batch, kv_heads, length, size), _x(rng, batch, kv_heads, length, value_size)
+    q, k, v = (
+        _x(rng, batch, heads, rows, size),
+        _x(rng, batch, kv_heads, length, size),
+        _x(rng, batch, kv_heads, length, value_size),
+    )
     shape = [n if rng.random() < 0.6 else 1 for n in (batch, heads, rows, length)]
     mask: np.ndarray | None = None
     if seed % 3 == 1:

@@ -1,4 +1,4 @@
-"""Whole programs: arenas, views, states, constants, clones, threads, profiles, errors, choice of instruction set."""
+"""Whole programs: arenas, views, states, constants, clones, threads, profiles, errors, instruction sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-
 from forgec.backends.cpu import native
 from forgec.backends.cpu.native import NativeProgram, Team
 from forgec.backends.cpu.native.binding import NativeStep
+
 from forgec.errors import InputError, OptionError, PlanError, UnsupportedOpError
 from forgec.ir.op import get
 from forgec.ir.program import (
@@ -52,7 +52,8 @@ class _Builder:
     def add(self, op: str, *operands: Operand, **attrs: object) -> Register:
         types = [None if x is None or isinstance(x, Literal) else x.type for x in operands]
         results = tuple(
-            self.register(t, stored=not get(op).view) for t in get(op).result_types(types, attrs)  # type: ignore[arg-type]
+            self.register(t, stored=not get(op).view)
+            for t in get(op).result_types(types, attrs)  # type: ignore[arg-type]
         )
         self.body.append(Instr(op, operands, results, attrs))  # type: ignore[arg-type]
         return results[-1] if results else Register(-1, IDS)
@@ -86,7 +87,9 @@ def _expected(arrays: dict[str, np.ndarray], ids: np.ndarray, seen: float) -> np
     x = arrays["table"][ids]
     (projected,) = get("linear").evaluate([x, arrays["weight"], None, None], {"act": "gelu"})
     heads = projected.reshape(2, 7, 3, 8).transpose(0, 2, 1, 3)
-    (y,) = get("attention").evaluate([heads, heads, heads, None], {"scale": 0.3, "causal": True, "seq_major": True})
+    (y,) = get("attention").evaluate(
+        [heads, heads, heads, None], {"scale": 0.3, "causal": True, "seq_major": True}
+    )
     (out,) = get("linear").evaluate([y.reshape(2, 7, 24), arrays["weight"], None, x], {})
     return out + np.float32(seen)
 
@@ -135,9 +138,11 @@ def test_programs_that_share_a_team_run_at_the_same_time(isa: str) -> None:
     steps, wants, outs = [], [], []
     t = TensorType(DType.F32, (40, 64))
     for _ in range(3):
-        x, w = rng.standard_normal((2, 40, 64)).astype(np.float32)[0], rng.standard_normal((64, 64)).astype(np.float32)
+        x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((40, 64), (64, 64)))
         out = np.empty((40, 64), np.float32)
-        instr = Instr("linear", (Register(0, t), Register(1, TensorType.of(w)), None, None), (Register(2, t),))
+        instr = Instr(
+            "linear", (Register(0, t), Register(1, TensorType.of(w)), None, None), (Register(2, t),)
+        )
         step = NativeStep(team)
         assert step.add(instr, [x, w, None, None], [out], None) is None
         steps.append(step)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from forgec.backends.cpu import native
 from native_runs import assert_matches, instruction, strided
 
-from forgec.backends.cpu import native
 from forgec.ir import ops  # noqa: F401
 from forgec.ir.op import OPS, get
 

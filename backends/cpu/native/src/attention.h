@@ -36,7 +36,8 @@ struct AttentionTask {
     const float* q = p.q + batch * p.q_step[0] + head * p.q_step[1] + row * p.q_step[2];
     const int64_t i_step = keys != nullptr ? 1 : p.size, d_step = keys != nullptr ? rows : 1;
     for (int i = 0; i < rows; ++i) {
-      for (int64_t d = 0; d < p.size; ++d) query[i * i_step + d * d_step] = q[i * p.q_step[2] + d * p.q_step[3]] * p.scale;
+      const float* row_of_q = q + i * p.q_step[2];
+      for (int64_t d = 0; d < p.size; ++d) query[i * i_step + d * d_step] = row_of_q[d * p.q_step[3]] * p.scale;
     }
   }
 
@@ -96,8 +97,9 @@ struct AttentionTask {
   }
 
   void mask_scores(float* s, int i, int64_t first, int64_t count) const {
-    const int64_t start = batch * p.mask_step[0] + head * p.mask_step[1] + (row + i) * p.mask_step[2] + first * p.mask_step[3];
     const int64_t step = p.mask_step[3];
+    const int64_t start =
+        batch * p.mask_step[0] + head * p.mask_step[1] + (row + i) * p.mask_step[2] + first * step;
     if (p.mask_is_bool) {
       const char* mask = p.mask + start;
       for (int64_t j = 0; j < count; ++j) s[j] = mask[j * step] ? s[j] : kMinusInfinity;
@@ -224,7 +226,8 @@ void attention(const void* params, Context& context) {
     task.head = head % p.heads;
     task.row = tiles.start(tile);
     task.rows = tiles.rows(tile);
-    task.keys = p.keys == nullptr ? nullptr : p.keys + (task.batch * p.kv_heads + task.kv_head()) * panels * kPanel * p.size;
+    const int64_t kv = task.batch * p.kv_heads + task.kv_head();
+    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kPanel * p.size;
     task.run();
   }
 }

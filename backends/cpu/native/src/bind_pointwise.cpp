@@ -131,7 +131,8 @@ void bind_clamp(Binder& binder, const Call& call) {
 }
 
 void bind_where(Binder& binder, const Call& call) {
-  static const Pointwise by_size[] = {select_items<uint8_t>, select_items<uint16_t>, select_items<uint32_t>, select_items<uint64_t>};
+  static const Pointwise by_size[] = {select_items<uint8_t>, select_items<uint16_t>, select_items<uint32_t>,
+                                      select_items<uint64_t>};
   const int64_t size = item_size(call.out().dtype);
   const int which = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
   emit_chain(binder, by_size[which], {call.input(0), call.input(1), call.input(2)}, call.out());

@@ -46,7 +46,9 @@ struct Product {
 template <class T>
 struct Largest {
   using Total = T;
-  static Total start() { return std::is_floating_point_v<T> ? static_cast<T>(-__builtin_inff()) : std::numeric_limits<T>::min(); }
+  static Total start() {
+    return std::is_floating_point_v<T> ? static_cast<T>(-__builtin_inff()) : std::numeric_limits<T>::min();
+  }
   static Total join(Total a, Total b) { return a > b || a != a ? a : b; }
   static T finish(Total a, int64_t) { return a; }
 };
@@ -54,7 +56,9 @@ struct Largest {
 template <class T>
 struct Smallest {
   using Total = T;
-  static Total start() { return std::is_floating_point_v<T> ? static_cast<T>(__builtin_inff()) : std::numeric_limits<T>::max(); }
+  static Total start() {
+    return std::is_floating_point_v<T> ? static_cast<T>(__builtin_inff()) : std::numeric_limits<T>::max();
+  }
   static Total join(Total a, Total b) { return a < b || a != a ? a : b; }
   static T finish(Total a, int64_t) { return a; }
 };

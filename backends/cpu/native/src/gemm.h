@@ -2,7 +2,8 @@
 //
 // The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
 // few panels times a block of rows. Within a task a block of one panel (384 x 32 floats) stays in the nearest
-// caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block. Partial sums over k blocks are in C.
+// caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block.
+// A block is summed in registers, from zero, and added to what is in C.
 // Bias, activation and residual are applied to a tile of C right after its last block.
 #pragma once
 
@@ -62,7 +63,8 @@ void finish(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols,
 struct Tiles {
   int64_t count, base, longer;
 
-  Tiles(int64_t m, int64_t most) : count((m + most - 1) / most), base(count ? m / count : 0), longer(count ? m % count : 0) {}
+  Tiles(int64_t m, int64_t most)
+      : count((m + most - 1) / most), base(count ? m / count : 0), longer(count ? m % count : 0) {}
   int64_t start(int64_t tile) const { return tile * base + (tile < longer ? tile : longer); }
   int rows(int64_t tile) const { return static_cast<int>(base + (tile < longer ? 1 : 0)); }
 };

@@ -77,7 +77,9 @@ class Bound {
     binder.bind(call);
     scratch_ = std::max(scratch_, binder.scratch_bytes());
     calls_.push_back(std::move(call));
-    kept_.append(inputs);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (packed_weight.is_none() || i != 1) kept_.append(inputs[i]);  // a packed weight stands in for its original
+    }
     kept_.append(outputs);
     kept_.append(packed_weight);
     program_.reset();

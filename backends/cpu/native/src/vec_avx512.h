@@ -59,8 +59,10 @@ struct VecAvx512 {
     // r[4 g + i] now has columns i, i+4, i+8, i+12 of rows 4g .. 4g+3, one 128-bit block each.
     const Mask mask = first(rows);
     for (int i = 0; i < 4; ++i) {
-      const __m512 low02 = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), high02 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-      const __m512 low13 = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd), high13 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+      const __m512 low02 = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+      const __m512 low13 = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+      const __m512 high02 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+      const __m512 high13 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
       _mm512_mask_storeu_ps(dst + i * dst_row, mask, _mm512_shuffle_f32x4(low02, high02, 0x88));
       _mm512_mask_storeu_ps(dst + (i + 4) * dst_row, mask, _mm512_shuffle_f32x4(low13, high13, 0x88));
       _mm512_mask_storeu_ps(dst + (i + 8) * dst_row, mask, _mm512_shuffle_f32x4(low02, high02, 0xdd));
