@@ -23,7 +23,15 @@ for folder in MAPPED:
 
 COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "safetensors>=0.6"]
 BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
-TEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.150", "ruff>=0.17", "mypy>=2.4", "jsonschema>=4.26", "pybind11>=3.1"]
+TEST = [
+    "pytest>=9",
+    "pytest-xdist>=3.8",
+    "hypothesis>=6.150",
+    "ruff>=0.17",
+    "mypy>=2.4",
+    "jsonschema>=4.26",
+    "pybind11>=3.1",
+]
 
 setup(
     name="forgec",

@@ -11,9 +11,12 @@ from rich.console import Console
 
 from . import calibrate, compile_time, fidelity, fusion, latency, machine, memory, report, scaling
 from .results import FOLDER, Result, load_all
+from .tables import Table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 _progress = Console(stderr=True)
+_PIPE_WIDTH = 220
+"""Columns of tables that go to a file: enough for every table to keep its rows on one line."""
 
 Models = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Presets of forgec.models.")]
 Tokens = Annotated[int, typer.Option(min=1, help="Tokens of the example inputs.")]
@@ -231,8 +234,9 @@ def _run(
         _say(f"kept as {result.save(FOLDER, label)}")
 
 
-def _print(tables: Sequence[Any]) -> None:
-    console = Console()
+def _print(tables: Sequence[Table]) -> None:
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=_PIPE_WIDTH)
     for table in tables:
         if table.rows:
             table.print(console)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ from types import TracebackType
 from typing import IO, Any
 
 __all__ = ["Worker", "WorkerError"]
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 8 << 30
+"""Free bytes that a folder in memory must have, for models written as files."""
 
 _TAIL_LINES = 12
 _THREAD_VARIABLES = (
@@ -40,9 +45,8 @@ class Worker:
     """
 
     def __init__(self, service: str, threads: int, variables: Mapping[str, str] | None = None) -> None:
-        memory = Path("/dev/shm")
         self._folder = tempfile.TemporaryDirectory(
-            prefix="bench-", dir=memory if os.access(memory, os.W_OK) else None, ignore_cleanup_errors=True
+            prefix="bench-", dir=_MEMORY if _roomy(_MEMORY) else None, ignore_cleanup_errors=True
         )
         self.folder = Path(self._folder.name)
         self._log = self.folder / "stderr.txt"
@@ -126,3 +130,7 @@ class Worker:
     def _tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _roomy(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= _ROOM

@@ -1,8 +1,10 @@
 """Recognise activations that a model spells out.
 
-*Before* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), also with x taken out of the cubic; 0.5 x (1 + erf(x / sqrt(2))); x * sigmoid(x).
+*Before* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), also with x taken out of the cubic; 0.5 x (1 + erf(x
+/ sqrt(2))); x * sigmoid(x).
 *After* aten.gelu (tanh or exact), aten.silu.
-*Does not fire when* a constant differs, an inner value has another user, or the result's type is not that of x.
+*Does not fire when* a constant differs, an inner value has another user, or the result's type is not that of
+x.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def _softmax_input(weights: Any) -> fx.Node | None:
     if softmax is None or int(softmax.args[1]) % 4 != 3:  # type: ignore[arg-type]
         return None
     scores, wide = _uncast(softmax.args[0]), node_type(softmax).dtype
-    return scores if same_type(weights, scores) and wide.itemsize >= node_type(weights).dtype.itemsize else None
+    return (
+        scores if same_type(weights, scores) and wide.itemsize >= node_type(weights).dtype.itemsize else None
+    )
 
 
 def _uncast(node: Any) -> Any:

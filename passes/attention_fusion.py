@@ -1,12 +1,12 @@
 """Fuse attention into one op that keeps no score matrix and repeats no keys.
 
-*Before* aten.scaled_dot_product_attention; or matmul(q, k^T), scaled, perhaps soft-capped (tanh), masks added or
-filled in, softmax (in f32 if the rest is 16-bit), matmul with v. Queries perhaps scaled on their own, keys and values
-perhaps repeated for grouped heads. Fused attention whose mask became known since.
-*After* ``attention(q, k, v, mask, scale, causal, window, softcap)``: a constant mask that is all true, causal, or
-causal within a window becomes attributes (see :mod:`.masks`).
-*Does not fire when* an inner value has another user, softmax is not over the keys, a sum scales its second term,
-dropout is active, ranks differ from four, or the mask or the shapes are none that the fused op takes.
+*Before* aten.scaled_dot_product_attention; or matmul(q, k^T), scaled, perhaps soft-capped (tanh), masks added
+or filled in, softmax (in f32 if the rest is 16-bit), matmul with v. Queries perhaps scaled on their own, keys
+and values perhaps repeated for grouped heads. Fused attention whose mask became known since.
+*After* ``attention(q, k, v, mask, scale, causal, window, softcap)``: a constant mask that is all true,
+causal, or causal within a window becomes attributes (see :mod:`.masks`).
+*Does not fire when* an inner value has another user, softmax is not over the keys, a sum scales its second
+term, dropout is active, ranks differ from four, or the mask or the shapes are none that the fused op takes.
 
 A row of which everything is excluded gives zeros, as in the operator; written out, it is NaN in eager.
 """
@@ -93,7 +93,8 @@ def _with_known_mask(node: fx.Node, context: Context) -> Any:
 
 
 def _take_query_scale(found: Attention, context: Context) -> None:
-    """Scale the scores by the number that the queries were multiplied by, before or after they were split in heads."""
+    """Scale the scores by the number that the queries were multiplied by, before or after they were split in
+    heads."""
     node: Any = found.q
     if node in (found.k, found.v, *(term.node for term in found.terms)):
         return
@@ -111,13 +112,18 @@ def _take_query_scale(found: Attention, context: Context) -> None:
 def _take_ungrouped(found: Attention) -> None:
     """Take keys and values from before they were repeated for grouped heads, if both were."""
     k, v = _ungrouped(found.k), _ungrouped(found.v)
-    if not found.turned and k is not None and v is not None and node_type(k).shape[1] == node_type(v).shape[1]:
+    if (
+        not found.turned
+        and k is not None
+        and v is not None
+        and node_type(k).shape[1] == node_type(v).shape[1]
+    ):
         found.k, found.v = k, v
 
 
 def _ungrouped(node: fx.Node) -> fx.Node | None:
-    """x of a rank-four repeat_interleave(x, n, 1), or of the reshape(expand(reshape(x))) that is the same, else
-    None."""
+    """x of a rank-four repeat_interleave(x, n, 1), or of the reshape(expand(reshape(x))) that is the same,
+    else None."""
     if node.target is aten.repeat_interleave.self_int:
         axis = node.args[2] if len(node.args) > 2 else None
         return node.args[0] if axis in (1, -3) else None  # type: ignore[return-value]

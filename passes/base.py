@@ -53,8 +53,8 @@ class Context:
         return found[node] if isinstance(node, fx.Node) and evaluate(node) else None
 
     def add_constant(self, tensor: torch.Tensor, hint: str) -> str:
-        """The name of a constant of this value that all instances share; named by its content, so equal ones are
-        one."""
+        """The name of a constant of this value that all instances share; named by its content, so equal ones
+        are one."""
         content = tensor.detach().contiguous()
         digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(content.reshape(-1).view(torch.uint8).numpy())

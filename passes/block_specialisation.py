@@ -1,11 +1,12 @@
 """Let a repeated block know what all its calls have in common.
 
-*Before* every call of a block passes the same constant (mask, rotary table), or an expanded value, as an argument;
-the same constant, or one of equal value, bound in every instance; a parameter or result of a block that nobody uses; a
-parameter that a block gives back.
-*After* the constant or the expand stands inside the block, where the fusions see it; the parameter or result is gone.
-*Does not fire when* two calls pass different values, the value depends on an input, or equal constants are over
-``COMPARED`` bytes.
+*Before* every call of a block passes the same constant (mask, rotary table), or an expanded value, as an
+argument; the same constant, or one of equal value, bound in every instance; a parameter or result of a block
+that nobody uses; a parameter that a block gives back.
+*After* the constant or the expand stands inside the block, where the fusions see it; the parameter or result
+is gone.
+*Does not fire when* two calls pass different values, the value depends on an input, or equal constants are
+over ``COMPARED`` bytes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ def _sink_constants(block: Block, calls: list[fx.Node]) -> int:
     for index, placeholder in enumerate(placeholders(block.graph)):
         passed = {call.args[2 + index] for call in calls}
         value = next(iter(passed))
-        if len(passed) == 1 and placeholder.users and isinstance(value, fx.Node) and is_constant_expression(value):
+        if (
+            len(passed) == 1
+            and placeholder.users
+            and isinstance(value, fx.Node)
+            and is_constant_expression(value)
+        ):
             with block.graph.inserting_before(first_operator(block.graph)):
                 copy = _clone(value, block.graph, {})
             placeholder.replace_all_uses_with(copy)

@@ -1,7 +1,8 @@
 """Compute equal expressions once.
 
 *Before* two nodes with the same target, arguments and keyword arguments. *After* the first of them.
-*Does not fire when* the nodes have an effect or give random numbers, or arguments differ in type only (1 and 1.0, True and 1).
+*Does not fire when* the nodes have an effect or give random numbers, or arguments differ in type only (1 and
+1.0, True and 1).
 
 Hash-consing in one sweep: arguments are compared after their own duplicates were merged.
 """

@@ -1,14 +1,14 @@
 """Evaluate what depends on no input, and drop arithmetic identities.
 
-*Before* chains over constants and generators (arange, masks by index arithmetic, rotary tables); x * 1, x / 1,
-x + 0, x - 0, x ** 1, x and true, x or false, where the neutral element may be a constant tensor.
+*Before* chains over constants and generators (arange, masks by index arithmetic, rotary tables); x * 1, x /
+1, x + 0, x - 0, x ** 1, x and true, x or false, where the neutral element may be a constant tensor.
 *After* one constant per value that other nodes use; x, or an expand of x.
-*Does not fire when* the value depends on an input or a state, is random, differs between instances of a block, is
-over ``LIMIT`` bytes, reads a tensor of over ``LIMIT`` bytes or only re-arranges a weight matrix (weights stay
-recipes, evaluated when the artifact is written), or an identity would change the element type.
+*Does not fire when* the value depends on an input or a state, is random, differs between instances of a
+block, is over ``LIMIT`` bytes, reads a tensor of over ``LIMIT`` bytes or only re-arranges a weight matrix
+(weights stay recipes, evaluated when the artifact is written), or an identity would change the element type.
 
-An expanded or uniform value is kept small, with an expand behind it. Values come from torch itself, so folding is
-exact.
+An expanded or uniform value is kept small, with an expand behind it. Values come from torch itself, so
+folding is exact.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def _compact(value: torch.Tensor) -> torch.Tensor:
 
 
 def _materialise(graph: fx.Graph, node: fx.Node, value: torch.Tensor, context: Context) -> int:
-    """Put a constant in a node's place; 0 if it is too large, or is that already (the expand of a constant)."""
+    """Put a constant in a node's place; 0 if it is too large, or is that already (the expand of a
+    constant)."""
     small = _compact(value)
     expanded = small.shape != value.shape
     if small.numel() * small.element_size() > LIMIT or (expanded and _expands_constant(node)):

@@ -1,8 +1,8 @@
 """The fused ops that passes put into FX graphs, as functions on torch tensors.
 
 Each has the name, operands and attributes of the IR op that it becomes, so lowering maps them one to one. The
-bodies define the meaning in torch's terms; they run when a graph is evaluated for a check, never in an artifact.
-What operands an op takes is its IR record's to say: :func:`takes` asks it.
+bodies define the meaning in torch's terms; they run when a graph is evaluated for a check, never in an
+artifact. What operands an op takes is its IR record's to say: :func:`takes` asks it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from ..graph import node_type
 from ..ir.op import IRTypeError, get
 from ..ir.types import TensorType
 
-__all__ = ["FUSED", "add_layer_norm", "add_rms_norm", "attention", "gated", "linear", "rms_norm", "rope", "takes"]
+__all__ = [
+    "FUSED",
+    "add_layer_norm",
+    "add_rms_norm",
+    "attention",
+    "gated",
+    "linear",
+    "rms_norm",
+    "rope",
+    "takes",
+]
 
 
 def takes(

@@ -1,10 +1,10 @@
 """Compute once what every call of a repeated block would compute alike.
 
-*Before* operators of a block that read nothing but parameters for which all calls pass the same value, and constants
-of all instances: a mask that every layer converts, rotary tables from position ids.
+*Before* operators of a block that read nothing but parameters for which all calls pass the same value, and
+constants of all instances: a mask that every layer converts, rotary tables from position ids.
 *After* the same operators in the main graph, before the first call; their result is a parameter of the block.
-*Does not fire when* two calls pass different values, an instance's own constant is read, or the operators only
-re-arrange elements (they cost nothing, and an expanded value would cost memory).
+*Does not fire when* two calls pass different values, an instance's own constant is read, or the operators
+only re-arrange elements (they cost nothing, and an expanded value would cost memory).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Bring matrix products with constant weights into one form: aten.linear on unflattened rows.
 
-*Before* addmm, mm or matmul with a constant right side, transposed back; a reshape of the leading axes before and
-after a linear.
+*Before* addmm, mm or matmul with a constant right side, transposed back; a reshape of the leading axes before
+and after a linear.
 *After* ``linear(x, weight, bias)`` with weight [out, in].
-*Does not fire when* the right side depends on an input, addmm scales its terms, or the reshape touches the last axis.
+*Does not fire when* the right side depends on an input, addmm scales its terms, or the reshape touches the
+last axis.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ class LinearForm(NodePass):
         x = flat.args[0]
         out = node_type(node).shape
         keeps_rows = out == (*node_type(x).shape[:-1], node_type(inner).shape[-1])  # type: ignore[arg-type]
-        return (x, *inner.args[1:3]) if keeps_rows and node_type(x).shape[-1] == node_type(flat).shape[-1] else None  # type: ignore[arg-type]
+        return (
+            (x, *inner.args[1:3])
+            if keeps_rows and node_type(x).shape[-1] == node_type(flat).shape[-1]
+            else None
+        )  # type: ignore[arg-type]
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
         with graph.inserting_before(node):

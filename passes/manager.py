@@ -1,7 +1,8 @@
 """The ordered list of passes, and the manager that runs, checks, times and records them.
 
-A pass finds and rewrites; everything else is done here: dead nodes are erased after every pass, rounds repeat until
-nothing changes (at most ``Options.rounds``), ``Options.fusion`` chooses how many of the fusions are made.
+A pass finds and rewrites; everything else is done here: dead nodes are erased after every pass, rounds repeat
+until nothing changes (at most ``Options.rounds``), ``Options.fusion`` chooses how many of the fusions are
+made.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def optimise(
 ) -> list[PassReport]:
     """Run the passes on the graphs in place and give a record of each run.
 
-    ``before_fusion`` is called once, when the graphs are clean and nothing is fused yet. Raises ``OptionError``
-    for a switch that names no pass.
+    ``before_fusion`` is called once, when the graphs are clean and nothing is fused yet. Raises
+    ``OptionError`` for a switch that names no pass.
     """
     return Optimiser(options, knobs(), passes).run(captured, before_fusion)
 
@@ -141,7 +142,9 @@ class Optimiser:
                 self.rewrites += count
             else:
                 assert isinstance(current, NodePass)
-                count = sum(self._apply_to_nodes(current, graph, captured) for _, graph, _ in captured.graphs())
+                count = sum(
+                    self._apply_to_nodes(current, graph, captured) for _, graph, _ in captured.graphs()
+                )
             if count:
                 for _, graph, _ in captured.graphs():
                     erase_dead(graph)
@@ -156,7 +159,11 @@ class Optimiser:
 
     def _apply_to_nodes(self, current: NodePass, graph: fx.Graph, captured: CapturedGraph) -> int:
         context = Context(captured)
-        roots = [n for target in dict.fromkeys(current.roots) for n in graph.find_nodes(op="call_function", target=target)]
+        roots = [
+            n
+            for target in dict.fromkeys(current.roots)
+            for n in graph.find_nodes(op="call_function", target=target)
+        ]
         count = 0
         for node in sorted(roots):
             if node._erased or self._spent():
@@ -173,8 +180,8 @@ class Optimiser:
         return count
 
     def _chosen(self, current: Pass, node: fx.Node) -> bool:
-        """Whether the aggressiveness lets this match through: of all matches of all fusions the share ``fusion``,
-        evenly spread. A match left out stays out in later rounds."""
+        """Whether the aggressiveness lets this match through: of all matches of all fusions the share
+        ``fusion``, evenly spread. A match left out stays out in later rounds."""
         left_out: frozenset[str] = node.meta.get("left_out", frozenset())
         if current.name in left_out:
             return False
@@ -202,7 +209,9 @@ class Optimiser:
         stem = f"{self.dumped:02d}-{name}"
         (folder / f"{stem}.txt").write_text(text)
         if self.last_text:
-            diff = difflib.unified_diff(self.last_text.splitlines(), text.splitlines(), "before", "after", lineterm="")
+            diff = difflib.unified_diff(
+                self.last_text.splitlines(), text.splitlines(), "before", "after", lineterm=""
+            )
             (folder / f"{stem}.diff").write_text("\n".join(diff) + "\n")
         self.last_text = text
         self.dumped += 1
@@ -245,7 +254,9 @@ def check_graphs(captured: CapturedGraph, types: dict[str, list[TensorType]], wh
             if node.op != "output" and "type" not in node.meta:
                 raise InternalError(f"{when}: {node.format_node()} in {name} has no type")
     if _result_types(captured) != types:
-        raise InternalError(f"{when}: the results are {_result_types(captured)['main']}, were {types['main']}")
+        raise InternalError(
+            f"{when}: the results are {_result_types(captured)['main']}, were {types['main']}"
+        )
     for node in captured.graph.find_nodes(op="call_function", target=call_block):
         _check_call(captured, node, when)
 
@@ -259,4 +270,6 @@ def _check_call(captured: CapturedGraph, call: fx.Node, when: str) -> None:
     output = next(iter(reversed(block.graph.nodes)))
     results = tuple(node_type(n) for n in output.args[0])  # type: ignore[union-attr, arg-type]
     if results != call.meta["type"]:
-        raise InternalError(f"{when}: block {block.name} gives {results}, its call {call.name} {call.meta['type']}")
+        raise InternalError(
+            f"{when}: block {block.name} gives {results}, its call {call.name} {call.meta['type']}"
+        )

@@ -1,8 +1,8 @@
 """What is added to attention scores, and how much of it is known when compiling.
 
-A mask that lets every row see all columns, those up to its own, or a window of these, becomes attributes of the fused
-attention. That is exact for masks of minus infinity. A finite one (-1e4, or the smallest float) only excludes beside
-columns that are allowed, so it must leave some in every row, whatever else is added.
+A mask that lets every row see all columns, those up to its own, or a window of these, becomes attributes of
+the fused attention. That is exact for masks of minus infinity. A finite one (-1e4, or the smallest float)
+only excludes beside columns that are allowed, so it must leave some in every row, whatever else is added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 _EXCLUDES = -1e4
 """A float mask at or below this excludes: exp of it underflows to zero beside any ordinary score."""
 _ABSORBS = -1e30
-"""A fill at or below this absorbs the score that it is added to."""
+"""A number at or below this absorbs the score that it is added to, so adding it is filling it in."""
 _ORDINARY = 1e3
 """The size up to which a constant bias leaves excluded columns excluded."""
 
@@ -49,6 +49,13 @@ class Term:
         absorbed = self.fill == -math.inf or (self.fill <= _ABSORBS and dtype is not DType.F16)
         return kind is DType.BOOL and absorbed
 
+    def deepened(self) -> Term:
+        """The term with a fill that absorbs, which is the same as one that excludes if nothing else
+        excludes."""
+        if self.fill is None or not _ABSORBS < self.fill <= _EXCLUDES:
+            return self
+        return Term(self.node, _ABSORBS, self.at)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -68,8 +75,10 @@ def reduce_terms(
     harmless = [known or _ordinary(term, context) for known, term in zip(harmless, terms, strict=True)]
     rest, causal, windows = [], False, []
     for index, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
-        if shape is None or not (shape.exact or all(harmless[:index] + harmless[index + 1 :])):
-            rest.append(Term(unexpanded(term.node), term.fill, term.at))
+        alone = all(harmless[:index] + harmless[index + 1 :])
+        if shape is None or not (shape.exact or alone):
+            kept = Term(unexpanded(term.node), term.fill, term.at)
+            rest.append(kept.deepened() if alone else kept)
             continue
         causal |= shape.causal
         windows += [shape.window] if shape.window else []
@@ -77,7 +86,8 @@ def reduce_terms(
 
 
 def known_shape(term: Term, rows: int, length: int, context: Context) -> Shape | None:
-    """The attributes that can stand for a term in scores of ``rows`` by ``length``; none of them if it adds 0."""
+    """The attributes that can stand for a term in scores of ``rows`` by ``length``; none of them if it adds
+    0."""
     found = _allowed(term, context)
     if found is None:
         return None
@@ -108,7 +118,9 @@ def types(terms: Sequence[Term], dtype: DType) -> TensorType | None:
     return TensorType(DType.BOOL if _is_operator_mask(terms) else dtype, tuple(shape))
 
 
-def build(graph: fx.Graph, terms: Sequence[Term], dtype: DType, context: Context, like: fx.Node) -> fx.Node | None:
+def build(
+    graph: fx.Graph, terms: Sequence[Term], dtype: DType, context: Context, like: fx.Node
+) -> fx.Node | None:
     """The mask operand that stands for the sum of the terms, made at the graph's insertion point."""
     if not terms or _is_operator_mask(terms):
         return terms[0].node if terms else None
@@ -148,7 +160,8 @@ def _as_float(graph: fx.Graph, term: Term, dtype: DType, context: Context, like:
 
 
 def _allowed(term: Term, context: Context) -> tuple[torch.Tensor, bool] | None:
-    """Where a term adds 0 and whether it adds minus infinity elsewhere; None if it is unknown or adds other values."""
+    """Where a term adds 0 and whether it adds minus infinity elsewhere; None if it is unknown or adds other
+    values."""
     tensor = context.value(unexpanded(term.node))
     if tensor is None:
         return None

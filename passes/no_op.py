@@ -1,12 +1,12 @@
 """Remove operators that change nothing, and move expands behind point-wise operators.
 
-*Before* dropout in evaluation, alias, clone, contiguous, a cast to the type at hand, a reshape, expand or slice to
-the same shape, a reshape of a reshape, an index that takes every element once and in order; an expand in front of
-a point-wise operator.
-*After* their input, or one reshape; the operator on the small operand, with an expand behind it if the result needs
-one.
-*Does not fire when* the element type changes, dropout is active, an index takes other elements, or dropping the
-expand of a scalar would change how element types promote.
+*Before* dropout in evaluation, alias, clone, contiguous, a cast to the type at hand, a reshape, expand or
+slice to the same shape, a reshape of a reshape, an index that takes every element once and in order; an
+expand in front of a point-wise operator.
+*After* their input, or one reshape; the operator on the small operand, with an expand behind it if the result
+needs one.
+*Does not fire when* the element type changes, dropout is active, an index takes other elements, or dropping
+the expand of a scalar would change how element types promote.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class NoOp(NodePass):
             if isinstance(match, fx.Node):
                 shape = list(node_type(node).shape)
                 same = same_type(node, match)
-                replace(node, match if same else new_call(graph, aten.reshape.default, (match, shape), like=node))
+                replace(
+                    node, match if same else new_call(graph, aten.reshape.default, (match, shape), like=node)
+                )
                 return
             args, shape = match
             if shape == node_type(node).shape:
@@ -75,7 +77,8 @@ class NoOp(NodePass):
 
 
 def _without_expands(node: fx.Node) -> tuple[tuple[Any, ...], tuple[int, ...]] | None:
-    """Arguments with expanded operands replaced by what they expand, and the shape that the result then has."""
+    """Arguments with expanded operands replaced by what they expand, and the shape that the result then
+    has."""
     kinds = {node_type(a).dtype for a in node.all_input_nodes}
     args, shapes, found = [], [], False
     for argument in node.args:

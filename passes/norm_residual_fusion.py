@@ -2,8 +2,8 @@
 
 *Before* layer_norm(a + b) or rms_norm(a + b), where the sum may have other users (the residual stream).
 *After* ``add_layer_norm`` or ``add_rms_norm``, which give the sum and its norm.
-*Does not fire when* the sum is a matrix product's epilogue by now, the terms differ in type, the norm is over more
-than the last axis, or its weights depend on an input.
+*Does not fire when* the sum is a matrix product's epilogue by now, the terms differ in type, the norm is over
+more than the last axis, or its weights depend on an input.
 """
 
 from __future__ import annotations
@@ -57,4 +57,3 @@ class NormResidualFusion(NodePass):
             new_norm = new_call(graph, operator.getitem, (both, 1), like=node)
         replace(node, new_norm)
         replace(total, new_sum)
-

@@ -1,9 +1,9 @@
 """A small pattern language over FX nodes.
 
-``Op(targets, ...)`` matches a call by its positional arguments, ``Any_("x")`` captures whatever stands there (the
-same node if the name occurs twice), ``Number(0.5)`` a Python number or a rank-0 constant of that value, ``Number("eps")``
-captures one. Both orders of a commutative op are tried. Every node inside a match but the root must have no user
-outside it, so that a rewrite makes all of them dead.
+``Op(targets, ...)`` matches a call by its positional arguments, ``Any_("x")`` captures whatever stands there
+(the same node if the name occurs twice), ``Number(0.5)`` a Python number or a rank-0 constant of that value,
+``Number("eps")`` captures one. Both orders of a commutative op are tried. Every node inside a match but the
+root must have no user outside it, so that a rewrite makes all of them dead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import fx
 
 from .base import Context
 
-__all__ = ["ADD", "Any_", "MUL", "Match", "Number", "Op", "match_pattern", "number", "plain"]
+__all__ = ["ADD", "MUL", "Any_", "Match", "Number", "Op", "match_pattern", "number", "plain"]
 
 aten = torch.ops.aten
 ADD = (aten.add.Tensor, aten.add.Scalar)
@@ -108,7 +108,12 @@ def _alternatives(pattern: Any, value: Any, bound: dict[str, Any], context: Cont
 
 
 def _sequence(
-    patterns: Sequence[Any], node: fx.Node, index: int, bound: dict[str, Any], nodes: list[fx.Node], context: Context
+    patterns: Sequence[Any],
+    node: fx.Node,
+    index: int,
+    bound: dict[str, Any],
+    nodes: list[fx.Node],
+    context: Context,
 ) -> Any:
     if index == len(patterns):
         yield bound, nodes

@@ -2,7 +2,8 @@
 
 *Before* several linears of one input with constant weights. *After* one linear whose weight and bias are
 concatenated (a constant, evaluated when the artifact is written; zeros where one has no bias), and a split.
-*Does not fire when* a weight is not constant or has another user (joining would copy it), or element types differ.
+*Does not fire when* a weight is not constant or has another user (joining would copy it), or element types
+differ.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _bias(node: fx.Node) -> Any:
 def _zeros(graph: fx.Graph, linear: fx.Node, context: Context) -> fx.Node:
     """The bias of a linear that has none."""
     kind = node_type(linear)
-    node = graph.get_attr(context.add_constant(torch.zeros(kind.shape[-1:], dtype=torch_dtype(kind.dtype)), "zero"))
+    node = graph.get_attr(
+        context.add_constant(torch.zeros(kind.shape[-1:], dtype=torch_dtype(kind.dtype)), "zero")
+    )
     node.meta = {"type": TensorType(kind.dtype, kind.shape[-1:]), "source": linear.meta.get("source")}
     return node
 
@@ -78,4 +81,3 @@ def _constant(node: fx.Node) -> bool:
     weight, bias = node.args[1], _bias(node)
     matrix = isinstance(weight, fx.Node) and node_type(weight).rank == 2 and len(weight.users) == 1
     return matrix and is_constant_expression(weight) and (bias is None or is_constant_expression(bias))
-

@@ -1,10 +1,10 @@
 """Recognise root-mean-square normalisation in pieces.
 
-*Before* x * rsqrt(mean(x^2, last axis) + eps), also with 1/sqrt or a power of -1/2, then perhaps times a weight of the
-last axis' size; aten.rms_norm over the last axis.
+*Before* x * rsqrt(mean(x^2, last axis) + eps), also with 1/sqrt or a power of -1/2, then perhaps times a
+weight of the last axis' size; aten.rms_norm over the last axis.
 *After* ``rms_norm(x, weight)``.
-*Does not fire when* the mean is over another axis, an inner value has another user, or types change on the way
-(lower-precision models that normalise in f32 keep their casts and fuse without the weight).
+*Does not fire when* the mean is over another axis, an inner value has another user, or types change on the
+way (lower-precision models that normalise in f32 keep their casts and fuse without the weight).
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ class RmsNormFusion(NodePass):
 
     def match(self, node: fx.Node, context: Context) -> Any:
         """x, weight and eps, and the node that gives the normalised value."""
-        if node.target is aten.rms_norm.default:
-            found = _from_operator(node)
-        else:
-            found = _from_pieces(node, context)
+        found = _from_operator(node) if node.target is aten.rms_norm.default else _from_pieces(node, context)
         if found is None:
             return None
         x, weight, eps, root = found

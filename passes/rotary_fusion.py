@@ -1,10 +1,10 @@
 """Recognise rotary position embedding.
 
-*Before* x * cos + rotate(x) * sin, where rotate joins minus the second half and the first half (slice or chunk, neg,
-cat), or interleaves minus the odd and the even channels (strided slices, stack, flatten).
+*Before* x * cos + rotate(x) * sin, where rotate joins minus the second half and the first half (slice or
+chunk, neg, cat), or interleaves minus the odd and the even channels (strided slices, stack, flatten).
 *After* ``rope(x, cos, sin)``.
-*Does not fire when* the halves are unequal, rotate(x) has another user, cos and sin differ in type, or the sum scales
-its second term.
+*Does not fire when* the halves are unequal, rotate(x) has another user, cos and sin differ in type, or the
+sum scales its second term.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class RotaryFusion(NodePass):
                 continue
             x, interleaved = found
             cos = next((a for a in straight.args if a is not x), None)
-            if x in straight.args and isinstance(cos, fx.Node) and node_type(cos).shape[-1:] == node_type(x).shape[-1:]:
+            if (
+                x in straight.args
+                and isinstance(cos, fx.Node)
+                and node_type(cos).shape[-1:] == node_type(x).shape[-1:]
+            ):
                 return x, cos, sin, interleaved
         return None
 

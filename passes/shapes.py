@@ -10,7 +10,16 @@ from torch import fx
 from ..graph import call_block, node_type, read_state
 from .base import is_random
 
-__all__ = ["CASTS", "IDENTITY", "PERMUTATIONS", "RESHAPES", "hoist", "is_constant_expression", "permutation", "same_type"]
+__all__ = [
+    "CASTS",
+    "IDENTITY",
+    "PERMUTATIONS",
+    "RESHAPES",
+    "hoist",
+    "is_constant_expression",
+    "permutation",
+    "same_type",
+]
 
 aten = torch.ops.aten
 
@@ -21,7 +30,8 @@ RESHAPES = (
 """Operators that keep the elements in row-major order and change the shape only."""
 
 IDENTITY = (
-    aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default, aten.dropout.default,
+    aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default,
+    aten.dropout.default,
     aten.feature_dropout.default, aten.lift_fresh_copy.default, aten.lift_fresh.default,
 )  # fmt: skip
 """Operators that give their first argument's values (dropout: in evaluation)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from forgec.backends.base import Backend
 from forgec.backends.cpu import CpuBackend
 
@@ -94,8 +95,10 @@ class Wrong(CpuBackend):
         self.op, self.error = op, error
 
     def load(self, segment, code, memory):
-        steps = super().load(segment, code, memory)
-        kernels = [instr for instr in segment.main.body]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FORGEC_CPU", "numpy")  # which has one step per instruction
+            steps = super().load(segment, code, memory)
+        kernels = list(segment.main.body)
         return [
             step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))
         ]

@@ -212,7 +212,7 @@ def test_fewer_layers_of_a_checkpoint_keep_its_weights(tmp_path):
     assert cut.config.layer_types == ["conv", "full_attention", "conv"]
     stored = whole.module.state_dict()
     assert all(torch.equal(stored[key], value) for key, value in cut.module.state_dict().items())
-    with pytest.raises(ModelError, match="lacks 8 of the weights of Lfm2ForCausalLM: model.layers.4"):
+    with pytest.raises(ModelError, match=r"lacks 8 of the weights of Lfm2ForCausalLM: model.layers.4"):
         models.load(tmp_path, layers=5)
 
 
@@ -295,7 +295,7 @@ def test_specification_that_means_nothing(spec, message, hint):
 
 
 def test_directory_without_configuration(tmp_path):
-    with pytest.raises(ModelError, match="has no config.json"):
+    with pytest.raises(ModelError, match=r"has no config.json"):
         models.load(tmp_path)
 
 

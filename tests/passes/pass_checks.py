@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from forgec.passes import PASSES, optimise
+from forgec.passes.fused import FUSED
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
@@ -27,8 +29,6 @@ from forgec.ir.interpreter import Interpreter
 from forgec.ir.lowering import lower
 from forgec.ir.verifier import verify
 from forgec.options import Options
-from forgec.passes import PASSES, optimise
-from forgec.passes.fused import FUSED
 
 _FUSED = {op.__name__ for op in FUSED}
 
@@ -51,7 +51,8 @@ def values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def redraw(example: Sequence[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
-    """Other inputs of the same types: normal floats, integers up to the example's largest, random booleans."""
+    """Other inputs of the same types: normal floats, integers up to the example's largest, random
+    booleans."""
     drawn = []
     for x in example:
         if x.is_floating_point():
@@ -68,7 +69,12 @@ class Subject:
     """A captured module, copies of whose graphs passes are run on."""
 
     def __init__(
-        self, module: nn.Module, *args: torch.Tensor, mode: str = "full", draw: Draw | None = None, **kwargs: Any
+        self,
+        module: nn.Module,
+        *args: torch.Tensor,
+        mode: str = "full",
+        draw: Draw | None = None,
+        **kwargs: Any,
     ) -> None:
         self.module = module.eval()
         self.capture: Capture = capture(module, args, kwargs, mode=mode)
@@ -94,7 +100,9 @@ class Subject:
     def eager(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         args, kwargs = pytree.tree_unflatten([x.clone() for x in inputs], self.spec)
         with torch.no_grad():
-            return [x for x in pytree.tree_leaves(self.module(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+            return [
+                x for x in pytree.tree_leaves(self.module(*args, **kwargs)) if isinstance(x, torch.Tensor)
+            ]
 
     def check(self, graph: CapturedGraph, *, exact_types: bool = True) -> None:
         """Results as in eager on two sets of inputs, signature as captured, types as stored."""
@@ -106,7 +114,8 @@ class Subject:
             same(evaluate(graph, inputs), self.eager(inputs))
 
     def check_run(self, graph: CapturedGraph) -> None:
-        """The lowered program keeps the verifier's rules, and the reference interpreter gives eager's results."""
+        """The lowered program keeps the verifier's rules, and the reference interpreter gives eager's
+        results."""
         lowered = lower(graph)
         verify(lowered.program)
 
@@ -136,7 +145,8 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def name_of(node: fx.Node) -> str:
-    """``mul`` for every overload of aten.mul, the bare name for a fused op; ``aten_linear`` beside fused ``linear``."""
+    """``mul`` for every overload of aten.mul, the bare name for a fused op; ``aten_linear`` beside fused
+    ``linear``."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return target.__name__
@@ -188,7 +198,9 @@ def _propagate(graph: CapturedGraph, body: fx.Graph, inputs: Sequence[Any], bind
             env[node] = apply(node.target, args, kwargs)
         value = env[node]
         found = tuple(map(tensor_type, value)) if isinstance(value, tuple | list) else tensor_type(value)
-        assert node.meta["type"] == found, f"{node.format_node()} stores {node.meta['type']} and gives {found}"
+        assert node.meta["type"] == found, (
+            f"{node.format_node()} stores {node.meta['type']} and gives {found}"
+        )
     raise AssertionError("a graph ends with its output")
 
 
@@ -214,7 +226,8 @@ def matches(found: Counter[str], wanted: dict[str, int]) -> bool:
 
 
 def fires(name: str, subject: Subject, *, once: bool = True, **after: int) -> CapturedGraph:
-    """The pass rewrites, and then the counts are ``after``; gives the graphs. With ``once``, one run does all."""
+    """The pass rewrites, and then the counts are ``after``; gives the graphs. With ``once``, one run does
+    all."""
     graph = subject.prepared(name)
     before = counts(graph)
     assert not matches(before, after), f"the counts hold before the pass: {before}"
@@ -233,7 +246,8 @@ def fires(name: str, subject: Subject, *, once: bool = True, **after: int) -> Ca
 
 
 def stays(name: str, subject: Subject, **kept: int) -> None:
-    """The pass rewrites nothing, the counts are ``kept``, and all passes together still give eager's results."""
+    """The pass rewrites nothing, the counts are ``kept``, and all passes together still give eager's
+    results."""
     graph = subject.prepared(name)
     assert matches(counts(graph), kept), f"{counts(graph)} is not {kept}"
     assert run_pass(graph, name) == 0, f"{name} fired: {counts(graph)}"

@@ -1,7 +1,8 @@
-"""Transformers drawn at random: every choice that real models make differently, each made by a seeded generator.
+"""Transformers drawn at random: every choice that real models make differently, each made by a seeded
+generator.
 
-A model is a list of blocks (the same choices, other weights, called in a row) with units of attention, feed-forward
-and idle operators in between. ``str(model)`` lists its choices.
+A model is a list of blocks (the same choices, other weights, called in a row) with units of attention,
+feed-forward and idle operators in between. ``str(model)`` lists its choices.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Choices:
 class Norm(nn.Module):
     def __init__(self, choices: Choices, size: int) -> None:
         super().__init__()
-        self.kind = choices.pick("norm", "layer", "layer, no bias", "llama", "gemma", "no weight", "root", "operator", "none")
+        self.kind = choices.pick(
+            "norm", "layer", "layer, no bias", "llama", "gemma", "no weight", "root", "operator", "none"
+        )
         self.layer = nn.LayerNorm(size, bias=self.kind == "layer") if self.kind.startswith("layer") else None
         self.operator = nn.RMSNorm(size) if self.kind == "operator" else None
         self.weight = nn.Parameter(torch.ones(size)) if self.kind in ("llama", "gemma", "root") else None
@@ -57,7 +60,9 @@ ACTS = {
     "gelu": F.gelu,
     "tanh gelu": lambda x: F.gelu(x, approximate="tanh"),
     "silu": F.silu,
-    "spelled gelu": lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))),
+    "spelled gelu": lambda x: (
+        0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+    ),
     "spelled erf": lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
     "spelled silu": lambda x: x * torch.sigmoid(x),
     "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -135,10 +140,11 @@ class Attention(nn.Module):
             q = q * self.scaled_queries
         q, k, v = (t.view(batch, tokens, -1, self.size).transpose(1, 2) for t in (q, k, v))
         if self.rope is not None:
-            cos, sin = cos[..., : self.size], sin[..., : self.size]
+            cos, sin = cos[..., : self.size].to(x.dtype), sin[..., : self.size].to(x.dtype)
             q, k = q * cos + self.rope(q) * sin, k * cos + self.rope(k) * sin
         allowed = self._allowed(tokens, keep)
-        y = self._operator(q, k, v, allowed) if self.form == "operator" else self._written(q, k, v, allowed)
+        low = max(self.low, torch.finfo(x.dtype).min) if self.low != -math.inf else self.low
+        y = (self._operator if self.form == "operator" else self._written)(q, k, v, allowed, low)
         return self.out(y.transpose(1, 2).contiguous().reshape(batch, tokens, -1))
 
     def _allowed(self, tokens: int, keep: Tensor) -> Tensor | None:
@@ -149,19 +155,23 @@ class Attention(nn.Module):
             "padding": padding, "both": causal & padding, "bias": None, "own": self.own_mask[:tokens, :tokens],
         }[self.mask]  # fmt: skip
 
-    def _operator(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    def _operator(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, low: float) -> Tensor:
         mask = self.bias if allowed is None else allowed
         if mask is not None and not self.filled and mask.dtype == torch.bool:
-            mask = torch.where(mask, 0.0, self.low)
+            mask = torch.where(mask, 0.0, low).to(q.dtype)
         gqa = self.groups > 1 and self.repeat is None
         if self.groups > 1 and self.repeat is not None:
             k, v = self.repeat(k, self.groups), self.repeat(v, self.groups)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, enable_gqa=gqa)
 
-    def _written(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    def _written(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, low: float) -> Tensor:
         repeat = self.repeat or repeat_kv
         k, v = repeat(k, self.groups), repeat(v, self.groups)
-        turned = {"transpose": k.transpose(2, 3), "mT": k.mT, "permute": k.transpose(1, 2).permute(0, 2, 3, 1)}[self.turn]
+        turned = {
+            "transpose": k.transpose(2, 3),
+            "mT": k.mT,
+            "permute": k.transpose(1, 2).permute(0, 2, 3, 1),
+        }[self.turn]
         scores = torch.matmul(q, turned)
         scores = scores / math.sqrt(self.size) if self.scale is None else scores * self.scale
         if self.softcap:
@@ -169,9 +179,9 @@ class Attention(nn.Module):
         if self.bias is not None:
             scores = self.bias + scores
         if allowed is not None and self.filled:
-            scores = scores.masked_fill(~allowed, self.low)
+            scores = scores.masked_fill(~allowed, low)
         elif allowed is not None:
-            scores = scores + torch.zeros(allowed.shape).masked_fill(~allowed, self.low)
+            scores = scores + torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, low)
         weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         return torch.matmul(F.dropout(weights, 0.1, self.training), v)
 
@@ -182,8 +192,8 @@ IDLE = {
     "round trip": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
     "view": lambda x: x.view(-1, x.shape[-1]).view(x.shape),
     "times one": lambda x: x * 1.0 + 0.0,
-    "cast": lambda x: x.to(torch.float32),
-    "expand": lambda x: x + torch.ones(1, 1, 1).expand(x.shape) * 0.5,
+    "cast": lambda x: x.to(torch.float32).type_as(x),
+    "expand": lambda x: x + torch.ones(1, 1, 1, dtype=x.dtype).expand(x.shape) * 0.5,
     "cut and join": lambda x: torch.cat((x[..., :2], x[..., 2:]), -1),
     "in place": lambda x: x.clone().mul_(0.5).add_(x),
     "scaled sum": lambda x: torch.add(x, x.flip(-1), alpha=0.5),

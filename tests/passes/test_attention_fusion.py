@@ -1,4 +1,5 @@
-"""Attention fusion: the operator and every way in which it is written out, masks, grouped heads, near-misses."""
+"""Attention fusion: the operator and every way in which it is written out, masks, grouped heads,
+near-misses."""
 
 from __future__ import annotations
 
@@ -46,7 +47,11 @@ class Call(nn.Module):
 
 def qkv(batch=2, heads=4, kv_heads=None, rows=5, length=None, size=8, dtype=torch.float32):
     shape = (batch, kv_heads or heads, length or rows, size)
-    return values(batch, heads, rows, size, dtype=dtype), values(*shape, seed=1, dtype=dtype), values(*shape, seed=2, dtype=dtype)
+    return (
+        values(batch, heads, rows, size, dtype=dtype),
+        values(*shape, seed=1, dtype=dtype),
+        values(*shape, seed=2, dtype=dtype),
+    )
 
 
 def written_out(q, k, v, *, scale=0.3, terms=(), fill=None, softcap=0.0, wide=None):
@@ -87,7 +92,9 @@ OPERATOR = {
         {"causal": True},
     ),
     "bool causal, expanded": (
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=causal(5)[None, None].expand(2, 4, -1, -1)),
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=causal(5)[None, None].expand(2, 4, -1, -1)
+        ),
         {"causal": True},
     ),
     "window": (
@@ -103,7 +110,9 @@ OPERATOR = {
         {"causal": True},
     ),
     "all true": (
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(2, 1, 1, 5, dtype=torch.bool)),
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.ones(2, 1, 1, 5, dtype=torch.bool)
+        ),
         {},
     ),
     "dropout off": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=0.0), {}),
@@ -188,7 +197,9 @@ def test_written_out(form):
 
 
 def test_both_forms_become_the_same():
-    one = Subject(Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.3, is_causal=True)), *qkv())
+    one = Subject(
+        Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.3, is_causal=True)), *qkv()
+    )
     other = Subject(Call(WRITTEN["causal"][0]), *qkv())
     assert counts(one.optimised()) == counts(other.optimised())
 
@@ -201,7 +212,9 @@ def test_grouped_heads_are_not_repeated(repeat, kv_heads, operator):
         k, v = repeat(k, 4 // kv_heads), repeat(v, 4 // kv_heads)
         return F.scaled_dot_product_attention(q, k, v) if operator else written_out(q, k, v)
 
-    graph = fires(NAME, Subject(Call(attend), *qkv(kv_heads=kv_heads)), attention=1, expand=0, repeat_interleave=0)
+    graph = fires(
+        NAME, Subject(Call(attend), *qkv(kv_heads=kv_heads)), attention=1, expand=0, repeat_interleave=0
+    )
     (node,) = fused(graph, "attention")
     assert [x.op for x in node.args[:3]] == ["placeholder"] * 3
 
@@ -241,7 +254,14 @@ def test_rows_fewer_than_columns_are_the_last_ones():
 
 def test_causal_from_the_first_column_is_not_causal_from_the_last():
     mask = torch.ones(3, 7, dtype=torch.bool).tril()
-    graph = fires(NAME, Subject(Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), *qkv(rows=3, length=7)), attention=1)
+    graph = fires(
+        NAME,
+        Subject(
+            Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)),
+            *qkv(rows=3, length=7),
+        ),
+        attention=1,
+    )
     attributes = only_attention(graph)
     assert attributes["causal"] is False and attributes["mask"] is not None
     operator = Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
@@ -287,7 +307,9 @@ def test_rows_without_any_column_average_over_all_of_them():
         lambda q, k, v, mask: written_out(q, k, v, terms=[torch.where(mask, 0.0, MIN)]),
         lambda q, k, v, mask: written_out(q, k, v, fill=(~mask, MIN)),
     ):
-        fires(NAME, Subject(Call(attend), *example, draw=lambda g: [*redraw(example[:3], g), mask]), attention=1)
+        fires(
+            NAME, Subject(Call(attend), *example, draw=lambda g: [*redraw(example[:3], g), mask]), attention=1
+        )
 
 
 def test_rows_without_any_column_give_zero_in_the_operator():
@@ -311,7 +333,13 @@ def test_more_rows_than_columns_with_a_finite_mask():
 def test_bias_and_causal_mask_in_two_sums():
     """As T5 does it: the mask becomes an attribute, the constant bias stays."""
     bias = values(1, 4, 5, 5, seed=9)
-    graph = fires(NAME, Subject(Call(lambda q, k, v: written_out(q, k, v, scale=1.0, terms=[bias, additive(causal(5))])), *qkv()), attention=1)
+    graph = fires(
+        NAME,
+        Subject(
+            Call(lambda q, k, v: written_out(q, k, v, scale=1.0, terms=[bias, additive(causal(5))])), *qkv()
+        ),
+        attention=1,
+    )
     attributes = only_attention(graph)
     assert attributes["causal"] is True
     assert attributes["mask"].op == "get_attr"
@@ -421,7 +449,9 @@ def test_scale_of_queries_that_others_read_stays():
 
 def test_mask_that_becomes_known_later():
     """A mask folded after the attention was fused becomes attributes of it."""
-    subject = Subject(Call(lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), *qkv(), causal(5))
+    subject = Subject(
+        Call(lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), *qkv(), causal(5)
+    )
     graph = subject.optimised()
     mask = graph.graph.find_nodes(op="placeholder")[3]
     graph.constants["known"] = causal(5)
@@ -454,24 +484,58 @@ def test_near_misses(form):
     stays(NAME, Subject(Call(NEAR[form]), *qkv()), attention=0)
 
 
-def test_finite_fill_at_run_time_that_does_not_absorb():
-    """-1e4 leaves a row of nothing but padding its scores, which the fill would have levelled."""
+@pytest.mark.parametrize("fill", [-1e4, -1e9, MIN, -math.inf])
+def test_fill_at_run_time(fill):
+    """The second row of the batch has nothing but padding: its fill levels all scores."""
     example = (*qkv(), torch.zeros(2, 1, 1, 5, dtype=torch.bool))
 
     def draw(generator):
-        return [*redraw(example[:3], generator), torch.ones(2, 1, 1, 5, dtype=torch.bool)]
+        pad = torch.zeros(2, 1, 1, 5, dtype=torch.bool)
+        pad[0, ..., 3:] = True
+        pad[1] = fill != -math.inf
+        return [*redraw(example[:3], generator), pad]
 
-    attend = Call(lambda q, k, v, pad: written_out(q, k, v, fill=(pad, -1e4)))
+    attend = Call(lambda q, k, v, pad: written_out(q, k, v, fill=(pad, fill)))
+    fires(NAME, Subject(attend, *example, draw=draw), attention=1, masked_fill=0)
+
+
+def test_shallow_fill_beside_another_run_time_mask():
+    """What both exclude is excluded twice in eager, and lower than what one of them does."""
+    example = (*qkv(), torch.zeros(2, 1, 1, 5, dtype=torch.bool), torch.zeros(1, 1, 1, 5))
+
+    def draw(generator):
+        pad = torch.tensor([True, True, True, False, False]).expand(2, 1, 1, 5)
+        return [
+            *redraw(example[:3], generator),
+            pad,
+            torch.tensor([-1e4, -1e4, 0, -1e4, -1e4]).expand(1, 1, 1, 5),
+        ]
+
+    attend = Call(lambda q, k, v, pad, more: written_out(q, k, v, fill=(pad, -1e4), terms=[more]))
+    stays(NAME, Subject(attend, *example, draw=draw), attention=0)
+
+
+def test_shallow_fills_and_small_floats():
+    """In f16 no finite number absorbs a score, so a finite fill at run time cannot be added."""
+    example = (*qkv(dtype=torch.float16), torch.zeros(2, 1, 1, 5, dtype=torch.bool))
+    draw = lambda g: [*redraw(example[:3], g), torch.ones(2, 1, 1, 5, dtype=torch.bool)]  # noqa: E731
+    attend = Call(lambda q, k, v, pad: F.softmax((q @ k.mT).masked_fill(pad, -6e4), dim=-1) @ v)
     stays(NAME, Subject(attend, *example, draw=draw), attention=0)
 
 
 def test_other_ranks_are_right():
     for shape in ((5, 8), (4, 5, 8), (2, 2, 4, 5, 8)):
         attend = Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
-        stays(NAME, Subject(attend, values(*shape), values(*shape, seed=1), values(*shape, seed=2)), attention=0)
+        stays(
+            NAME, Subject(attend, values(*shape), values(*shape, seed=1), values(*shape, seed=2)), attention=0
+        )
         masked = Call(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m))
         mask = values(*shape[:-1], 5, seed=3)
-        stays(NAME, Subject(masked, values(*shape), values(*shape, seed=1), values(*shape, seed=2), mask), attention=0)
+        stays(
+            NAME,
+            Subject(masked, values(*shape), values(*shape, seed=1), values(*shape, seed=2), mask),
+            attention=0,
+        )
 
 
 def test_broadcast_batches_and_heads_are_right():

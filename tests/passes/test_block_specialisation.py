@@ -77,7 +77,10 @@ def test_expression_of_a_constant_argument():
 
 def test_expanded_argument():
     subject = stack(
-        lambda b, x, m: x + torch.matmul(b.inner(x), m), lambda x, m: (x, m.expand(4, 4)), values(2, 4), values(1, 4)
+        lambda b, x, m: x + torch.matmul(b.inner(x), m),
+        lambda x, m: (x, m.expand(4, 4)),
+        values(2, 4),
+        values(1, 4),
     )
     graph = fires(NAME, subject, expand=3)
     assert parameters(graph) == ["f32[2,4]", "f32[1,4]"]
@@ -111,7 +114,9 @@ def test_arguments_and_results_that_nobody_uses():
                 x, _ = block(x, y)
             return x
 
-    subject = Subject(seeded(Unused(lambda b, x, y: (b.inner(x), torch.sin(x)))), values(2, 4), values(3), mode="blocks")
+    subject = Subject(
+        seeded(Unused(lambda b, x, y: (b.inner(x), torch.sin(x)))), values(2, 4), values(3), mode="blocks"
+    )
     graph = fires(NAME, subject, sin=0)
     assert parameters(graph) == ["f32[2,4]"]
 
@@ -197,7 +202,9 @@ def test_blocks_that_share_their_weights():
 def test_equal_buffers_are_one():
     """Every layer's own causal mask, as GPT-Neo and nanoGPT register it."""
     masks = [torch.ones(4, 4).tril().bool() for _ in range(3)]
-    subject = stack(lambda b, x: b.inner(x).masked_fill(~b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks)
+    subject = stack(
+        lambda b, x: b.inner(x).masked_fill(~b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks
+    )
     graph = subject.prepared(NAME)
     assert run_pass(graph, NAME) == 1
     subject.check(graph)
@@ -206,7 +213,9 @@ def test_equal_buffers_are_one():
 
 def test_copies_keep_their_own_bindings():
     masks = [torch.ones(4, 4).tril().bool() for _ in range(3)]
-    subject = stack(lambda b, x: b.inner(x).masked_fill(~b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks)
+    subject = stack(
+        lambda b, x: b.inner(x).masked_fill(~b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks
+    )
     subject.optimised()
     subject.check(subject.graph)
 
@@ -214,7 +223,9 @@ def test_copies_keep_their_own_bindings():
 def test_buffers_that_differ_in_one_instance():
     masks = [torch.ones(4, 4).tril().bool() for _ in range(3)]
     masks[2][0, 3] = True
-    subject = stack(lambda b, x: b.inner(x).masked_fill(b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks)
+    subject = stack(
+        lambda b, x: b.inner(x).masked_fill(b.own, 0.0), lambda x: (x,), values(4, 4), buffers=masks
+    )
     stays(NAME, subject, masked_fill=3)
 
 

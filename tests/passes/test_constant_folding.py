@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from forgec.passes.constant_folding import LIMIT
 from pass_checks import Subject, counts, fires, fused, run_pass, seeded, stays, survives, values
 from torch import nn
-
-from forgec.passes.constant_folding import LIMIT
 
 NAME = "constant_folding"
 
@@ -39,7 +38,11 @@ FOLDED = {
     "rotary table": (rotary_table, {"freq": torch.tensor([1.0, 0.1])}, {"arange": 0, "cos": 0, "cat": 0}),
     "buffer": (lambda m, x: x + (m.b * 2).tanh(), {"b": values(4)}, {"tanh": 0}),
     "several results": (lambda m, x: x + m.b.split(4)[1], {"b": values(8)}, {"split": 0}),
-    "look-up": (lambda m, x: x + nn.functional.embedding(torch.arange(4), m.b), {"b": values(9, 4)}, {"embedding": 0}),
+    "look-up": (
+        lambda m, x: x + nn.functional.embedding(torch.arange(4), m.b),
+        {"b": values(9, 4)},
+        {"embedding": 0},
+    ),
 }
 
 
@@ -138,7 +141,11 @@ def test_near_misses(form):
     almost[1] = 2.0
     subject = Subject(Call(NEAR[form], zeros=torch.zeros(4), almost=almost), values(4, 4))
     wanted = counts(subject.graph)
-    kept = {name: wanted[name] for name in ("add", "sub", "mul", "div", "pow", "__and__", "__or__") if wanted[name]}
+    kept = {
+        name: wanted[name]
+        for name in ("add", "sub", "mul", "div", "pow", "__and__", "__or__")
+        if wanted[name]
+    }
     folded = {"mul": 1} if form == "tensor of NaN" else kept
     after = counts(survives(subject))
     assert {name: after[name] for name in folded} == folded
@@ -191,7 +198,9 @@ def test_large_values_and_large_tensors_stay():
     run_pass(graph, NAME)
     assert counts(graph)["arange"] == 1
 
-    subject = Subject(Call(lambda m, x: x + m.table[:4].sin(), table=torch.zeros(rows, 1024)), values(4, 1024))
+    subject = Subject(
+        Call(lambda m, x: x + m.table[:4].sin(), table=torch.zeros(rows, 1024)), values(4, 1024)
+    )
     graph = subject.graph.copy()
     assert run_pass(graph, NAME) == 0
 

@@ -38,7 +38,9 @@ def part_of_several(m, x):
 
 @pytest.mark.parametrize("form", [unused, chain, part_of_several])
 def test_dead(form):
-    fires(NAME, Subject(seeded(Call(form)), values(2, 4)), add=1, sin=0, cos=0, aten_linear=0, split=0, topk=0)
+    fires(
+        NAME, Subject(seeded(Call(form)), values(2, 4)), add=1, sin=0, cos=0, aten_linear=0, split=0, topk=0
+    )
 
 
 def test_count_is_of_operators():

@@ -33,7 +33,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form):
     function, act = FORMS[form]
-    graph = fires(NAME, Subject(Unit(function), values(2, 8), values(2, 8)), gated=1, mul=0, silu=0, gelu=0, sigmoid=0)
+    graph = fires(
+        NAME, Subject(Unit(function), values(2, 8), values(2, 8)), gated=1, mul=0, silu=0, gelu=0, sigmoid=0
+    )
     (node,) = fused(graph, "gated")
     assert node.args[2] == act
     assert [x.name for x in node.args[:2]] == ["gate", "up"]

@@ -104,7 +104,9 @@ def test_arguments_that_differ():
                 x = block(x, m + index)
             return x
 
-    subject = Subject(seeded(Differ(lambda b, x, m: b.inner(x) * m.exp())), values(2, 4), values(4), mode="blocks")
+    subject = Subject(
+        seeded(Differ(lambda b, x, m: b.inner(x) * m.exp())), values(2, 4), values(4), mode="blocks"
+    )
     stays(NAME, subject, exp=3)
 
 
@@ -137,4 +139,6 @@ def test_call_under_other_names():
                 x = block(torch.sin(x), m)
             return x
 
-    survives(Subject(seeded(Late(lambda b, x, m: b.inner(x) * m.exp())), values(2, 4), values(4), mode="blocks"))
+    survives(
+        Subject(seeded(Late(lambda b, x, m: b.inner(x) * m.exp())), values(2, 4), values(4), mode="blocks")
+    )

@@ -1,4 +1,5 @@
-"""Permutations that cancel, and attention that writes rows first. (tests/ir/test_layout.py is about strides.)"""
+"""Permutations that cancel, and attention that writes rows first. (tests/ir/test_layout.py is about
+strides.)"""
 
 from __future__ import annotations
 
@@ -83,7 +84,11 @@ def test_near_misses(form):
 
 
 def test_reshape_between_permutations():
-    stays(NAME, Subject(Call(lambda x: x.transpose(0, 1).reshape(3, 2, 2, 2).transpose(0, 1)), values(2, 3, 4)), transpose=2)
+    stays(
+        NAME,
+        Subject(Call(lambda x: x.transpose(0, 1).reshape(3, 2, 2, 2).transpose(0, 1)), values(2, 3, 4)),
+        transpose=2,
+    )
 
 
 def test_scalars_and_vectors():

@@ -91,4 +91,9 @@ RESHAPED = {
 
 @pytest.mark.parametrize("form", RESHAPED)
 def test_reshapes_that_stay(form):
-    stays(NAME, Subject(seeded(Reshaped(RESHAPED[form])), values(3, 2, 8) if "cut before" not in form else values(3, 16)))
+    stays(
+        NAME,
+        Subject(
+            seeded(Reshaped(RESHAPED[form])), values(3, 2, 8) if "cut before" not in form else values(3, 16)
+        ),
+    )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forgec.passes import PASSES, optimise
+from forgec.passes.base import GraphPass, NodePass, replace
 from pass_checks import Subject, counts, seeded, values
 from torch import nn
 from torch.nn import functional as F
@@ -16,8 +18,6 @@ from forgec.errors import InternalError, OptionError
 from forgec.graph import call_block, new_call, node_type
 from forgec.ir.types import DType, TensorType
 from forgec.options import Options
-from forgec.passes import PASSES, optimise
-from forgec.passes.base import GraphPass, NodePass, replace
 
 aten = torch.ops.aten
 MUL = (aten.mul.Tensor,)
@@ -306,9 +306,15 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_verification_catches_a_broken_pass(stack, what):
     how, message = BROKEN[what]
-    with debug.override({"verify": "2"}), pytest.raises(InternalError, match=f"after pass breaks: .*{message}"):
+    with (
+        debug.override({"verify": "2"}),
+        pytest.raises(InternalError, match=f"after pass breaks: .*{message}"),
+    ):
         optimise(stack.graph.copy(), Options(), passes=[Breaks(how)])
-    with debug.override({"verify": "1"}), pytest.raises(InternalError, match=f"after the passes: .*{message}"):
+    with (
+        debug.override({"verify": "1"}),
+        pytest.raises(InternalError, match=f"after the passes: .*{message}"),
+    ):
         optimise(stack.graph.copy(), Options(rounds=1), passes=[Breaks(how)])
 
 
@@ -329,7 +335,9 @@ class Fails(NodePass):
 
 
 def test_exception_in_a_pass_is_an_internal_error_that_names_it(gates):
-    with pytest.raises(InternalError, match=r"pass fails failed: KeyError[\s\S]*FORGEC_PASSES=-fails") as caught:
+    with pytest.raises(
+        InternalError, match=r"pass fails failed: KeyError[\s\S]*FORGEC_PASSES=-fails"
+    ) as caught:
         optimise(gates.graph.copy(), Options(), passes=[Fails()])
     assert isinstance(caught.value.__cause__, KeyError)
 

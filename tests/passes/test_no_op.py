@@ -48,13 +48,26 @@ def test_gone(form):
 
 
 def test_result_is_the_input_itself():
-    graph = fires(NAME, Subject(Call(lambda x: (x.clone(), F.dropout(x, 0.1, False))), values(2, 3)), clone=0, dropout=0)
+    graph = fires(
+        NAME, Subject(Call(lambda x: (x.clone(), F.dropout(x, 0.1, False))), values(2, 3)), clone=0, dropout=0
+    )
     assert not counts(graph)
 
 
 def test_reshapes_become_one():
-    fires(NAME, Subject(Call(lambda x: x.view(6, 4).unsqueeze(0).flatten() + 1), values(2, 3, 4)), reshape=1, view=0)
-    fires(NAME, Subject(Call(lambda x: x.view(6, 4).reshape(2, 3, 4) + 1), values(2, 3, 4)), reshape=0, view=0, once=False)
+    fires(
+        NAME,
+        Subject(Call(lambda x: x.view(6, 4).unsqueeze(0).flatten() + 1), values(2, 3, 4)),
+        reshape=1,
+        view=0,
+    )
+    fires(
+        NAME,
+        Subject(Call(lambda x: x.view(6, 4).reshape(2, 3, 4) + 1), values(2, 3, 4)),
+        reshape=0,
+        view=0,
+        once=False,
+    )
 
 
 def test_inner_reshape_that_others_read_stays():

@@ -116,4 +116,6 @@ def test_near_misses(form):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bit_floats(dtype):
     module = seeded(Norm(lambda n, x, y: n(x + y))).to(dtype)
-    fires(NAME, Subject(module, values(2, 8, dtype=dtype), values(2, 8, seed=1, dtype=dtype)), add_layer_norm=1)
+    fires(
+        NAME, Subject(module, values(2, 8, dtype=dtype), values(2, 8, seed=1, dtype=dtype)), add_layer_norm=1
+    )

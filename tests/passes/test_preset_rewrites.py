@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
+from forgec.models.presets import names
 
 import forgec
 from forgec import models
 from forgec.ir.inline import inline
-from forgec.models.presets import names
 from forgec.report.metrics import BOUND_KL, BOUND_MAX_ABS, difference
 
 CAUSAL = ("gpt2", "granite-350m", "qwen2-0.5b", "llama-3.2-1b", "llama-3.1-8b", "lfm2-2.6b")
@@ -37,7 +37,11 @@ class Compiled:
         return [instr for instr in self.body if instr.op == "attention"]
 
 
-@pytest.fixture(scope="module", params=[(name, attn) for name in names(tiny=True) for attn in ("sdpa", "eager")], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[(name, attn) for name in names(tiny=True) for attn in ("sdpa", "eager")],
+    ids="-".join,
+)
 def compiled(request) -> Compiled:
     return Compiled(*request.param)
 
@@ -98,7 +102,9 @@ def test_rotary_embedding_is_fused(compiled):
     rotary = {name for name in CAUSAL if name != "gpt2"}
     expected = 2 * len(compiled.attentions()) if family(compiled) in rotary else 0
     assert compiled.counts["rope"] == expected
-    assert not expected or (compiled.counts["concat"] == compiled.counts["neg"] == compiled.counts["cos"] == 0)
+    assert not expected or (
+        compiled.counts["concat"] == compiled.counts["neg"] == compiled.counts["cos"] == 0
+    )
 
 
 def test_projections_are_joined(compiled):

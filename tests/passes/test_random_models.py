@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
+from forgec.passes import PASSES
 from pass_checks import Subject, counts, seeded
 from random_models import RandomModel
 
 from forgec import debug
-from forgec.passes import PASSES
 
 QUICK = range(12)
 MORE = range(100, 160)

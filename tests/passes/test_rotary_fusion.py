@@ -109,7 +109,9 @@ NEAR = {
     "unequal halves": lambda x, c, s: x * c + thirds(x) * s,
     "two tensors": lambda x, c, s: x * c + halves(x + 1) * s,
     "another axis": lambda x, c, s: x * c + torch.cat((-x[..., 4:, :], x[..., :4, :]), -2) * s,
-    "halves of another axis": lambda x, c, s: x * c + torch.cat((-x[:, :, 4:], x[:, :, :4]), -1).reshape(x.shape) * s,
+    "halves of another axis": lambda x, c, s: (
+        x * c + torch.cat((-x[:, :, 4:], x[:, :, :4]), -1).reshape(x.shape) * s
+    ),
     "even first": lambda x, c, s: x * c + torch.stack((-x[..., ::2], x[..., 1::2]), -1).flatten(-2) * s,
     "stacked in front": lambda x, c, s: x * c + torch.stack((-x[..., 1::2], x[..., ::2]), -2).flatten(-2) * s,
     "each third": lambda x, c, s: x * c + torch.stack((-x[..., 1:5], x[..., :4]), -1).flatten(-2) * s,
@@ -124,8 +126,13 @@ def test_near_misses(form):
 
 
 def test_wider_tables_stay_apart():
-    """The result is f32, which the op on 16-bit x would not give; f16 tables beside an f32 x are no better."""
-    stays(NAME, Subject(Rope(FORMS["halves"][0]), values(2, 3, 5, 8, dtype=torch.bfloat16), *tables(5, 8)), rope=0)
+    """The result is f32, which the op on 16-bit x would not give; f16 tables beside an f32 x are no
+    better."""
+    stays(
+        NAME,
+        Subject(Rope(FORMS["halves"][0]), values(2, 3, 5, 8, dtype=torch.bfloat16), *tables(5, 8)),
+        rope=0,
+    )
     narrow = tables(5, 8, dtype=torch.float16)
     stays(NAME, Subject(Rope(FORMS["halves"][0]), values(2, 3, 5, 8), *narrow), rope=0)
 
