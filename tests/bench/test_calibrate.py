@@ -126,5 +126,6 @@ def test_a_fit_of_times_made_from_known_rates_is_exact_and_its_file_loads(tmp_pa
     path = tmp_path / "mine.json"
     calibrate.write({"calibration": calibrate._rounded(model.to_json())}, path)
     assert json.loads(path.read_text())["samples"] == len(samples)
+    assert all(float(f"{x:.4g}") == x for x in vars(CostModel.load(path).of("exp")).values())
     assert CostModel.load(path).method == "measured"
     assert calibrate.tables({"calibration": calibrate.load(path), "errors": found})[0].rows

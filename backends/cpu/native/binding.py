@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -144,13 +145,14 @@ def steps(
     and added, so programs that share the mapping share the weights.
     """
     weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
+    _pack_all(body, memory, weights, team.threads)
     result: list[Step] = []
     current: NativeStep | None = None
     for instr in body:
         if get(instr.op).view:
             continue
-        weight = _packed_weight(instr, memory, weights)
         which = packed_operand(instr)
+        weight = None if which is None else weights[str(instr.operands[which])]
         inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
         if current is None:
@@ -169,17 +171,22 @@ def steps(
     return result
 
 
-def _packed_weight(
-    instr: Instr, memory: Memory, packed: MutableMapping[str, np.ndarray]
-) -> np.ndarray | None:
-    which = packed_operand(instr)
-    if which is None:
-        return None
-    operand = instr.operands[which]
-    assert isinstance(operand, ConstRef)
-    if operand.name not in packed:
-        packed[operand.name] = pack(instr, getattr(memory, "once", memory)(operand))
-    return packed[operand.name]
+def _pack_all(
+    body: Sequence[Instr], memory: Memory, packed: MutableMapping[str, np.ndarray], threads: int
+) -> None:
+    """Pack the weights that are not packed yet, on several threads: nothing else is there to do meanwhile.
+
+    Each thread holds one unpacked weight at a time.
+    """
+    missing = {}
+    for instr in body:
+        which = packed_operand(instr)
+        if which is not None and str(instr.operands[which]) not in packed:
+            missing[str(instr.operands[which])] = (instr, instr.operands[which])
+    once = getattr(memory, "once", memory)
+    with ThreadPoolExecutor(threads) as pool:
+        made = pool.map(lambda job: pack(job[0], once(job[1])), missing.values())
+        packed.update(zip(missing, made, strict=True))
 
 
 def _placeholder(t: TensorType) -> np.ndarray:
