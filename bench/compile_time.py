@@ -40,12 +40,15 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds of every compile by model, tool and round; bytes at the peak if ``memory``."""
     found: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     with open_field(names, threads, say) as race:
+        failures.update(race.failures)
         for model in models:
             label = model_label(model, layers)
             warm_up(race, f"{model.removesuffix('-tiny')}-tiny")
             found[label] = _one_model(race, model, tokens, layers, repeat, say)
-        failures = dict(race.failures)
+            lost = {name: f"from {label} on, {why}" for name, why in race.failures.items()}
+            failures = {**lost, **failures}
     if memory:
         for model in models:
             label = model_label(model, layers)
@@ -66,12 +69,11 @@ def _one_model(
 
     def act(name: str, worker: Worker) -> None:
         runs[name].append(worker.call("compile"))
+        say(f"{model} round {len(runs[name])}/{repeat}: {name} {runs[name][-1]['ms'] / 1000:.2f} s")
         worker.call("release")
 
-    for number, order in enumerate(turns(list(race.workers), repeat)):
+    for order in turns(list(race.workers), repeat):
         race.each(act, order)
-        last = {name: found[-1]["ms"] / 1000 for name, found in runs.items() if found}
-        say(f"{model} round {number + 1}/{repeat}: " + ", ".join(f"{n} {s:.2f} s" for n, s in last.items()))
     return {
         "bytes": nbytes[0] if nbytes else 0,
         "tools": {name: _columns(found) for name, found in runs.items() if len(found) == repeat},

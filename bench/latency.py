@@ -76,12 +76,13 @@ def _one_model(
 
     def run(name: str, worker: Worker) -> None:
         bursts[name].append(worker.call("run", count=burst))
+        say(
+            f"{model} round {len(bursts[name])}/{rounds}: {name} {Summary.of(bursts[name][-1]).median:.1f} ms"
+        )
         time.sleep(_PAUSE_S)
 
-    for number, order in enumerate(turns(list(race.workers), rounds)):
+    for order in turns(list(race.workers), rounds):
         race.each(run, order)
-        last = {name: Summary.of(found[-1]).median for name, found in bursts.items() if found}
-        say(f"{model} round {number + 1}/{rounds}: " + ", ".join(f"{n} {t:.1f} ms" for n, t in last.items()))
     whole = {name: found for name, found in bursts.items() if len(found) == rounds}
     medians = {name: [Summary.of(times).median for times in found] for name, found in whole.items()}
     data: dict[str, Any] = {"tools": {}, "failures": dict(race.failures), "cei": []}

@@ -49,6 +49,7 @@ class Result:
 
     def save(self, folder: Path, label: str = "") -> Path:
         """Write ``BENCHMARK[-LABEL].json``, over an older one."""
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.benchmark}{'-' + label if label else ''}.json"
         record = {"schema": SCHEMA, **asdict(self)}
         path.write_text(dump(record) + "\n", encoding="utf-8")

@@ -38,10 +38,12 @@ COMPILE = {
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
     result = Result.now("compile", {"tokens": 16, "layers": None}, 0.5, "quiet", COMPILE)
-    path = result.save(tmp_path, "x")
-    assert path.name == "compile-x.json"
+    folder = tmp_path / "results"
+    assert results.load_all(folder) == []
+    path = result.save(folder, "x")
+    assert path == folder / "compile-x.json"
     assert Result.load_file(path) == result
-    assert results.load_all(tmp_path) == [result]
+    assert results.load_all(folder) == [result]
 
 
 @pytest.mark.parametrize(

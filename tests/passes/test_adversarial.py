@@ -55,7 +55,9 @@ def test_mask_that_is_causal_on_the_example_only():
         return F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
 
     x, causal = values(2, 2, 4, 8), torch.ones(4, 4).tril().bool()
-    right(Call(form), x, causal, other=[(x, causal.flip(0) | torch.eye(4).bool()), (x, torch.ones(4, 4).bool())])
+    right(
+        Call(form), x, causal, other=[(x, causal.flip(0) | torch.eye(4).bool()), (x, torch.ones(4, 4).bool())]
+    )
 
 
 def test_mask_from_the_lengths_of_the_rows():
@@ -75,7 +77,9 @@ def test_left_padding_leaves_rows_without_columns():
 
     def added(m, x, keep):
         causal = torch.ones(4, 4, dtype=torch.bool).tril()
-        mask = torch.zeros(2, 1, 4, 4).masked_fill(~(causal & keep[:, None, None, :]), torch.finfo(torch.float32).min)
+        mask = torch.zeros(2, 1, 4, 4).masked_fill(
+            ~(causal & keep[:, None, None, :]), torch.finfo(torch.float32).min
+        )
         return F.softmax(x @ x.mT * 0.5 + mask, dim=-1) @ x
 
     def boolean(m, x, keep):
@@ -98,7 +102,9 @@ def test_layers_with_other_windows():
 
         def forward(self, x, mask):
             y = self.project(x).view(2, 5, 2, 4).transpose(1, 2)
-            return x + F.scaled_dot_product_attention(y, y, y, attn_mask=mask).transpose(1, 2).reshape(2, 5, 8)
+            return x + F.scaled_dot_product_attention(y, y, y, attn_mask=mask).transpose(1, 2).reshape(
+                2, 5, 8
+            )
 
     def form(m, x):
         causal = torch.ones(5, 5, dtype=torch.bool).tril()
@@ -182,7 +188,11 @@ def test_half_of_the_parameters_are_shared(position):
 
 def test_one_block_many_times():
     block = Mixed(2)
-    module = Call(lambda m, x: m.block(m.block(x).tanh()).tanh() + m.layers[1](m.layers[0](x)), block=block, layers=nn.ModuleList([block, block]))
+    module = Call(
+        lambda m, x: m.block(m.block(x).tanh()).tanh() + m.layers[1](m.layers[0](x)),
+        block=block,
+        layers=nn.ModuleList([block, block]),
+    )
     right(seeded(module), values(3, 4))
 
 
@@ -319,7 +329,12 @@ def test_promotion(form):
         whole=torch.tensor(3),
         narrow=torch.tensor(0.5, dtype=torch.float16),
     )
-    right(module, values(3, 4), torch.arange(12).view(3, 4), other=[(values(3, 4, seed=1), torch.arange(12).view(3, 4).flip(0))])
+    right(
+        module,
+        values(3, 4),
+        torch.arange(12).view(3, 4),
+        other=[(values(3, 4, seed=1), torch.arange(12).view(3, 4).flip(0))],
+    )
 
 
 def transformer(m, x):
@@ -331,7 +346,9 @@ def transformer(m, x):
 
 def small_transformer() -> nn.Module:
     names = {name: nn.Linear(8, 8) for name in ("q", "k", "v", "out")}
-    return seeded(Call(transformer, **names, up=nn.Linear(8, 16), down=nn.Linear(16, 8), norm=nn.LayerNorm(8)))
+    return seeded(
+        Call(transformer, **names, up=nn.Linear(8, 16), down=nn.Linear(16, 8), norm=nn.LayerNorm(8))
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 8), (5, 8), (1, 1, 8), (3, 0, 8), (0, 5, 8), (2, 2, 5, 8)], ids=str)
@@ -366,7 +383,10 @@ def test_complex_numbers_are_refused():
 
 
 def test_unused_and_constant_results():
-    right(Call(lambda m, x: (x, x, torch.arange(3), m.table, {"none": None, "two": 2})[:4], table=values(2, 2)), values(3))
+    right(
+        Call(lambda m, x: (x, x, torch.arange(3), m.table, {"none": None, "two": 2})[:4], table=values(2, 2)),
+        values(3),
+    )
 
 
 def test_nothing_depends_on_the_input():
