@@ -92,7 +92,8 @@ class TestRunning:
         assert np.shares_memory(arrays["%c2"], source["h.1.w"])
         assert not arrays["wte"].flags.writeable and source["wte"].flags.writeable
 
-    def test_each_recipe_is_evaluated_once(self) -> None:
+    def test_each_recipe_is_evaluated_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORGEC_CPU", "numpy")  # the native runtime reads a weight once more to pack it
         asked: list[str] = []
         source = source_tensors()
         program, plan = plan_of(TEXT)
