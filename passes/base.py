@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,8 @@ class Context:
     """The captured model around the graph that a pass works on."""
 
     captured: CapturedGraph
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """What a pass may remember while it runs over one graph."""
 
     def constant(self, node: Any) -> torch.Tensor | None:
         """The tensor of a ``get_attr`` node, unless it differs between a block's instances."""
@@ -57,7 +59,7 @@ class Context:
         are one."""
         content = tensor.detach().contiguous()
         digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(content.reshape(-1).view(torch.uint8).numpy())
+        digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
         name, constants = f"{FOLDED}{hint}.{digest.hexdigest()}", self.captured.constants
         while name in constants and not torch.equal(constants[name], content):
             name += "_"
@@ -113,9 +115,9 @@ def is_random(node: fx.Node) -> bool:
 def _is_inert(node: fx.Node) -> bool:
     """Dropout in evaluation, and attention without it."""
     if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default):
-        return not node.args[2] or node.args[1] == 0
+        return not (node.args[2] and node.args[1])
     if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-        return (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) == 0
+        return not (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p"))
     return False
 
 

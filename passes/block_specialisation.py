@@ -117,7 +117,8 @@ def _sink_expands(block: Block, calls: list[fx.Node]) -> int:
         with block.graph.inserting_before(first_operator(block.graph)):
             shape = list(node_type(placeholder).shape)
             expand = new_call(block.graph, aten.expand.default, (placeholder, shape), like=placeholder)
-        placeholder.replace_all_uses_with(expand, delete_user_cb=lambda user, own=expand: user is not own)
+        placeholder.replace_all_uses_with(expand)
+        expand.update_arg(0, placeholder)
         placeholder.meta["type"] = node_type(sources[0])
         for call, source in zip(calls, sources, strict=True):
             call.update_arg(2 + index, source)
@@ -141,22 +142,27 @@ def _drop_unused_parameters(block: Block, calls: list[fx.Node]) -> int:
 def _drop_unused_results(block: Block, calls: list[fx.Node]) -> int:
     """Results that no call uses, and results that are a parameter passed through."""
     output = next(iter(reversed(block.graph.nodes)))
-    results = list(output.args[0])
+    results: list[fx.Node] = list(output.args[0])  # type: ignore[arg-type]
     parameters = placeholders(block.graph)
     count = 0
     for call in calls:
         for item in list(call.users):
-            result = results[item.args[1]]
+            result = results[_index(item)]
             if result in parameters:
                 replace(item, call.args[2 + parameters.index(result)])  # type: ignore[arg-type]
                 count += 1
-    used = sorted({int(item.args[1]) for call in calls for item in call.users})
+    used = sorted({_index(item) for call in calls for item in call.users})
     if len(used) == len(results):
         return count
     output.args = (tuple(results[i] for i in used),)
     for call in calls:
         call.meta["type"] = tuple(call.meta["type"][i] for i in used)
         for item in list(call.users):
-            assert item.target is operator.getitem
-            item.args = (call, used.index(item.args[1]))
+            item.args = (call, used.index(_index(item)))
     return count + len(results) - len(used)
+
+
+def _index(item: fx.Node) -> int:
+    """Which result of a call an item of it is."""
+    assert item.target is operator.getitem
+    return int(item.args[1])  # type: ignore[arg-type]

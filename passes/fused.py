@@ -49,7 +49,9 @@ def takes(
 def _activate(x: Tensor, act: str) -> Tensor:
     if act == "gelu_tanh":
         return F.gelu(x, approximate="tanh")
-    functions = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu, "relu": F.relu, "silu": F.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
+    }  # fmt: skip
     return functions[act](x) if act else x
 
 

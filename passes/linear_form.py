@@ -48,13 +48,9 @@ class LinearForm(NodePass):
         if not isinstance(flat, fx.Node) or flat.target not in RESHAPES:
             return None
         x = flat.args[0]
-        out = node_type(node).shape
-        keeps_rows = out == (*node_type(x).shape[:-1], node_type(inner).shape[-1])  # type: ignore[arg-type]
-        return (
-            (x, *inner.args[1:3])
-            if keeps_rows and node_type(x).shape[-1] == node_type(flat).shape[-1]
-            else None
-        )  # type: ignore[arg-type]
+        rows, size = node_type(x).shape[:-1], node_type(x).shape[-1]  # type: ignore[arg-type]
+        keeps_rows = node_type(node).shape == (*rows, node_type(inner).shape[-1])
+        return (x, *inner.args[1:3]) if keeps_rows and size == node_type(flat).shape[-1] else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
         with graph.inserting_before(node):

@@ -7,7 +7,6 @@ only excludes beside columns that are allowed, so it must leave some in every ro
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ _ORDINARY = 1e3
 class Term:
     """A node that is added to the scores; a boolean one stands for 0 where true and minus infinity elsewhere.
 
-    With ``fill``, the boolean node stands for ``fill`` where it equals ``at`` and 0 elsewhere.
+    With ``fill``, the scores so far become ``fill`` where the boolean node equals ``at``.
     """
 
     node: fx.Node
@@ -70,7 +69,7 @@ def reduce_terms(
     terms: Sequence[Term], rows: int, length: int, context: Context
 ) -> tuple[list[Term], bool, int]:
     """The terms that have to stay, and ``causal`` and ``window`` for the others."""
-    shapes = [known_shape(term, rows, length, context) for term in terms]
+    shapes = [_remembered_shape(term, rows, length, context) for term in terms]
     harmless = [shape is not None and not shape.causal for shape in shapes]
     harmless = [known or _ordinary(term, context) for known, term in zip(harmless, terms, strict=True)]
     rest, causal, windows = [], False, []
@@ -83,6 +82,14 @@ def reduce_terms(
         causal |= shape.causal
         windows += [shape.window] if shape.window else []
     return rest, causal, min(windows, default=0)
+
+
+def _remembered_shape(term: Term, rows: int, length: int, context: Context) -> Shape | None:
+    """:func:`known_shape`, once for all layers that share a mask."""
+    key = (term, rows, length)
+    if key not in context.memo:
+        context.memo[key] = known_shape(*key, context)
+    return context.memo[key]
 
 
 def known_shape(term: Term, rows: int, length: int, context: Context) -> Shape | None:
@@ -114,23 +121,47 @@ def types(terms: Sequence[Term], dtype: DType) -> TensorType | None:
     """The type of the mask that :func:`build` makes."""
     if not terms:
         return None
-    shape = torch.broadcast_shapes(*(node_type(term.node).shape for term in terms))
-    return TensorType(DType.BOOL if _is_operator_mask(terms) else dtype, tuple(shape))
+    shape = _broadcast(*(term.node for term in terms))
+    return TensorType(DType.BOOL if _is_operator_mask(terms) else dtype, shape)
 
 
 def build(
     graph: fx.Graph, terms: Sequence[Term], dtype: DType, context: Context, like: fx.Node
 ) -> fx.Node | None:
-    """The mask operand that stands for the sum of the terms, made at the graph's insertion point."""
+    """The mask operand that stands for the terms, outermost first, made at the graph's insertion point.
+
+    A fill covers what was added inside of it, so the mask is filled there too: a sum of two smallest floats
+    would be minus infinity.
+    """
     if not terms or _is_operator_mask(terms):
         return terms[0].node if terms else None
-    nodes = [_as_float(graph, term, dtype, context, like) for term in terms]
+    total: fx.Node | None = None
+    for term in reversed(terms):
+        if term.fill is not None:
+            total = _filled(graph, term, total or _zero(graph, dtype, context, like), like)
+        elif total is None:
+            total = term.node
+        else:
+            kind = TensorType(dtype, _broadcast(total, term.node))
+            total = new_call(graph, aten.add.Tensor, (total, term.node), like=like, type=kind)
+    return total
 
-    def add(a: fx.Node, b: fx.Node) -> fx.Node:
-        shape = torch.broadcast_shapes(node_type(a).shape, node_type(b).shape)
-        return new_call(graph, aten.add.Tensor, (a, b), like=like, type=TensorType(dtype, tuple(shape)))
 
-    return functools.reduce(add, nodes)
+def _filled(graph: fx.Graph, term: Term, inner: fx.Node, like: fx.Node) -> fx.Node:
+    kind = TensorType(node_type(inner).dtype, _broadcast(term.node, inner))
+    if term.at:
+        return new_call(graph, aten.where.ScalarSelf, (term.node, term.fill, inner), like=like, type=kind)
+    return new_call(graph, aten.where.ScalarOther, (term.node, inner, term.fill), like=like, type=kind)
+
+
+def _zero(graph: fx.Graph, dtype: DType, context: Context, like: fx.Node) -> fx.Node:
+    node = graph.get_attr(context.add_constant(torch.zeros((), dtype=torch_dtype(dtype)), "zero"))
+    node.meta = {"type": TensorType(dtype, ()), "source": like.meta.get("source")}
+    return node
+
+
+def _broadcast(*nodes: fx.Node) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*(node_type(node).shape for node in nodes)))
 
 
 def unexpanded(node: fx.Node) -> fx.Node:
@@ -143,20 +174,6 @@ def unexpanded(node: fx.Node) -> fx.Node:
 def _is_operator_mask(terms: Sequence[Term]) -> bool:
     """Whether there is nothing but one boolean mask, as the operator takes it."""
     return len(terms) == 1 and terms[0].fill is None and node_type(terms[0].node).dtype is DType.BOOL
-
-
-def _as_float(graph: fx.Graph, term: Term, dtype: DType, context: Context, like: fx.Node) -> fx.Node:
-    kind = node_type(term.node)
-    if kind.dtype is not DType.BOOL:
-        return term.node
-    zero = graph.get_attr(context.add_constant(torch.zeros((), dtype=torch_dtype(dtype)), "zero"))
-    zero.meta = {"type": TensorType(dtype, ()), "source": like.meta.get("source")}
-    fill = -math.inf if term.fill is None else term.fill
-    if term.at:
-        target, args = aten.where.ScalarSelf, (term.node, fill, zero)
-    else:
-        target, args = aten.where.ScalarOther, (term.node, zero, fill)
-    return new_call(graph, target, args, like=like, type=TensorType(dtype, kind.shape))
 
 
 def _allowed(term: Term, context: Context) -> tuple[torch.Tensor, bool] | None:

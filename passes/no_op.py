@@ -107,4 +107,4 @@ def _takes_all(node: fx.Node, context: Context) -> bool:
 
 
 def _full_step(node: fx.Node) -> bool:
-    return len(node.args) < 5 or node.args[4] == 1
+    return bool(len(node.args) < 5 or node.args[4] == 1)

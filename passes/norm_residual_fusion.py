@@ -18,7 +18,7 @@ from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
 from .fused import add_layer_norm, add_rms_norm, rms_norm, takes
 from .patterns import ADD, plain
-from .shapes import hoist, is_constant_expression, same_type
+from .shapes import hoist, is_constant_expression
 
 aten = torch.ops.aten
 
@@ -33,7 +33,7 @@ class NormResidualFusion(NodePass):
         if not isinstance(total, fx.Node) or total.target not in ADD or not plain(total):
             return None
         a, b = total.args[:2]
-        if not (same_type(total, a) and same_type(total, b)):
+        if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
             return None
         if not all(is_constant_expression(p) for p in node.args[1:] if isinstance(p, fx.Node)):
             return None

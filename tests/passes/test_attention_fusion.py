@@ -174,6 +174,10 @@ WRITTEN = {
         lambda q, k, v: F.softmax(torch.where(~causal(5), MIN, q @ k.mT), dim=-1) @ v,
         {"causal": True, "scale": 1.0},
     ),
+    "mask first": (
+        lambda q, k, v: F.softmax(additive(causal(5)) + q @ k.mT, dim=-1) @ v,
+        {"causal": True, "scale": 1.0},
+    ),
     "two equal masks": (
         lambda q, k, v: written_out(q, k, v, terms=[additive(causal(5), -math.inf), torch.zeros(1, 1, 1, 5)]),
         {"causal": True},
@@ -239,6 +243,13 @@ def test_heads_tiled_instead_of_repeated_stay_tiled():
         return F.scaled_dot_product_attention(q, k, v)
 
     graph = fires(NAME, Subject(Call(attend), *qkv(kv_heads=2)), attention=1)
+    assert counts(graph)["expand"] == 2
+
+    def in_front(q, k, v):
+        k, v = (x[:, :, None].expand(2, 1, 2, 1, 5, 8).reshape(1, 4, 5, 8) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v)
+
+    graph = fires(NAME, Subject(Call(in_front), *qkv(batch=1, kv_heads=2)), attention=1)
     assert counts(graph)["expand"] == 2
 
 
@@ -359,8 +370,12 @@ def test_finite_causal_mask_beside_a_run_time_mask_stays_a_mask():
         left[:, ..., :2] = MIN
         return [*redraw(example[:3], generator), left]
 
-    graph = fires(NAME, Subject(Call(attend), *example, draw=draw), attention=1)
-    assert only_attention(graph)["causal"] is False
+    def filled(q, k, v, padding):
+        return written_out(q, k, v, fill=(~causal(5), MIN), terms=[padding])
+
+    for form in (attend, filled):
+        graph = fires(NAME, Subject(Call(form), *example, draw=draw), attention=1)
+        assert only_attention(graph)["causal"] is False
 
     def exact(q, k, v, padding):
         return written_out(q, k, v, terms=[additive(causal(5), -math.inf), padding])
@@ -445,6 +460,12 @@ def test_scale_of_queries_that_others_read_stays():
         return F.scaled_dot_product_attention(x, x, x, scale=1.0)
 
     assert counts(fires(NAME, Subject(Call(itself), *qkv()), attention=1))["mul"] == 1
+
+    def split(q, k, v):
+        x = (q.transpose(1, 2) * 0.5).transpose(1, 2)
+        return F.scaled_dot_product_attention(x, k, v, scale=1.0), x
+
+    assert counts(fires(NAME, Subject(Call(split), *qkv()), attention=1))["mul"] == 1
 
 
 def test_mask_that_becomes_known_later():

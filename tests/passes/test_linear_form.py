@@ -59,6 +59,7 @@ NEAR = {
     "scaled product": (lambda m, x: torch.addmm(m.bias, x, m.weight, alpha=2), (3, 8)),
     "scaled sum": (lambda m, x: torch.addmm(m.bias, x, m.weight, beta=0.5), (3, 8)),
     "matrix as bias": (lambda m, x: torch.addmm(m.weight[:3], x, m.weight), (3, 8)),
+    "square matrix as bias": (lambda m, x: torch.addmm(m.weight[:5], x, m.weight), (5, 8)),
     "bias of one": (lambda m, x: torch.addmm(m.bias[:1], x, m.weight), (3, 8)),
     "batched matrix": (lambda m, x: x @ m.weight.expand(2, 8, 5), (2, 3, 8)),
     "vector on the left": (lambda m, x: x @ m.weight, (8,)),

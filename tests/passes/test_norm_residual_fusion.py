@@ -103,6 +103,7 @@ NEAR = {
     "difference": (lambda n, x, y: n(x - y), None),
     "wider": (lambda n, x, y: n((x + y.double()).float()), None),
     "two axes": (lambda n, x, y: n(x + y), nn.LayerNorm((3, 8))),
+    "two axes, no weight": (lambda n, x, y: n(x + y), nn.LayerNorm((3, 8), elementwise_affine=False)),
     "weight from an input": (lambda n, x, y: F.layer_norm(x + y, (8,), y[0, 0]), None),
 }
 
@@ -111,6 +112,14 @@ NEAR = {
 def test_near_misses(form):
     function, norm = NEAR[form]
     stays(NAME, subject(function, norm), add_layer_norm=0)
+
+
+def test_wide_weights_in_a_narrow_model():
+    """torch takes f32 weights beside a bf16 input, the op does not."""
+    module = seeded(Norm(lambda n, x, y: n(x + y)))
+    stays(
+        NAME, Subject(module, *(values(2, 8, seed=s, dtype=torch.bfloat16) for s in (0, 1))), add_layer_norm=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

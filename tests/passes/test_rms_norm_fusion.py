@@ -55,8 +55,9 @@ def test_operator(eps):
 
 
 def test_operator_over_two_axes_stays():
-    graph = Subject(seeded(nn.RMSNorm((3, 8))), values(2, 3, 8))
-    stays(NAME, graph, aten_rms_norm=1)
+    for weight in (True, False):
+        norm = seeded(nn.RMSNorm((3, 8), elementwise_affine=weight))
+        stays(NAME, Subject(norm, values(2, 3, 8)), aten_rms_norm=1)
 
 
 def test_weight_is_an_expression():

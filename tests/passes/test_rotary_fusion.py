@@ -105,9 +105,14 @@ NEAR = {
     "difference": lambda x, c, s: x * c - halves(x) * s,
     "other half negated": lambda x, c, s: x * c + torch.cat((x[..., 4:], -x[..., :4]), -1) * s,
     "no negation": lambda x, c, s: x * c + torch.cat((x[..., 4:], x[..., :4]), -1) * s,
+    "other function than negation": lambda x, c, s: x * c + torch.cat((x[..., 4:].sin(), x[..., :4]), -1) * s,
     "halves in order": lambda x, c, s: x * c + torch.cat((-x[..., :4], x[..., 4:]), -1) * s,
     "unequal halves": lambda x, c, s: x * c + thirds(x) * s,
     "two tensors": lambda x, c, s: x * c + halves(x + 1) * s,
+    "halves of two tensors": lambda x, c, s: x * c + torch.cat((-x[..., 4:], (x * 2)[..., :4]), -1) * s,
+    "pairs of two tensors": lambda x, c, s: (
+        x * c + torch.stack((-x[..., 1::2], (x * 2)[..., ::2]), -1).flatten(-2) * s
+    ),
     "another axis": lambda x, c, s: x * c + torch.cat((-x[..., 4:, :], x[..., :4, :]), -2) * s,
     "halves of another axis": lambda x, c, s: (
         x * c + torch.cat((-x[:, :, 4:], x[:, :, :4]), -1).reshape(x.shape) * s

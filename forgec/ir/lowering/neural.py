@@ -159,7 +159,13 @@ def group_norm(b: FunctionBuilder, input: Any, num_groups: int, weight: Any, bia
 def _norm_last(
     b: FunctionBuilder, op: str, x: Any, axes: Sequence[int], parameters: Sequence[Any], eps: float
 ) -> Any:
-    """Normalise over the last axes, flattened to one."""
+    """Normalise over the last axes, flattened to one; in the widest of the element types that are given."""
+    dtypes = {v.type.dtype for v in (x, *parameters) if v is not None}
+    if len(dtypes) > 1:
+        wide = max(dtypes, key=lambda dtype: dtype.itemsize)
+        cast = [None if p is None else b.cast(p, wide) for p in parameters]
+        assert isinstance(b.result_type, TensorType)
+        return b.cast(_norm_last(b, op, b.cast(x, wide), axes, cast, eps), b.result_type.dtype)
     if len(axes) == 1:
         return b.emit(op, x, *parameters, eps=eps)
     size = 1
