@@ -13,6 +13,7 @@ from torch import nn
 
 import forgec
 from forgec import models
+from forgec.cli.eager import run_eager
 from forgec.report.metrics import BOUND_KL, BOUND_MAX_ABS, difference
 from forgec.report.report import Report
 
@@ -140,7 +141,11 @@ def test_tiny_presets_plan_well(spec):
 
 
 def compare(spec: str, attn: str, tokens: int | None, seed: int) -> None:
-    """Compile for one length, compare with eager on inputs that the compiler has not seen."""
+    """Compile for one length, compare with eager on inputs that the compiler has not seen.
+
+    Eager's own rounding can use up the bound (Granite's initialiser of 0.1 makes large activations). Where it
+    uses more than three quarters, float64 is the reference.
+    """
     model = models.load(spec, attn=attn)
     args, kwargs = model.example_inputs(tokens)
     exe = forgec.compile(model.module, args, kwargs, check=False)
@@ -150,8 +155,14 @@ def compare(spec: str, attn: str, tokens: int | None, seed: int) -> None:
         want = dict(model.module(*args, **kwargs).items())
     got = exe(*args, **kwargs)
     assert set(got) == set(want)
+    exact: dict[str, torch.Tensor] = {}
     for name, reference in want.items():
         found = difference(reference.numpy(), got[name], name)
+        if not found.within(BOUND_MAX_ABS, BOUND_KL):
+            exact = exact or dict(run_eager(model.module, args, kwargs, wide=True).items())
+            eager = difference(exact[name].float().numpy(), reference.numpy(), name)
+            assert eager.max_abs > 0.75 * BOUND_MAX_ABS, f"{spec} {attn} {tokens} {name}: {found}"
+            found = difference(exact[name].float().numpy(), got[name], name)
         assert found.within(BOUND_MAX_ABS, BOUND_KL), f"{spec} {attn} {tokens} {name}: {found}"
 
 

@@ -28,8 +28,8 @@ print(json.dumps({
 }))
 """
 
-SLACK = 64 * 2**20
-"""Bytes for the trace, the arena and the allocator."""
+SLACK = 128 * 2**20
+"""Bytes for the trace, the arena, the allocator and a few copies of the logits (10 MB each for Qwen2)."""
 
 
 @pytest.mark.parametrize(

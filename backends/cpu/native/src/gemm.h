@@ -1,7 +1,7 @@
 // Matrix products on packed panels.
 //
 // The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
-// few panels times a block of rows. Within a task a block of one panel (384 x 32 floats) stays in the nearest
+// few panels times a block of rows. Within a task a block of one panel (192 x 32 floats) stays in the nearest
 // caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block.
 // A block is summed in registers, from zero, and added to what is in C.
 // Bias, activation and residual are applied to a tile of C right after its last block.
@@ -12,7 +12,7 @@
 
 namespace forgec {
 
-constexpr int64_t kDepth = 384;      // k per block
+constexpr int64_t kDepth = 192;      // k per block: short enough that sums over k stay accurate
 constexpr int64_t kThinDepth = 1024;  // the same where the left factor is not packed
 constexpr int64_t kRowBlock = 448;   // rows per task at most, about
 
