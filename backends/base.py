@@ -12,23 +12,42 @@ results those that are read after it, never views; registers keep the numbers of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from forgec.ir.program import Instr, Operand, Program
 
-__all__ = ["Answer", "Backend", "Memory", "No", "Step", "Yes"]
+__all__ = ["Answer", "Backend", "Memory", "No", "Packing", "Span", "Step", "Yes"]
 
 Step = Callable[[], Any]
-"""Does a part of a run; what it reads and writes was settled when it was made."""
+"""Does a part of a run; what it reads and writes was settled when it was made.
+
+It may have a method ``trace()`` that does the same and gives a :class:`Span` per kernel and thread."""
 
 Memory = Callable[[Operand], Any]
 """What an operand is while the program is loaded: the numpy array that a register, constant or state has for
 good (constants read-only), the Python scalar of a literal, None for an operand left out.
 
 It may have two attributes: ``once(constant)`` gives a constant for this one use, without keeping it, and
-``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are."""
+``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are; it
+starts with the constants that the file holds in a :class:`Packing`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One thread's part in an instruction, in nanoseconds of ``time.perf_counter_ns``.
+
+    ``waited_ns`` of the time between ``begin_ns`` and ``end_ns`` the thread waited for others.
+    """
+
+    instr: Instr
+    thread: int
+    begin_ns: int
+    end_ns: int
+    waited_ns: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,19 @@ class No:
 Answer = Yes | No
 
 
+@dataclass(frozen=True)
+class Packing:
+    """A layout in which a device reads a constant; see :mod:`.packing` for the layouts there are.
+
+    ``pack`` makes it from the row-major constant. ``alone`` says that no instruction of the segment reads the
+    constant in any other way.
+    """
+
+    layout: str
+    pack: Callable[[np.ndarray], np.ndarray]
+    alone: bool
+
+
 class Backend(ABC):
     """One device. ``name`` is how IR text and plans call it: ``cpu``, ``npu``, ..."""
 
@@ -82,6 +114,14 @@ class Backend(ABC):
         Raises ``BackendError`` if the vendor's compiler fails.
         """
         return b""
+
+    def packings(self, segment: Program) -> Mapping[str, Packing]:
+        """Constants of a segment, by name, that files are to hold in the device's own layout.
+
+        ``load`` finds them in ``memory.derived`` under :func:`.packing.stored_name`, unless the file has
+        another layout or the program was not loaded from one; then it packs them itself.
+        """
+        return {}
 
     @abstractmethod
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:

@@ -11,6 +11,8 @@ from threading import Lock
 
 import numpy as np
 
+from forgec.backends.packing import packed_type, split_name, stored_name, unpack
+
 from ..errors import ArtifactError, InternalError
 from ..ir.program import Constant
 from ..ir.recipes import evaluate
@@ -26,7 +28,7 @@ class Constants:
         self._compute = compute
         self._arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
-        """What backends computed from constants (packed weights), by names of their own."""
+        """What backends computed from constants (packed weights), or a file holds of that, by stored name."""
         self._lock = Lock()
 
     def get(self, constant: Constant) -> np.ndarray:
@@ -54,14 +56,40 @@ def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
 
 
 def from_file(tensors: Mapping[str, np.ndarray], needed: Mapping[str, Constant]) -> Constants:
-    """Constants that a file holds; :class:`ArtifactError` unless it has every needed one with its type."""
+    """Constants that a file holds; :class:`ArtifactError` unless it has every needed one with its type.
+
+    A constant may be there as it is, in a layout of some backend, or both.
+    """
+    packed: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in tensors.items():
+        key, layout = split_name(name)
+        if layout:
+            packed.setdefault(key, {})[layout] = array
+    derived: dict[str, np.ndarray] = {}
     for constant in needed.values():
-        array = tensors.get(constant.key)
-        if array is None:
+        stored = packed.get(constant.key, {})
+        for layout, array in stored.items():
+            _require_type(constant, array, packed_type(layout, constant.type))
+            derived[stored_name(constant.name, layout)] = array
+        if constant.key in tensors:
+            _require_type(constant, tensors[constant.key], constant.type)
+        elif not stored:
             raise ArtifactError(f"the file lacks the weight {constant.key!r} of constant {constant.name}")
-        if TensorType.of(array) != constant.type:
-            raise ArtifactError(
-                f"the weight {constant.key!r} is {TensorType.of(array)}, "
-                f"and constant {constant.name} is {constant.type}"
-            )
-    return Constants(lambda constant: tensors[constant.key])
+
+    def compute(constant: Constant) -> np.ndarray:
+        if constant.key in tensors:
+            return tensors[constant.key]
+        layout, array = next(iter(packed[constant.key].items()))
+        return unpack(layout, array, constant.type)
+
+    constants = Constants(compute)
+    constants.derived.update(derived)
+    return constants
+
+
+def _require_type(constant: Constant, array: np.ndarray, expected: TensorType) -> None:
+    if TensorType.of(array) != expected:
+        raise ArtifactError(
+            f"the weight {constant.key!r} is {TensorType.of(array)}, "
+            f"and constant {constant.name} is {constant.type}"
+        )

@@ -39,6 +39,7 @@ from .run import BoundProgram
 from .segments import segment_programs
 from .signature import Signature
 from .strictjson import dump_json, parse_json
+from .weights import constant_tensors
 from .writer import LazyTensor, write_archive
 
 __all__ = ["Executable", "SelfTest", "load", "sampled"]
@@ -344,18 +345,13 @@ class Executable:
                 *_as_lazy("input", shared.selftest.inputs),
                 *_as_lazy("output", shared.selftest.outputs),
             ]
-        members[WEIGHTS] = self._weights()
-        write_archive(path, shared.info, shared.signature, members)
-
-    def _weights(self) -> list[LazyTensor]:
-        shared = self._shared
-        by_key = {constant.key: constant for constant in shared.plan.program.constants.values()}
-        weights = [LazyTensor(key, c.type, partial(shared.constants.once, c)) for key, c in by_key.items()]
-        weights += [
+        initial = [
             LazyTensor(_STATE + name, TensorType.of(array), partial(np.asarray, array))
             for name, array in shared.initial.items()
         ]
-        return weights
+        weights = constant_tensors(shared.plan, shared.segments, shared.constants, shared.backend)
+        members[WEIGHTS] = [*weights, *initial]
+        write_archive(path, shared.info, shared.signature, members)
 
 
 def _as_lazy(prefix: str, arrays: Sequence[np.ndarray]) -> Iterable[LazyTensor]:

@@ -57,7 +57,7 @@ class BoundProgram:
         main = plan.program.main
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
         for index, (segment, program) in enumerate(zip(plan.segments, segments, strict=True)):
             if all(get(instr.op).view for instr in program.main.body):
                 continue
@@ -67,15 +67,17 @@ class BoundProgram:
                 raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
             compiled = code(index)
             with np.errstate(all="ignore"):
-                self._steps += device.load(program, compiled, memory)
+                self.steps += device.load(program, compiled, memory)
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs, new contiguous arrays, for inputs of exactly the program's types."""
+    def run(
+        self, inputs: Sequence[np.ndarray], call: Callable[[Step], Any] = lambda step: step()
+    ) -> list[np.ndarray]:
+        """Outputs, new contiguous arrays, for inputs of exactly the program's types; ``call`` does a step."""
         for place, value in zip(self._inputs, inputs, strict=True):
             np.copyto(place, value)
         with np.errstate(all="ignore"):
-            for step in self._steps:
-                step()
+            for step in self.steps:
+                call(step)
         return [np.array(view, order="C", copy=True) for view in self._outputs]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ArtifactError
 from .report import Report
 
-__all__ = ["chrome_trace", "save_trace"]
+__all__ = ["chrome_trace", "event", "save", "save_trace"]
 
 
 def chrome_trace(report: Report) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def chrome_trace(report: Report) -> dict[str, Any]:
     ]
     clock = 0.0
     for phase in report.phases:
-        events.append(_event(phase.name, "phase", clock, phase.ms, {}))
+        events.append(event(phase.name, "phase", clock, phase.ms, {}))
         if phase.name == "passes":
             inner = clock
             for run in report.passes:
@@ -32,21 +32,29 @@ def chrome_trace(report: Report) -> dict[str, Any]:
                     "rewrites": run.rewrites,
                     "nodes": f"{run.nodes_before} -> {run.nodes_after}",
                 }
-                events.append(_event(run.name, "pass", inner, run.ms, arguments))
+                events.append(event(run.name, "pass", inner, run.ms, arguments))
                 inner += run.ms * 1000
         clock += phase.ms * 1000
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
 def save_trace(report: Report, path: str | Path) -> None:
-    """Write the trace; :class:`ArtifactError` if the file cannot be written."""
+    """Write the trace of a compile; :class:`ArtifactError` if the file cannot be written."""
+    save(chrome_trace(report), path)
+
+
+def save(document: dict[str, Any], path: str | Path) -> None:
+    """Write trace data; :class:`ArtifactError` if the file cannot be written."""
     try:
-        Path(path).write_text(json.dumps(chrome_trace(report)), encoding="utf-8")
+        Path(path).write_text(json.dumps(document), encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"cannot write the trace: {error.strerror}", where=str(path)) from error
 
 
-def _event(name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any]) -> dict[str, Any]:
+def event(
+    name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any], row: int = 1
+) -> dict[str, Any]:
+    """A bar of the trace, in the given row."""
     return {
         "name": name,
         "cat": category,
@@ -54,6 +62,6 @@ def _event(name: str, category: str, start_us: float, ms: float, arguments: dict
         "ts": start_us,
         "dur": ms * 1000,
         "pid": 1,
-        "tid": 1,
+        "tid": row,
         "args": arguments,
     }

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-VERBS = ("demo", "compile", "run", "show", "verify", "analyze", "bench", "targets", "doctor")
+VERBS = ("demo", "compile", "run", "show", "verify", "analyze", "bench", "profile", "targets", "doctor")
 
 
 def command(*arguments, **more):

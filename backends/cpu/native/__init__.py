@@ -11,7 +11,7 @@ fails. Nothing here needs torch.
 
 from __future__ import annotations
 
-from .binding import PANEL, bound_op, pack, packed_operand, packing, steps, supports
+from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, steps, supports
 from .machine import Team, allocate, available, isa, isas, peak_flops, threads_default
 from .program import NativeProgram
 
@@ -27,6 +27,7 @@ __all__ = [
     "pack",
     "packed_operand",
     "packing",
+    "packings",
     "peak_flops",
     "steps",
     "supports",

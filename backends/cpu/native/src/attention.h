@@ -58,15 +58,15 @@ struct AttentionTask {
         t.k = p.size;
         t.a = query;
         t.a_row = 0;
-        t.b = keys + key / kPanel * kPanel * p.size + key % kPanel;
-        t.b_row = kPanel;
+        t.b = keys + key / kKeyPanel * kKeyPanel * p.size + key % kKeyPanel;
+        t.b_row = kKeyPanel;
         t.c = scores + j;
         t.c_row = kKeys;
         t.cols = count - j < pair ? count - j : pair;
         t.accumulate = false;
         t.ahead = reinterpret_cast<const char*>(t.b);
         t.ahead_step = 0;
-        run_tile<V, Left::packed>(rows, t);
+        run_tile<V, Left::packed, 2>(rows, t);
       }
       return;
     }
@@ -155,7 +155,7 @@ struct AttentionTask {
       t.accumulate = !first_block;
       t.ahead = reinterpret_cast<const char*>(t.b);
       t.ahead_step = 0;
-      run_tile<V, Left::rows>(rows, t);
+      run_tile<V, Left::rows, 2>(rows, t);
     }
   }
 
@@ -180,7 +180,7 @@ struct AttentionTask {
       total[i] = 0.0f;
     }
     first_block = true;
-    for (int64_t first = begin / kPanel * kPanel; first < end; first += kKeys) {
+    for (int64_t first = begin / kKeyPanel * kKeyPanel; first < end; first += kKeys) {
       const int64_t count = end - first < kKeys ? end - first : kKeys;
       multiply_keys(first, count);
       for (int i = 0; i < rows; ++i) {
@@ -198,27 +198,27 @@ struct AttentionTask {
 template <class V>
 void attention(const void* params, Context& context) {
   const Attention& p = *static_cast<const Attention*>(params);
-  const int64_t panels = (p.length + kPanel - 1) / kPanel;
+  const int64_t panels = (p.length + kKeyPanel - 1) / kKeyPanel;
   if (p.keys != nullptr) {
     const int64_t count = p.batch * p.kv_heads * panels;
     int64_t begin, end;
     context.share(count, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / panels, key = i % panels * kPanel;
+      const int64_t head = i / panels, key = i % panels * kKeyPanel;
       const float* k = p.k + head / p.kv_heads * p.k_step[0] + head % p.kv_heads * p.k_step[1] + key * p.k_step[2];
-      const int64_t keys = p.length - key < kPanel ? p.length - key : kPanel;
-      float* to = p.keys + i * kPanel * p.size;
+      const int64_t keys = p.length - key < kKeyPanel ? p.length - key : kKeyPanel;
+      float* to = p.keys + i * kKeyPanel * p.size;
       if (p.k_step[3] == 1) {
-        transpose<V>(k, p.k_step[2], keys, p.size, to, kPanel);
+        transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
       } else {
         for (int64_t d = 0; d < p.size; ++d) {
-          for (int64_t j = 0; j < keys; ++j) to[d * kPanel + j] = k[j * p.k_step[2] + d * p.k_step[3]];
+          for (int64_t j = 0; j < keys; ++j) to[d * kKeyPanel + j] = k[j * p.k_step[2] + d * p.k_step[3]];
         }
       }
     }
     context.barrier();
   }
-  const Tiles tiles(p.rows, V::tile_rows);
+  const Tiles tiles(p.rows, V::most_rows(2));
   AttentionTask<V> task(p, p.own + context.thread * p.own_floats);
   for (int64_t n = context.claim(); n < p.batch * p.heads * tiles.count; n = context.claim()) {
     const int64_t head = n / tiles.count, tile = tiles.count - 1 - n % tiles.count;  // the longest rows first
@@ -227,7 +227,7 @@ void attention(const void* params, Context& context) {
     task.row = tiles.start(tile);
     task.rows = tiles.rows(tile);
     const int64_t kv = task.batch * p.kv_heads + task.kv_head();
-    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kPanel * p.size;
+    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kKeyPanel * p.size;
     task.run();
   }
 }
