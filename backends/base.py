@@ -31,7 +31,8 @@ Memory = Callable[[Operand], Any]
 """What an operand is while the program is loaded: the numpy array that a register, constant or state has for
 good (constants read-only), the Python scalar of a literal, None for an operand left out.
 
-It may have two attributes: ``once(constant)`` gives a constant for this one use, without keeping it, and
+It may have attributes: ``threads`` is how many threads to use, None for as many as the backend thinks right;
+``once(constant)`` gives a constant for this one use, without keeping it, and
 ``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are; it
 starts with the constants that the file holds in a :class:`Packing`."""
 

@@ -61,7 +61,7 @@ class CpuBackend(Backend):
         body = [instr for instr in segment.main.body if not get(instr.op).view]
         if runtime() == "numpy":
             return [by_numpy(instr) for instr in body]
-        return native.steps(body, memory, by_numpy, _team(), getattr(memory, "derived", None))
+        return native.steps(body, memory, by_numpy, _team(_threads(memory)), getattr(memory, "derived", None))
 
 
 class _NumpyStep:
@@ -94,7 +94,12 @@ def runtime() -> str:
     return "numpy" if wanted == "numpy" or missing is not None else "native"
 
 
+def _threads(memory: Memory) -> int:
+    wanted = getattr(memory, "threads", None)
+    return native.threads_default() if wanted is None else int(wanted)
+
+
 @cache
-def _team() -> native.Team:
-    """The threads of this process: one team that all programs share."""
-    return native.Team()
+def _team(threads: int) -> native.Team:
+    """The team of so many threads, which all programs of this process share."""
+    return native.Team(threads)

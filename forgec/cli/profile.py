@@ -30,6 +30,7 @@ def profile(
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs; the fastest is shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write a Chrome trace.")] = None,
+    threads: flags.Threads = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -44,7 +45,7 @@ def profile(
 
     output = Output(fmt, quiet)
     require_writable(trace)
-    with artifact.load(file) as executable:
+    with artifact.load(file, threads=threads) as executable:
         arrays, _ = parse_inputs(inputs or [], executable)
         run = kernels.trace(executable, arrays, repeat)
         name = executable.info.name

@@ -20,7 +20,7 @@ import numpy as np
 from forgec import backends
 from forgec.backends.base import Backend
 
-from ..errors import ArtifactError, ForgecError, InputError, InternalError
+from ..errors import ArtifactError, ForgecError, InputError, InternalError, OptionError
 from ..ir.inline import inline
 from ..ir.op import get
 from ..ir.parser import parse
@@ -196,13 +196,31 @@ class Executable:
         self._bound: BoundProgram | None = None
         self._states: dict[str, np.ndarray] = {}
         self._closed = False
+        self._threads: int | None = None
 
     @classmethod
-    def _of(cls, shared: Shared) -> Executable:
+    def _of(cls, shared: Shared, threads: int | None = None) -> Executable:
         self = cls.__new__(cls)
         self._shared = shared
         self._start()
+        self.threads = threads
         return self
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that a run uses; None leaves it to ``FORGEC_THREADS`` or the number of processors.
+
+        May be set at any time; states keep their values.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, value: int | None) -> None:
+        if value is not None and value < 1:
+            raise OptionError(f"threads must be at least 1, not {value}")
+        with self._lock:
+            self._threads = value
+            self._bound = None
 
     @property
     def shared(self) -> Shared:
@@ -285,12 +303,19 @@ class Executable:
 
     def _bind(self) -> BoundProgram:
         shared = self._shared
-        self._states = {
-            name: np.empty(t.shape, t.dtype.numpy) for name, t in shared.plan.program.states.items()
-        }
-        self._fill_states()
+        if not self._states:
+            self._states = {
+                name: np.empty(t.shape, t.dtype.numpy) for name, t in shared.plan.program.states.items()
+            }
+            self._fill_states()
         return BoundProgram(
-            shared.plan, shared.segments, shared.code, shared.constants, self._states, shared.backend
+            shared.plan,
+            shared.segments,
+            shared.code,
+            shared.constants,
+            self._states,
+            shared.backend,
+            self._threads,
         )
 
     def _fill_states(self) -> None:
@@ -304,7 +329,7 @@ class Executable:
 
     def clone(self) -> Executable:
         """The same program with arenas and states of its own, the states initial; constants are shared."""
-        return Executable._of(self._shared)
+        return Executable._of(self._shared, self._threads)
 
     def close(self) -> None:
         """Release arenas and states; a file's map goes when no clone and no output needs it."""
@@ -360,10 +385,11 @@ def _as_lazy(prefix: str, arrays: Sequence[np.ndarray]) -> Iterable[LazyTensor]:
     )
 
 
-def load(path: str | os.PathLike[str], verify_weights: bool = True) -> Executable:
+def load(path: str | os.PathLike[str], verify_weights: bool = True, threads: int | None = None) -> Executable:
     """The executable in a ``.forge`` file. Its weights are mapped, not read; needs no PyTorch.
 
-    ``verify_weights=False`` skips the digests of the weights, nothing else. Raises :class:`ArtifactError` for
+    ``verify_weights=False`` skips the digests of the weights, nothing else; ``threads`` is
+    :attr:`Executable.threads`. Raises :class:`ArtifactError` for
     a file that is damaged, foreign, or of a newer version.
     """
     archive = Archive(path)
@@ -396,7 +422,7 @@ def load(path: str | os.PathLike[str], verify_weights: bool = True) -> Executabl
         raise in_file(error, archive.path) from error
     except (ForgecError, UnicodeDecodeError) as error:
         raise ArtifactError(f"the program in the file is not valid: {error}", archive.path) from error
-    return Executable._of(shared)
+    return Executable._of(shared, threads)
 
 
 def _stored_selftest(archive: Archive, signature: Signature) -> SelfTest | None:

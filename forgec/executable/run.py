@@ -10,6 +10,7 @@ Constants are bound by reference. A view of a constant or state is that of its a
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,14 +26,23 @@ from .constants import Constants
 
 __all__ = ["BoundProgram", "allocate"]
 
+_LARGE_PAGE = 2 << 20
+
 
 def allocate(nbytes: int) -> np.ndarray:
-    """Uninitialised aligned bytes; :class:`PlanError` if memory is short."""
+    """Aligned bytes, in large pages where there are many; :class:`PlanError` if memory is short."""
+    large = nbytes >= _LARGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
+    unit = _LARGE_PAGE if large else ALIGNMENT
     try:
-        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    except (MemoryError, ValueError) as error:
+        if large:
+            pages = mmap.mmap(-1, nbytes + 2 * unit, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_HUGEPAGE)
+            raw = np.frombuffer(pages, np.uint8)
+        else:
+            raw = np.empty(nbytes + unit, np.uint8)
+    except (MemoryError, ValueError, OverflowError, OSError) as error:
         raise PlanError(f"an arena of {nbytes:,} bytes cannot be allocated: {error}") from error
-    skip = -raw.ctypes.data % ALIGNMENT
+    skip = -raw.ctypes.data % unit
     return raw[skip : skip + nbytes]
 
 
@@ -52,8 +62,9 @@ class BoundProgram:
         constants: Constants,
         states: Mapping[str, np.ndarray],
         backend: Callable[[str], Backend],
+        threads: int | None = None,
     ) -> None:
-        memory = _Memory(plan, constants, states)
+        memory = _Memory(plan, constants, states, threads)
         main = plan.program.main
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
@@ -84,8 +95,11 @@ class BoundProgram:
 class _Memory:
     """What each operand of the program is; callable as backends want it."""
 
-    def __init__(self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray], threads: int | None
+    ) -> None:
         self._constants = constants
+        self.threads = threads
         self._states = states
         self.derived = constants.derived
         self._program = plan.program

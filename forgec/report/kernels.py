@@ -63,7 +63,15 @@ def trace(executable: Executable, inputs: Sequence[np.ndarray], repeat: int) -> 
     """The fastest of ``repeat`` runs after one to warm up; ``inputs`` in order of the signature."""
     shared = executable.shared
     states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in shared.plan.program.states.items()}
-    bound = BoundProgram(shared.plan, shared.segments, shared.code, shared.constants, states, shared.backend)
+    bound = BoundProgram(
+        shared.plan,
+        shared.segments,
+        shared.code,
+        shared.constants,
+        states,
+        shared.backend,
+        executable.threads,
+    )
     runs: list[RunTrace] = []
     for _ in range(repeat + 1):
         for name, state in states.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executable_toy import toy
+from executable_toy import example, toy
 from forgec.backends.cpu.native import binding
 from forgec.backends.packing import packed_type, split_name, stored_name, unpack
 
@@ -12,7 +12,7 @@ from forgec.errors import ArtifactError
 from forgec.executable import load
 from forgec.ir.types import DType, TensorType
 
-IDS, BIAS = np.array([[1, 2, 3, 4]]), np.full((4, 8), 0.25, np.float32)
+INPUTS = example()
 
 
 def _no_packing(*_: object) -> None:
@@ -27,24 +27,24 @@ def saved(tmp_path):
 
 
 def test_a_load_maps_packed_weights_and_makes_no_copy(saved, monkeypatch) -> None:
-    expected = toy().run_flat([IDS, BIAS])
+    expected = toy().run_flat(INPUTS)
     monkeypatch.setattr(binding, "pack", _no_packing)
     exe = load(saved)
-    for got, want in zip(exe.run_flat([IDS, BIAS]), expected, strict=True):
+    for got, want in zip(exe.run_flat(INPUTS), expected, strict=True):
         np.testing.assert_array_equal(got, want)
     derived = exe.shared.constants.derived
     assert len(derived) == 3 and not any(array.flags.owndata for array in derived.values())
 
 
 def test_the_numpy_runtime_reads_packed_weights(saved, monkeypatch) -> None:
-    expected = toy().run_flat([IDS, BIAS])
+    expected = toy().run_flat(INPUTS)
     monkeypatch.setenv("FORGEC_CPU", "numpy")
-    for got, want in zip(load(saved).run_flat([IDS, BIAS]), expected, strict=True):
+    for got, want in zip(load(saved).run_flat(INPUTS), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_in_another_layout_are_packed_again(tmp_path, monkeypatch) -> None:
-    expected = toy().run_flat([IDS, BIAS])
+    expected = toy().run_flat(INPUTS)
 
     def pack_by_5(instr, matrix):
         padded = np.zeros((-(-matrix.shape[0] // 5) * 5, matrix.shape[1]), np.float32)
@@ -56,7 +56,7 @@ def test_weights_in_another_layout_are_packed_again(tmp_path, monkeypatch) -> No
         patch.setattr(binding, "pack", pack_by_5)
         toy().save(tmp_path / "other.forge")
     exe = load(tmp_path / "other.forge")
-    for got, want in zip(exe.run_flat([IDS, BIAS]), expected, strict=True):
+    for got, want in zip(exe.run_flat(INPUTS), expected, strict=True):
         np.testing.assert_array_equal(got, want)
     exe.save(tmp_path / "again.forge")
     toy().save(tmp_path / "first.forge")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
+import pytest
 from forgec.backends.base import Span
 
 from forgec.ir.program import Instr, Register
@@ -14,7 +14,7 @@ from forgec.report.kernels import RunTrace, chrome_trace, summary, trace
 
 sys.path.append(str(Path(__file__).parents[1] / "executable"))
 
-from executable_toy import toy
+from executable_toy import example, toy
 
 T = TensorType(DType.F32, (1000,))
 
@@ -33,14 +33,13 @@ def test_wall_time_counts_overlap_once_and_waiting_on_both_threads() -> None:
     (row,) = summary(RunTrace(0, 20_000, spans, 2))
     assert (row.op, row.what, row.count) == ("add", "1000 1000", 2)
     assert row.ms == 9e-3  # 1000..9000 and 9500..10500
-    assert row.waited_ms == 9e-3 - (3000 + 7000 + 1000) / 2 / 1e6
+    assert row.waited_ms == pytest.approx(9e-3 - (3000 + 7000 + 1000) / 2 / 1e6)
     assert row.gbytes == 2 * 12000 / 9000
 
 
 def test_a_trace_of_a_program_has_all_its_kernels_and_a_row_per_thread() -> None:
     exe = toy()
-    inputs = [np.array([[1, 2, 3, 4]]), np.zeros((4, 8), np.float32)]
-    run = trace(exe, inputs, 2)
+    run = trace(exe, example(), 2)
     assert {span.instr.op for span in run.spans} >= {"embedding", "linear"}
     assert all(run.begin_ns <= s.begin_ns <= s.end_ns <= run.end_ns for s in run.spans)
     assert sum(row.ms for row in summary(run)) <= run.ms

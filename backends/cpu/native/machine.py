@@ -16,6 +16,7 @@ __all__ = ["Team", "allocate", "available", "extension", "isa", "isas", "peak_fl
 
 _MODULE = "forgec.backends.cpu._native"
 ISA_VARIABLE = "FORGEC_ISA"
+THREADS_VARIABLE = "FORGEC_THREADS"
 
 
 @cache
@@ -61,7 +62,15 @@ def isa() -> str:
 
 
 def threads_default() -> int:
-    """Processors that this process may use."""
+    """What ``FORGEC_THREADS`` says, else the processors that this process may use.
+
+    Raises :class:`OptionError` unless it is a whole number from 1.
+    """
+    wanted = os.environ.get(THREADS_VARIABLE)
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise OptionError(f"{THREADS_VARIABLE} is {wanted!r}", hint="a whole number from 1")
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
