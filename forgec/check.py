@@ -10,7 +10,7 @@ from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
 from .graph import CapturedGraph
-from .report.metrics import fidelity
+from .report.metrics import differences, worst
 from .report.report import Fidelity
 
 __all__ = ["check_against_eager", "find_nan"]
@@ -36,35 +36,29 @@ def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
     low = any(t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values())
-    for name, ours, theirs in zip(names, results, expected, strict=True):
-        _same_function(name, ours, theirs, _LOW_PRECISION if low else TOLERANCE)
+    found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
+    for name, theirs in zip(names, expected, strict=True):
+        _same_function(name, found[name].max_abs, theirs, _LOW_PRECISION if low else TOLERANCE)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
-    return fidelity(
-        dict(zip(names, expected, strict=True)),
-        dict(zip(names, results, strict=True)),
-        reference="eager PyTorch",
-        inputs="example",
-    )
+    return worst(found.values(), reference="eager PyTorch", inputs="example")
 
 
-def _same_function(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-    with np.errstate(invalid="ignore"):
-        difference, scale = (
-            float(np.abs(ours - theirs).max(initial=0.0)),
-            float(np.abs(theirs).max(initial=0.0)),
-        )
-    if not np.isfinite(difference + scale):
-        finite = np.isfinite(theirs)
-        if not np.array_equal(finite, np.isfinite(ours)):
-            raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
-        difference = float(np.abs(ours - theirs)[finite].max(initial=0.0))
-        scale = float(np.abs(theirs)[finite].max(initial=0.0))
+def _same_function(name: str, difference: float, theirs: np.ndarray, tolerance: float) -> None:
+    if not np.isfinite(difference):
+        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+    scale = _largest(theirs)
     if difference > tolerance * max(scale, 1e-3):
         raise FidelityError(
             f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value "
             f"{scale:.2e})",
             hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
         )
+
+
+def _largest(x: np.ndarray) -> float:
+    """Largest finite magnitude; without a copy where all are finite."""
+    found = max(float(x.max(initial=0)), -float(x.min(initial=0))) if x.size else 0.0
+    return found if np.isfinite(found) else float(np.abs(x[np.isfinite(x)]).max(initial=0))
 
 
 def find_nan(graph: CapturedGraph) -> list[str]:
