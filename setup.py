@@ -59,7 +59,7 @@ setup(
     ],
     extras_require={
         "compile": COMPILE,
-        "bench": COMPILE + BENCH,
+        "bench": [*COMPILE, *BENCH, "nncf>=3.4"],
         "test": COMPILE + BENCH + TEST,
     },
     ext_modules=NATIVE["extensions"](ROOT),
