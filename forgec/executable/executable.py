@@ -21,7 +21,7 @@ from forgec import backends
 from forgec.backends.base import Backend
 
 from ..errors import ArtifactError, ForgecError, InputError, InternalError
-from ..ir.inline import inline
+from ..ir.in_place import flatten
 from ..ir.op import get
 from ..ir.parser import parse
 from ..ir.printer import to_text
@@ -375,7 +375,7 @@ def load(path: str | os.PathLike[str], verify_weights: bool = True) -> Executabl
     try:
         program = parse(archive.read(PROGRAM).decode())
         verify(program)
-        plan = from_json(parse_json(archive.read(PLAN), PLAN), inline(program))
+        plan = from_json(parse_json(archive.read(PLAN), PLAN), flatten(program))
         weights = archive.tensors(WEIGHTS, verify_weights)
         flat = plan.program
         manifest = archive.manifest
