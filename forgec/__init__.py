@@ -38,7 +38,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import models
     from .compile import compile
-    from .executable import Executable, load
+    from .executable import Executable, Programs, load, load_programs
     from .options import Options
     from .report.report import Report
 
@@ -56,6 +56,7 @@ __all__ = [
     "Options",
     "ParseError",
     "PlanError",
+    "Programs",
     "Report",
     "TargetError",
     "UnsupportedOpError",
@@ -63,15 +64,18 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "load_programs",
     "models",
 ]
 
 _LAZY = {
     "Executable": "executable",
     "Options": "options",
+    "Programs": "executable",
     "Report": "report.report",
     "compile": "compile",
     "load": "executable",
+    "load_programs": "executable",
 }
 
 

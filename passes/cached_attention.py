@@ -4,8 +4,8 @@
 one position and as many rows as q has.
 *After* the same with ``length = position + rows``: later columns are not read.
 *Does not fire when* only one of k and v is a cache, they were written at different positions, or the rows
-written are not those of q. Nothing may depend on later rows of a cache (``update_rows`` says so), therefore the
-mask hides them, and not reading them changes nothing.
+written are not those of q. Nothing may depend on later rows of a cache (``update_rows`` says so), therefore
+the mask hides them, and not reading them changes nothing.
 """
 
 from __future__ import annotations

@@ -35,10 +35,11 @@ def bind_states(graph: CapturedGraph, pairs: Mapping[str, str]) -> None:
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     output = next(iter(reversed(graph.graph.nodes)))
     results: list[fx.Node] = list(output.args[0])  # type: ignore[arg-type]
+    first = _first_operator(graph.graph)
     for before, after in zip(given, returned, strict=True):
         old = placeholders[before.index]
         kind = node_type(old)
-        with graph.graph.inserting_before(_first_operator(graph.graph)):
+        with graph.graph.inserting_before(first):
             read = graph.graph.call_function(read_state, (before.name,))
         read.meta = dict(old.meta)
         old.replace_all_uses_with(read)

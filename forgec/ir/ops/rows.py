@@ -15,9 +15,7 @@ from .rules import require, tensor
 Array = np.ndarray
 
 
-def _update_rule(
-    cache: TensorType | None, new: TensorType | None, position: TensorType | None
-) -> TensorType:
+def _update_rule(cache: TensorType | None, new: TensorType | None, position: TensorType | None) -> TensorType:
     into, rows, at = tensor(cache, "cache"), tensor(new, "new"), tensor(position, "position")
     require(at == TensorType(DType.I64, ()), f"position must be i64[], not {at}")
     require(into.rank >= 2, f"a cache has rank 2 or more, not {into}")
