@@ -9,6 +9,7 @@ cache are written over by the next chunk, and no mask lets anything see them bef
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]
 class Decoder(nn.Module):
     """A language model whose cache is an input and an output.
 
-    ``context`` is the longest text, ``rows`` what the cache holds: ``context`` rounded up to whole chunks.
+    ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk.
     """
 
     def __init__(self, model: PreTrainedModel, shapes: Shapes, context: int, rows: int) -> None:
@@ -81,8 +82,8 @@ class Decoder(nn.Module):
         return (), {**kwargs, CACHE: cache}
 
 
-def decoder_of(loaded: LoadedModel, context: int, chunk: int) -> Decoder:
-    """The module to compile for texts of up to ``context`` tokens, prompts read in chunks of ``chunk``.
+def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Decoder:
+    """The module to compile for texts of up to ``context`` tokens, prompts read in chunks of these sizes.
 
     The model is changed and serves no other purpose afterwards. Raises :class:`ModelError` if it generates no
     text or the context is over what it knows positions for.
@@ -96,9 +97,12 @@ def decoder_of(loaded: LoadedModel, context: int, chunk: int) -> Decoder:
     longest = loaded.max_tokens
     if longest is not None and context > longest:
         raise ModelError(f"{loaded.name} takes at most {longest} tokens, and context is {context}")
-    if context < 1 or not 1 <= chunk <= context:
-        raise ModelError(f"a chunk of {chunk} tokens does not fit a context of {context}")
-    rows = -(-context // chunk) * chunk
+    for chunk in chunks:
+        if not 1 < chunk <= context:
+            raise ModelError(f"chunks of {chunk} tokens are not of use in a context of {context}")
+    if context < 1:
+        raise ModelError(f"a context has at least one token, and is {context}")
+    rows = context + max(chunks, default=1) - 1
     shapes = _cache_shapes(model, rows)
     hand_out(_layers(model, len(shapes)))
     decoder = Decoder(model, shapes, context, rows)

@@ -210,6 +210,13 @@ class Executable:
             raise ArtifactError(f"there is no file {name!r} among {list(self.extra_names)}")
         return self._shared.extra[name]()
 
+    def add_extra(self, files: Mapping[str, bytes]) -> None:
+        """Keep further files in the artifact, by name."""
+        self._shared.extra = {
+            **self._shared.extra,
+            **{name: partial(bytes, data) for name, data in files.items()},
+        }
+
     def __repr__(self) -> str:
         return f"<forgec executable {self.info.name!r} for {self.info.target}: {self.signature}>"
 
