@@ -12,6 +12,7 @@ from .bench import bench
 from .compile import compile
 from .demo import demo
 from .doctor import doctor
+from .generate import chat, generate
 from .run import run
 from .show import show
 from .targets import targets
@@ -21,7 +22,7 @@ __all__ = ["app", "main"]
 
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
-for _verb in (demo, compile, run, show, verify, analyze, bench, targets, doctor):
+for _verb in (demo, compile, run, generate, chat, show, verify, analyze, bench, targets, doctor):
     _verb.register(app)
 
 

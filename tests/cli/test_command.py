@@ -12,7 +12,19 @@ import time
 
 import pytest
 
-VERBS = ("demo", "compile", "run", "show", "verify", "analyze", "bench", "targets", "doctor")
+VERBS = (
+    "demo",
+    "compile",
+    "run",
+    "generate",
+    "chat",
+    "show",
+    "verify",
+    "analyze",
+    "bench",
+    "targets",
+    "doctor",
+)
 
 
 def command(*arguments, **more):
