@@ -24,7 +24,7 @@ from .errors import FidelityError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
-from .ir.inline import inline
+from .ir.in_place import flatten
 from .ir.lowering import Lowered, lower
 from .ir.verifier import verify
 from .options import Options
@@ -55,6 +55,7 @@ def compile(
     options: Options | Mapping[str, Any] | None = None,
     name: str | None = None,
     weights: str = "",
+    states: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Executable:
@@ -65,7 +66,9 @@ def compile(
     or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
     become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
     their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the
-    artifact where the weights come from.
+    artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
+    dictionary that are their next values: they become states, which live in the executable from run to run
+    and are zero at first.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -75,14 +78,14 @@ def compile(
     """
     chosen = Options.of(options, **named_options)
     model, args, kwargs, name, weights = _resolve(model, args, kwargs, name, weights)
-    job = _Job(chosen, target, weights, progress)
+    job = _Job(chosen, target, weights, progress, states or {})
     with rss.measure() as memory:
         try:
             executable = job.run(
                 lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
             )
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, weights, progress, notes=[str(differ)])
+            job = _Job(chosen, target, weights, progress, states or {}, notes=[str(differ)])
             executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
@@ -116,6 +119,7 @@ class _Job:
     target: str
     weights: str
     progress: Progress | None
+    states: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
@@ -129,6 +133,8 @@ class _Job:
         unfused: list[float] = []
         with self._phase("capture"):
             captured = capturing(mode)
+            if self.states:
+                captured.bind_states(self.states)
         nodes, shape = captured.graph.node_count(), compose.capture_report(captured.graph, self.notes)
         self.model_bytes = _bytes(captured.graph)
         with self._phase("passes"):
@@ -141,7 +147,7 @@ class _Job:
             lowered = lower(captured.graph)
             if knobs().verify:
                 verify(lowered.program)
-            flat = inline(lowered.program)
+            flat = flatten(lowered.program)
         while True:
             with self._phase("planning"):
                 plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
@@ -202,7 +208,11 @@ class _Job:
             tensor = tensors[name]
             return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
 
-        initial = {f"s{i}": as_numpy(tensor).copy() for i, tensor in enumerate(graph.states.values())}
+        initial = {
+            f"s{i}": as_numpy(tensor).copy()
+            for i, tensor in enumerate(graph.states.values())
+            if not tensor.is_meta
+        }
         info = Info(graph.name, self.target, self.options.to_dict(), self.weights)
         return Executable(
             lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
@@ -249,4 +259,5 @@ class _Job:
 
 def _bytes(graph: CapturedGraph) -> int:
     """Bytes of the model's parameters and buffers, each once."""
-    return sum(t.numel() * t.element_size() for t in (*graph.constants.values(), *graph.states.values()))
+    tensors = (*graph.constants.values(), *graph.states.values())
+    return sum(t.numel() * t.element_size() for t in tensors if not t.is_meta)

@@ -7,6 +7,7 @@ from . import (
     linear,
     normalisation,
     reduction,
+    rows,
     shape,
     structure,
 )
