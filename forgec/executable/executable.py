@@ -25,7 +25,7 @@ from ..ir.inline import inline
 from ..ir.op import get
 from ..ir.parser import parse
 from ..ir.printer import to_text
-from ..ir.program import Program
+from ..ir.program import Constant, Program
 from ..ir.types import TensorType
 from ..ir.verifier import verify
 from ..plan.plan import Plan
@@ -350,12 +350,17 @@ class Executable:
     def _weights(self) -> list[LazyTensor]:
         shared = self._shared
         by_key = {constant.key: constant for constant in shared.plan.program.constants.values()}
-        weights = [LazyTensor(key, c.type, partial(shared.constants.once, c)) for key, c in by_key.items()]
+        weights = [LazyTensor(key, c.type.stored, partial(_stored, shared, c)) for key, c in by_key.items()]
         weights += [
             LazyTensor(_STATE + name, TensorType.of(array), partial(np.asarray, array))
             for name, array in shared.initial.items()
         ]
         return weights
+
+
+def _stored(shared: Shared, constant: Constant) -> np.ndarray:
+    """A constant as the file holds it."""
+    return shared.constants.once(constant).view(constant.type.stored.dtype.numpy)
 
 
 def _as_lazy(prefix: str, arrays: Sequence[np.ndarray]) -> Iterable[LazyTensor]:
