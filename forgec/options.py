@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import OptionError
+from .weights import FORMATS, WeightSpec
 
 __all__ = ["CAPTURE_MODES", "Options"]
 
@@ -96,6 +97,19 @@ def _switches() -> _Rule:
     return _Rule(read, check, 'names of passes to turn off, each with a minus: "-cse"')
 
 
+def _weights() -> _Rule:
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            WeightSpec.parse(value)
+        except ValueError as error:
+            raise OptionError(f"option weights: {error}", hint="for example int4:64,lm_head=int8") from None
+        return value
+
+    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, and PATTERN=FORMAT after commas")
+
+
 def _option(default: Any, rule: _Rule, meaning: str) -> Any:
     return field(default=default, metadata={"rule": rule, "meaning": meaning})
 
@@ -108,6 +122,11 @@ class Options:
         1.0,
         _number(0, 1),
         "how much to fuse: 0 nothing, 1 every match, between them that share of the matches, evenly spread",
+    )
+    weights: str = _option(
+        "fp32",
+        _weights(),
+        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
     )
     rounds: int = _option(2, _integer(1, 8), "rounds of all passes at most; stops earlier at a fixpoint")
     passes: tuple[str, ...] = _option((), _switches(), "passes to turn off")

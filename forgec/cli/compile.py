@@ -22,6 +22,7 @@ __all__ = ["compile", "options_of"]
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
+    "forgec compile -m llama-3.2-1b --weights int4:64,lm_head=int8 -o llama.forge",
     "forgec compile -m qwen2-0.5b --layers 2 --option rounds=1 --emit-ir qwen.txt",
 )
 def compile(
@@ -38,6 +39,10 @@ def compile(
     seed: flags.Seed = 0,
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
     ] = None,
     capture: Annotated[
         str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
@@ -69,7 +74,7 @@ def compile(
     takes, and how far the result is from eager PyTorch.
     """
     output = Output(fmt, quiet)
-    options = options_of(option or (), fusion=fusion, capture=capture, check=check, strict=strict)
+    options = options_of(option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict)
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
     for path in (out, report, trace_file, emit_ir):
