@@ -47,7 +47,9 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
     if weights.compresses:
-        return _check_compressed(executable, inputs, dict(zip(names, expected, strict=True)), results, weights)
+        return _check_compressed(
+            executable, inputs, dict(zip(names, expected, strict=True)), results, weights
+        )
     low = any(t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values())
     for name, ours, theirs in zip(names, results, expected, strict=True):
         _same_function(name, ours, theirs, _LOW_PRECISION if low else TOLERANCE)
@@ -76,9 +78,10 @@ def _check_compressed(
         finite = np.isfinite(theirs)
         difference = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         norm = float(np.linalg.norm(theirs[finite].astype(np.float64)))
-        if difference > _COMPRESSED[least] * norm:
+        share = difference / max(norm, 1e-30)
+        if share > _COMPRESSED[least]:
             raise FidelityError(
-                f"output {name or 'output'} differs from eager PyTorch by {difference / max(norm, 1e-30):.2f} "
+                f"output {name or 'output'} differs from eager PyTorch by {share:.2f} "
                 f"of its norm, more than rounding weights to {least} explains",
                 hint="keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false",
             )

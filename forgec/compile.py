@@ -207,7 +207,9 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            report.fidelity = check_against_eager(executable, captured, WeightSpec.parse(self.options.weights))
+            report.fidelity = check_against_eager(
+                executable, captured, WeightSpec.parse(self.options.weights)
+            )
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(

@@ -1,8 +1,8 @@
 """Weight formats: what ``Options.weights`` says, and which format a parameter gets.
 
-The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a glob
-pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a group
-size: ``int4:64,lm_head=int8,*.mlp.*=int4:32``. The last pattern that matches counts.
+The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a
+glob pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a
+group size: ``int4:64,lm_head=int8,*.mlp.*=int4:32``. The last pattern that matches counts.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class WeightSpec:
         known = sorted(set(names))
         for pattern, _ in self.overrides:
             if not any(_matches(pattern, name) for name in known):
-                some = ", ".join(known[:3] + ["..."] + known[-3:] if len(known) > 7 else known) or "none"
+                some = ", ".join([*known[:3], "...", *known[-3:]] if len(known) > 7 else known) or "none"
                 raise OptionError(
                     f"option weights: the pattern {pattern!r} matches no weight",
                     hint=f"the weights are {some}; tied weights have one name",

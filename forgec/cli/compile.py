@@ -74,7 +74,9 @@ def compile(
     takes, and how far the result is from eager PyTorch.
     """
     output = Output(fmt, quiet)
-    options = options_of(option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict)
+    options = options_of(
+        option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict
+    )
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
     for path in (out, report, trace_file, emit_ir):

@@ -1,13 +1,13 @@
 """Compressed weights: ``linear`` and ``embedding`` on parameters become ``linear_q`` and ``embedding_q``.
 
-*Before* ``r2 = linear r1, c0`` with ``c0 = "head.weight"``.
-*After* ``r2 = linear_q r1, c1, c2`` with ``c2 = scales("head.weight")`` and ``c1 = quantise("head.weight", ..)``.
-*Does not fire* on weights that are no f32 matrices, or that lowering or folding computed, and in the format fp32.
+*Before* ``r2 = linear r1, c0`` with ``c0 = "head"``.
+*After* ``r2 = linear_q r1, c1, c2`` with ``c1 = quantise("head", scales("head"))``, ``c2 = scales("head")``.
+*Does not fire* on weights that are no f32 matrices or that lowering computed, and in the format fp32.
 
-A weight that several parameters make up, such as a fused projection, takes the most exact of their formats. A
-table that an embedding reads is never i4: it takes int8 for all its uses, so that a tied head shares its bytes;
-so does a weight whose rows have an odd length. A function whose calls bind weights of different formats becomes
-several functions. Linear in the instructions of all calls.
+A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
+A table that an embedding reads is never i4: it takes int8 for all its uses, so that a tied head shares its
+bytes; so does a weight whose rows have an odd length. A function whose calls bind weights of different
+formats becomes several functions. Linear in the instructions of all calls.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..weights import Format, WeightSpec
+from .op import get
+from .ops.compressed import MAX_DYNAMIC_DEPTH
 from .program import (
     Apply,
     Constant,
@@ -28,8 +30,6 @@ from .program import (
     Recipe,
     leaves,
 )
-from .ops.compressed import MAX_DYNAMIC_DEPTH
-from .op import get
 from .types import DType
 
 __all__ = ["compress"]
@@ -50,9 +50,7 @@ def compress(program: Program, spec: WeightSpec) -> Program:
         return program
     uses = _uses(program)
     spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
-    formats = {
-        name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()
-    }
+    formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
     formats = {name: f for name, f in formats.items() if f.name != "fp32"}
     return _Rewrite(program, formats).run() if formats else program
 
@@ -92,7 +90,9 @@ def _is_parameter(constant: Constant) -> bool:
 def _format(spec: WeightSpec, constant: Constant, is_table: bool) -> Format:
     chosen = spec.of(leaf.name for leaf in leaves(constant.recipe))
     depth = constant.type.shape[1]
-    if chosen.name == "int4" and (is_table or depth % 2) or chosen.name == "w8a8" and depth > MAX_DYNAMIC_DEPTH:
+    if (chosen.name == "int4" and (is_table or depth % 2)) or (
+        chosen.name == "w8a8" and depth > MAX_DYNAMIC_DEPTH
+    ):
         return Format("int8")
     return replace(chosen, group=0) if chosen.group >= depth else chosen
 
@@ -150,7 +150,9 @@ def _recipe(weight: Recipe, format_: Format, part: str) -> Recipe:
         return _apply("cast", [weight], dtype="bf16")
     bits = 4 if format_.name == "int4" else 8
     scales = _apply("scales", [weight], bits=bits, group=format_.group)
-    return scales if part == "scales" else _apply("quantise", [weight, scales], bits=bits, group=format_.group)
+    return (
+        scales if part == "scales" else _apply("quantise", [weight, scales], bits=bits, group=format_.group)
+    )
 
 
 def _apply(op: str, args: Sequence[Recipe], **attrs: int | str) -> Apply:

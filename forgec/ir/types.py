@@ -101,7 +101,9 @@ class TensorType:
     @property
     def array_shape(self) -> tuple[int, ...]:
         """Shape of a numpy array of this type: its own, but for the last axis of i4."""
-        return (*self.shape[:-1], self.shape[-1] // 2) if self.dtype is DType.I4 and self.shape else self.shape
+        return (
+            (*self.shape[:-1], self.shape[-1] // 2) if self.dtype is DType.I4 and self.shape else self.shape
+        )
 
     @property
     def stored(self) -> TensorType:

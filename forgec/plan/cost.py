@@ -42,7 +42,8 @@ _MEMBERS = {
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
     "sum mean max min prod any all cumsum argmax top_k",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
-    "movement": "copy concat pad flip embedding embedding_q quantise scales take_along gather scatter read_state write_state",
+    "movement": "copy concat pad flip embedding embedding_q quantise scales take_along gather scatter "
+    "read_state write_state",
 }
 FAMILIES = (*_MEMBERS, "pointwise")
 """Kernels that share rates; every op that is in no list is point-wise."""

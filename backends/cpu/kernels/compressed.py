@@ -1,4 +1,4 @@
-"""Products with compressed weights: rows of the weight are decoded a block at a time and multiplied by BLAS."""
+"""Products with compressed weights: a block of rows of the weight at a time is decoded for BLAS."""
 
 from __future__ import annotations
 

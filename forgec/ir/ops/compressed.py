@@ -1,8 +1,8 @@
 """Compressed weights: the ops that make them, which stand in constant recipes, and the ops that read them.
 
-A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``, with
-one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-127, 127], i4 in
-[-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points.
+A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``,
+with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-127, 127],
+i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def dequantise(weight: Array, scales: Array | None, group: int, dtype: np.dtype)
 
 def _scales_rule(weight: TensorType | None, *, bits: int, group: int) -> TensorType:
     w = require_float(weight, "weight")
-    require(w.rank == 2 and bits in (4, 8) and group >= 0, f"no {bits}-bit scales for {w} in groups of {group}")
+    require(
+        w.rank == 2 and bits in (4, 8) and group >= 0, f"no {bits}-bit scales for {w} in groups of {group}"
+    )
     return TensorType(DType.F32, (_groups(w.shape[1], group), w.shape[0]))
 
 
@@ -93,7 +95,10 @@ def _quantise_rule(
     weight: TensorType | None, scales: TensorType | None, *, bits: int, group: int
 ) -> TensorType:
     w, s = require_float(weight, "weight"), require_float(scales, "scales")
-    require(s.shape == _scales_rule(w, bits=bits, group=group).shape, f"scales {s} do not fit {w} in groups of {group}")
+    require(
+        s.shape == _scales_rule(w, bits=bits, group=group).shape,
+        f"scales {s} do not fit {w} in groups of {group}",
+    )
     require(bits == 8 or w.shape[1] % 2 == 0, f"rows of i4 have an even length, not {w.shape[1]}")
     return TensorType(DType.I8 if bits == 8 else DType.I4, w.shape)
 
@@ -192,9 +197,14 @@ def _codes(rng: np.random.Generator, *shape: int) -> Array:
     takes_i4=True,
     samples=lambda rng: [
         Sample((_x(rng, 2, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, None), {}),
-        Sample((_x(rng, 3, 19), _codes(rng, 5, 19), _x(rng, 3, 5) / 99, _x(rng, 5), None), {"act": "gelu", "group": 8}),
+        Sample(
+            (_x(rng, 3, 19), _codes(rng, 5, 19), _x(rng, 3, 5) / 99, _x(rng, 5), None),
+            {"act": "gelu", "group": 8},
+        ),
         Sample((_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, _x(rng, 5), _x(rng, 3, 5)), {}),
-        Sample((_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, _x(rng, 3, 5)), {"dynamic": True}),
+        Sample(
+            (_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, _x(rng, 3, 5)), {"dynamic": True}
+        ),
     ],
 )
 def linear_q(
