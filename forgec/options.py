@@ -123,11 +123,6 @@ class Options:
         _number(0, 1),
         "how much to fuse: 0 nothing, 1 every match, between them that share of the matches, evenly spread",
     )
-    weights: str = _option(
-        "fp32",
-        _weights(),
-        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
-    )
     rounds: int = _option(2, _integer(1, 8), "rounds of all passes at most; stops earlier at a fixpoint")
     passes: tuple[str, ...] = _option((), _switches(), "passes to turn off")
     capture: str = _option(
@@ -137,6 +132,11 @@ class Options:
     )
     check: bool = _option(True, _flag(), "compare the result with eager PyTorch on the example inputs")
     strict: bool = _option(False, _flag(), "an instruction off the target is an error")
+    weights: str = _option(
+        "fp32",
+        _weights(),
+        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
+    )
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

@@ -22,8 +22,7 @@ __all__ = ["compile", "options_of"]
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
-    "forgec compile -m llama-3.2-1b --weights int4:64,lm_head=int8 -o llama.forge",
-    "forgec compile -m qwen2-0.5b --layers 2 --option rounds=1 --emit-ir qwen.txt",
+    "forgec compile -m qwen2-0.5b --layers 2 --weights int4:64,*.down_proj=int8 --emit-ir qwen.txt",
 )
 def compile(
     model: flags.ModelFlag,
