@@ -88,7 +88,7 @@ def _band(rows: int, length: int, causal: bool, window: int) -> np.ndarray | Non
     allowed = distance >= 0 if causal else np.ones_like(distance, dtype=bool)
     if window:
         allowed &= distance < window
-    return None if allowed.all() else _additive(allowed)[None, None]
+    return None if allowed.all() else _additive(allowed)
 
 
 def _additive(mask: np.ndarray) -> np.ndarray:

@@ -98,6 +98,10 @@ class Builder:
         key = ("ints", tuple(values))
         return self.once(key, lambda: self._add(np.array(values, np.int64), f"k{len(self.initializers)}"))
 
+    def int64(self, array: np.ndarray) -> str:
+        """An i64 constant, for the operators that take no narrower index."""
+        return self._add(array.astype(np.int64), f"k{len(self.initializers)}")
+
     def scalar(self, value: float | int | bool, dtype: DType) -> str:
         """A rank-0 constant of the device's type for ``dtype``."""
         dtype = self.dtype(dtype)

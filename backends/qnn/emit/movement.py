@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from forgec.ir.program import ConstRef, Instr, Register
 from forgec.ir.types import DType
@@ -109,15 +110,21 @@ def gather(b: Builder, instr: Instr) -> None:
 
 
 def _tuples(b: Builder, instr: Instr, indices: tuple) -> str:
-    """Index tensors, broadcast together, as the last axis of one."""
+    """Index tensors, broadcast together, as the last axis of one; these two operators insist on i64."""
     shape = np.broadcast_shapes(*(x.type.shape for x in indices))
+    arrays = [b.static(x) for x in indices]
+    if all(array is not None for array in arrays):
+        return b.int64(np.stack(np.broadcast_arrays(*arrays), axis=-1))
     columns = []
     for x in indices:
         name = b.value(x, (1,) * (len(shape) - x.type.rank) + x.type.shape)
         if x.type.numel != int(np.prod(shape)):
             name = b.node("Expand", name, b.ints(shape))
         columns.append(b.reshape(name, (*shape, 1)))
-    return columns[0] if len(columns) == 1 else b.node("Concat", *columns, axis=len(shape), step="tuples")
+    name = columns[0]
+    if len(columns) > 1:
+        name = b.node("Concat", *columns, axis=len(shape), step="tuples")
+    return b.node("Cast", name, to=TensorProto.INT64)
 
 
 @emits("scatter")

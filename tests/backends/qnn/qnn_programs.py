@@ -35,7 +35,7 @@ def single(op: str, sample: Sample, constant: frozenset[int] = frozenset()) -> C
     constants: dict[str, Constant] = {}
     for i, x in enumerate(sample.operands):
         if isinstance(x, np.ndarray):
-            array, type_ = np.ascontiguousarray(x), TensorType.of(x)
+            array, type_ = np.array(x, order="C"), TensorType.of(x)
             if i in constant:
                 name = f"c{len(constants)}"
                 tensors[name] = array
