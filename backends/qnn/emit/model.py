@@ -42,6 +42,7 @@ class Emitted:
     """A model file, with its weights in a file beside it, and the order of its ports."""
 
     path: Path
+    weights: Path
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
@@ -76,7 +77,7 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
     )
     path = folder / MODEL
     onnx.save(model, path)
-    return Emitted(path, tuple(inputs), tuple(outputs))
+    return Emitted(path, weights.path, tuple(inputs), tuple(outputs))
 
 
 def _check(program: Program) -> None:

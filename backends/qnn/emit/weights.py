@@ -17,7 +17,7 @@ __all__ = ["F16_LIMIT", "WeightFile", "to_float"]
 F16_LIMIT = 60_000.0
 """What lies outside f16 becomes plus or minus this: far enough inside that adding a score does not overflow."""
 
-_INLINE = 1024
+_INLINE = 64
 _ALIGN = 64
 
 
