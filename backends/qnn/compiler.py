@@ -31,9 +31,9 @@ from .emit import Emitted, emit
 from .legalise import legalise_segment
 from .process import RESULTS, TASKS
 from .socs import Chip
-from .translate import explain
+from .translate import originals, refused_instructions
 
-__all__ = ["compile_segments", "compiler_id", "missing"]
+__all__ = ["Refused", "compile_segments", "compiler_id", "missing"]
 
 _OPTIONS = {"htp_graph_finalization_optimization_mode": "3"}
 """About a tenth fewer cycles than the default for up to half more compile time."""
@@ -59,6 +59,14 @@ def compiler_id() -> str:
     return f"onnxruntime {version('onnxruntime')}, onnxruntime-qnn {version('onnxruntime-qnn')}"
 
 
+class Refused(BackendError):
+    """The vendor's compiler refuses these instructions of a segment; the rest may compile without them."""
+
+    def __init__(self, what: str, where: str | None, hint: str | None, instrs: Sequence[Instr]) -> None:
+        super().__init__(what, where, hint)
+        self.instrs = tuple(instrs)
+
+
 @dataclass
 class _Work:
     """One segment on its way: where it was emitted, the jobs that are left, what is known."""
@@ -75,7 +83,11 @@ class _Work:
 
 
 def compile_segments(
-    segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip, cached: Cache | None = None
+    segments: Sequence[Program],
+    constants: Constants,
+    settings: Settings,
+    chip: Chip,
+    cached: Cache | None = None,
 ) -> list[bytes]:
     """Code of every segment. Raises ``BackendError`` naming the first that fails, and why."""
     store = Cache() if cached is None else cached
@@ -109,7 +121,9 @@ def _prepare(
         work.build = _job(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
         if store.get(estimate_key) is None:
             options_of = prediction.PROVIDER_OPTIONS
-            work.estimate = _job(folder / "estimate", f"{what} for {chip.proxy_name}", chip.proxy, options_of, None)
+            work.estimate = _job(
+                folder / "estimate", f"{what} for {chip.proxy_name}", chip.proxy, options_of, None
+            )
     return work
 
 
@@ -145,9 +159,12 @@ def _check(work: _Work, outcome: Outcome, constants: Constants, settings: Settin
         return
     if outcome.stopped:
         raise error_of(job, outcome, settings)
-    refused = explain(said or "", outcome.log, work.legal)
-    if refused is not None:
-        raise refused
+    refused = refused_instructions(said or "", outcome.log, work.legal)
+    if refused:
+        what = f"Qualcomm's compiler refuses {len(refused)} instructions:" + "".join(
+            f"\n  {line}" for line in refused
+        )
+        raise Refused(what, job.what, "place them on the CPU", originals(work.segment, refused.values()))
     culprit = _bisect(work.segment, constants, settings, chip)
     where = f"{culprit.source or culprit.op}" if culprit is not None else job.what
     if said is None:
@@ -156,7 +173,7 @@ def _check(work: _Work, outcome: Outcome, constants: Constants, settings: Settin
         what = f"Qualcomm's compiler failed: {said.splitlines()[0][:300]}"
     if culprit is not None:
         what += f"; it does so from {culprit.op} on"
-    raise BackendError(what, where, "place this instruction on the CPU")
+    raise Refused(what, where, "place this instruction on the CPU", [] if culprit is None else [culprit])
 
 
 def _bisect(segment: Program, constants: Constants, settings: Settings, chip: Chip) -> Instr | None:

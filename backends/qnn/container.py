@@ -16,7 +16,7 @@ from typing import Any
 from forgec.errors import BackendError
 from forgec.ir.types import DType, TensorType
 
-from .emit import Port
+from .edge import Port
 
 __all__ = ["Container", "pack", "unpack"]
 
@@ -59,7 +59,9 @@ def unpack(data: bytes, *, files: bool = True) -> Container:
     try:
         return _unpack(data, files)
     except (ValueError, KeyError, TypeError, zlib.error) as error:
-        raise BackendError(f"the code of a Hexagon segment is damaged: {error}", hint="compile again") from None
+        raise BackendError(
+            f"the code of a Hexagon segment is damaged: {error}", hint="compile again"
+        ) from None
 
 
 def _unpack(data: bytes, files: bool) -> Container:
@@ -98,4 +100,6 @@ def _port(port: Port) -> dict[str, Any]:
 
 def _read_port(fields: dict[str, Any]) -> Port:
     dtype, shape = fields["type"]
-    return Port(int(fields["register"]), str(fields["name"]), TensorType(DType(dtype), tuple(map(int, shape))))
+    return Port(
+        int(fields["register"]), str(fields["name"]), TensorType(DType(dtype), tuple(map(int, shape)))
+    )

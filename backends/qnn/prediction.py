@@ -39,7 +39,9 @@ def read_profile(folder: Path, sources: Mapping[int, str], code_bytes: int) -> d
     numbers = {row[6].strip(): int(row[2]) for row in rows if len(row) > 6 and row[2].strip().isdigit()}
     if _CYCLES not in numbers:
         return None
-    uncosted = [row[6].split(":")[0].strip() for row in rows if len(row) > 6 and re.search(r": OpId_\d+$", row[6])]
+    uncosted = [
+        row[6].split(":")[0].strip() for row in rows if len(row) > 6 and re.search(r": OpId_\d+$", row[6])
+    ]
     trace = _trace(folder)
     spills = numbers.get("Intermediate Spill", 0) + numbers.get("Intermediate Fill", 0)
     moved = spills + numbers.get("Input Fill", 0) + numbers.get("Output Spill", 0)
@@ -145,4 +147,3 @@ def _layers(
         last = [name, engine, start, duration, sources.get(_register(name), "")]
     if last is not None:
         yield [*last[:2], round(last[2], 3), round(last[3], 3), last[4]]
-

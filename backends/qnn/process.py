@@ -1,8 +1,8 @@
 """What runs in a process of its own: compile ONNX models with Qualcomm's execution provider, one by one.
 
-``python process.py`` in a folder with ``tasks.json``, a list of tasks. For every task one line of JSON goes to
-``results.jsonl``, so that whoever started this knows which task it died in. It imports nothing of forgec, because
-a start has to be quick and the vendor's bytes are only reproducible in a fresh process.
+``python process.py`` in a folder with ``tasks.json``, a list of tasks. For every task one line of JSON goes
+to ``results.jsonl``, so that whoever started this knows which task it died in. It imports nothing of forgec,
+because a start has to be quick and the vendor's bytes are only reproducible in a fresh process.
 
 No fallback is left open: operators on ONNX Runtime's own CPU provider are an error, and so is a provider
 that does not start.
@@ -16,17 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-import onnxruntime_qnn
-
 PROVIDER = "QNNExecutionProvider"
 TASKS, RESULTS = "tasks.json", "results.jsonl"
 
 
-def session_options(
-    soc: int, provider: dict[str, str], entries: dict[str, str]
-) -> onnxruntime.SessionOptions:
+def session_options(soc: int, provider: dict[str, str], entries: dict[str, str]) -> Any:
     """Options of a session that runs on HTP as a whole or not at all."""
+    import onnxruntime
+    import onnxruntime_qnn
+
     if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
         onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
@@ -47,6 +45,8 @@ def session_options(
 
 def compile_one(task: dict[str, Any]) -> dict[str, Any]:
     """Compile ``task["model"]``; ``context`` is the path to keep the result at, or null."""
+    import onnxruntime
+
     entries = {}
     if task["context"]:
         entries = {
@@ -64,6 +64,8 @@ def compile_one(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    import onnxruntime
+
     onnxruntime.set_default_logger_severity(3)
     tasks = json.loads(Path(TASKS).read_text())
     for task in tasks:

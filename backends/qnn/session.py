@@ -18,7 +18,7 @@ from forgec.errors import BackendError, InputError
 
 from ..base import Step
 from .container import Container
-from .emit.weights import to_float
+from .edge import to_float
 
 __all__ = ["emulated", "steps"]
 
@@ -28,7 +28,9 @@ def emulated() -> bool:
     return platform.machine().lower() not in ("aarch64", "arm64")
 
 
-def steps(code: Container, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], what: str) -> list[Step]:
+def steps(
+    code: Container, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], what: str
+) -> list[Step]:
     """One step that reads ``inputs`` and writes ``outputs``, the program's own arrays."""
     session = _open(code, what)
     names = [port.name for port in code.outputs]
@@ -65,7 +67,9 @@ def _open(code: Container, what: str) -> Any:
             return onnxruntime.InferenceSession(Path(name) / models[0], options, enable_fallback=0)
         except Exception as error:
             hint = f"compile again: it was made by {code.compiler}"
-            raise BackendError(f"Qualcomm's runtime does not load the code: {_first(error)}", what, hint) from error
+            raise BackendError(
+                f"Qualcomm's runtime does not load the code: {_first(error)}", what, hint
+            ) from error
 
 
 def _first(error: Exception) -> str:
@@ -85,4 +89,3 @@ def _take(source: np.ndarray, target: np.ndarray, rows: int | None) -> None:
         target[...] = to_float(shaped, target.dtype)
     elif target.dtype == np.int32 and source.dtype != np.int32 and not np.array_equal(target, shaped):
         raise InputError(f"an integer is outside i32: {source.min()} to {source.max()}")
-

@@ -1,4 +1,4 @@
-"""Qualcomm's targets: which chip an architecture's code is made for, and which one its time is simulated on."""
+"""Qualcomm's targets: the chip that an architecture's code is made for, and the one that it is timed on."""
 
 from __future__ import annotations
 

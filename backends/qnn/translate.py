@@ -7,11 +7,11 @@ instruction and its line in the model.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from forgec.errors import BackendError
 from forgec.ir.program import Instr, Program
 
-__all__ = ["explain", "refused_nodes"]
+__all__ = ["originals", "refused_instructions", "refused_nodes"]
 
 _NODE = re.compile(r"name:\s*([^\s,}]+),\s*[Tt]ype:\s*(\w+)")
 
@@ -25,19 +25,23 @@ def refused_nodes(log: str) -> list[tuple[str, str]]:
     return list(found)
 
 
-def explain(error: str, log: str, program: Program) -> BackendError | None:
-    """One error for all operators that the vendor refuses; None if it names none."""
+def refused_instructions(error: str, log: str, program: Program) -> dict[str, Instr | None]:
+    """A line for people, and the instruction, of every operator that the vendor refuses."""
     made = {str(r): instr for instr in program.main.body for r in instr.results}
-    lines = []
+    found: dict[str, Instr | None] = {}
     for name, operator in refused_nodes(log + "\n" + error):
         instr = made.get(name.split(".")[0])
-        lines.append(f"{operator}, which stands for {_place(instr)}" if instr else f"{operator} {name}")
-    if not lines:
-        return None
-    return BackendError(
-        f"Qualcomm's compiler refuses {len(lines)} operators:" + "".join(f"\n  {line}" for line in lines),
-        hint="place these instructions on the CPU",
-    )
+        found[f"{operator}, part of {_place(instr)}" if instr else f"{operator} {name}"] = instr
+    return found
+
+
+def originals(segment: Program, instrs: Iterable[Instr | None]) -> list[Instr]:
+    """The instructions of a segment that legalised ones come from, by result or by place in the model."""
+    wanted = [instr for instr in instrs if instr is not None]
+    ids = {r.id for instr in wanted for r in instr.results}
+    sources = {instr.source for instr in wanted if instr.source is not None}
+    by_id = [instr for instr in segment.main.body if any(r.id in ids for r in instr.results)]
+    return by_id or [instr for instr in segment.main.body if instr.source in sources]
 
 
 def _place(instr: Instr) -> str:

@@ -130,7 +130,7 @@ def _runtime(b: Builder, mask: Register, sizes: tuple[int, int, int, int]) -> st
 
 @emits("rope")
 def rope(b: Builder, instr: Instr) -> None:
-    """By its definition: HTP's own kernel wants one angle for both channels of a pair, and has no cost model."""
+    """By its definition: HTP's own kernel wants one angle for a pair of channels, and has no cost model."""
     x, cos, sin = instr.operands
     assert isinstance(x, Register | ConstRef) and isinstance(cos, Register | ConstRef)
     interleaved = bool(instr.attrs.get("interleaved"))
@@ -140,7 +140,9 @@ def rope(b: Builder, instr: Instr) -> None:
     if size < own[-1]:
         name, rest = b.node("Split", name, b.ints((size, own[-1] - size)), outputs=2, axis=-1)
     y = b.node("Mul", name, b.value(cos), step="cos")
-    turned = b.node("Mul", _partner(b, name, (*own[:-1], size), interleaved), _signed(b, sin, interleaved), step="sin")
+    turned = b.node(
+        "Mul", _partner(b, name, (*own[:-1], size), interleaved), _signed(b, sin, interleaved), step="sin"
+    )
     y = b.node("Add", y, turned, step="rope")
     b.define(instr.results[0], y if rest is None else b.node("Concat", y, rest, axis=-1))
 
@@ -149,7 +151,9 @@ def _partner(b: Builder, name: str, shape: tuple[int, ...], interleaved: bool) -
     """Each channel's partner, without the sign."""
     size = shape[-1]
     if not interleaved:
-        first, second = b.node("Split", name, b.ints((size // 2, size // 2)), outputs=2, axis=-1, step="halves")
+        first, second = b.node(
+            "Split", name, b.ints((size // 2, size // 2)), outputs=2, axis=-1, step="halves"
+        )
         return b.node("Concat", second, first, axis=-1, step="swap")
     pairs = b.reshape(name, (*shape[:-1], size // 2, 2))
     even, odd = b.node("Split", pairs, b.ints((1, 1)), outputs=2, axis=-1, step="halves")

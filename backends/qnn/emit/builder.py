@@ -21,7 +21,8 @@ from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Regist
 from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
-from .weights import WeightFile, to_float
+from ..edge import to_float
+from .weights import WeightFile
 
 __all__ = ["Builder", "Shape", "rows_of"]
 
@@ -106,7 +107,9 @@ class Builder:
         """A rank-0 constant of the device's type for ``dtype``."""
         dtype = self.dtype(dtype)
         key = ("scalar", repr(value), dtype)
-        return self.once(key, lambda: self.initializer(np.asarray(value, np.float32 if dtype.is_float else dtype.numpy)))
+        return self.once(
+            key, lambda: self.initializer(np.asarray(value, np.float32 if dtype.is_float else dtype.numpy))
+        )
 
     def static(self, x: Operand) -> np.ndarray | None:
         """The value of a constant operand, None for anything else."""
@@ -178,7 +181,9 @@ class Builder:
             return self.transposed(made.operands[0], [inner[axis] for axis in perm])
         if list(perm) == list(range(len(perm))):
             return self.value(x)
-        return self.once((x.id, "perm", tuple(perm)), lambda: self.transpose(self.value(x), x.type.shape, perm))
+        return self.once(
+            (x.id, "perm", tuple(perm)), lambda: self.transpose(self.value(x), x.type.shape, perm)
+        )
 
     def renamed(self, old: str, new: str) -> None:
         """Follow a value that got another name."""

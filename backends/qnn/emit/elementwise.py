@@ -116,7 +116,9 @@ def rsqrt(b: Builder, instr: Instr) -> None:
 def gated(b: Builder, instr: Instr) -> None:
     shape = common_shape(b, instr)
     gate, up = (b.value(x, shape) for x in instr.operands)
-    b.define(instr.results[0], b.node("Mul", activate(b, gate, str(instr.attrs.get("act", "silu"))), up), shape)
+    b.define(
+        instr.results[0], b.node("Mul", activate(b, gate, str(instr.attrs.get("act", "silu"))), up), shape
+    )
 
 
 @emits(*_BINARY)

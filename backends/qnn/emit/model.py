@@ -14,27 +14,16 @@ from forgec.ir.program import Program, Register
 from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
+from ..edge import Port
 from . import attention, elementwise, matrix, movement, normalisation  # noqa: F401  (fill the table)
 from .builder import Builder
 from .registry import EMITTERS
 from .weights import WeightFile
 
-__all__ = ["Emitted", "Port", "emit"]
+__all__ = ["Emitted", "emit"]
 
 MODEL = "model.onnx"
 _OPSET, _IR_VERSION = 23, 11
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of the model: a register, its name there, and its type on the device.
-
-    The device's shape has the register's elements in the same order.
-    """
-
-    register: int
-    name: str
-    type: TensorType
 
 
 @dataclass(frozen=True)
@@ -106,5 +95,3 @@ def _rename(b: Builder, old: str, new: str) -> None:
                 if name == old:
                     names[i] = new
     b.renamed(old, new)
-
-

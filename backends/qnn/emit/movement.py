@@ -46,7 +46,9 @@ def slice_(b: Builder, instr: Instr) -> None:
     assert isinstance(x, Register | ConstRef)
     axis = _axis(instr) % x.type.rank
     rows = rows_of(x.type.shape)
-    start, stop, step = (int(instr.attrs.get(key, 1 if key == "step" else 0)) for key in ("start", "stop", "step"))  # type: ignore[arg-type]
+    start, stop, step = (
+        int(instr.attrs.get(key, 1 if key == "step" else 0)) for key in ("start", "stop", "step")
+    )  # type: ignore[arg-type]
     on_rows = isinstance(x, Register) and axis == x.type.rank - 1 and b.has(x, rows)
     name = b.rows(x) if on_rows else b.value(x)
     bounds = [b.ints([value]) for value in (start, stop, 1 if on_rows else axis, step)]
@@ -78,7 +80,9 @@ def flip(b: Builder, instr: Instr) -> None:
     name = b.value(instr.operands[0])
     lowest = np.iinfo(np.int64).min
     for axis in _ints(instr, "axes"):
-        name = b.node("Slice", name, b.ints([-1]), b.ints([lowest]), b.ints([axis]), b.ints([-1]), step="flip")
+        name = b.node(
+            "Slice", name, b.ints([-1]), b.ints([lowest]), b.ints([axis]), b.ints([-1]), step="flip"
+        )
     b.define(instr.results[0], name if instr.attrs.get("axes") else b.node("Identity", name))
 
 

@@ -70,4 +70,3 @@ def _scale(b: Builder, weight: Operand, x: Operand) -> str:
     assert isinstance(x, Register | ConstRef)
     size = x.type.shape[-1]
     return b.once(("ones", size), lambda: b.initializer(np.ones(size, DType.F32.numpy)))
-

@@ -12,22 +12,10 @@ from typing import BinaryIO
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["F16_LIMIT", "WeightFile", "to_float"]
-
-F16_LIMIT = 60_000.0
-"""What lies outside f16 becomes plus or minus this: far enough inside that adding a score does not overflow."""
+__all__ = ["WeightFile"]
 
 _INLINE = 64
 _ALIGN = 64
-
-
-def to_float(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """``array`` in a float type; in f16, values beyond its range come to :data:`F16_LIMIT`."""
-    if dtype == np.float16 and array.dtype != np.float16:
-        outside = np.abs(array) > np.finfo(np.float16).max
-        if outside.any():
-            array = np.where(outside, np.copysign(F16_LIMIT, array), array)
-    return array.astype(dtype, copy=False)
 
 
 class WeightFile:

@@ -1,8 +1,8 @@
 """Attention's scale multiplied into the weights that make the queries.
 
 Before: ``q = linear x, c1, c2; y = attention q, k, v {scale=0.125}``. After: ``q = linear x, c1*0.125,
-c2*0.125; y = attention q, k, v``. Saves a pass over the queries; views and rotary embedding may stand between,
-because they are linear.
+c2*0.125; y = attention q, k, v``. Saves a pass over the queries; views and rotary embedding may stand
+between, because they are linear.
 
 Does not fire when something on the way has another reader, or the queries come from no product with constant
 weights and no norm with a constant weight.
@@ -72,9 +72,7 @@ def _plan(segment: Program) -> tuple[dict[int, float], set[int]]:
     return factors, folded
 
 
-def _source(
-    x: Operand, made: Mapping[int, Instr], users: Mapping[int, list[Instr | None]]
-) -> int | None:
+def _source(x: Operand, made: Mapping[int, Instr], users: Mapping[int, list[Instr | None]]) -> int | None:
     """The register that a factor on ``x`` may go to instead."""
     while isinstance(x, Register) and x.id in made and len(users[x.id]) == 1:
         instr = made[x.id]

@@ -1,8 +1,8 @@
 """One matrix product per part instead of slices of a wide one.
 
 Before: ``y = linear x, c5, c6; q = slice y {stop=64}; k = slice y {start=64, stop=128}``. After:
-``q = linear x, c5[:64], c6[:64]; k = linear x, c5[64:128], c6[64:128]``. HTP copies what it slices on the last
-axis, and separate products are as fast as one.
+``q = linear x, c5[:64], c6[:64]; k = linear x, c5[64:128], c6[64:128]``. HTP copies what it slices on the
+last axis, and separate products are as fast as one.
 
 Does not fire when the product has another reader than slices of the last axis, a residual, or weights
 computed in the segment.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from forgec.ir.op import Sample, get
-from forgec.ir.program import ConstRef, Constant, Function, Instr, Leaf, Literal, Operand, Program, Register
+from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
 from forgec.ir.recipes import evaluate
 from forgec.ir.types import TensorType
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from forgec.backends.qnn.emit import EMITTERS, emit
 from qnn_programs import Case, single
 
-from forgec.backends.qnn.emit import EMITTERS, emit
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.op import OPS, get
 from forgec.ir.types import DType
