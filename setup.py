@@ -46,6 +46,7 @@ setup(
         "forgec": ["py.typed"],
         "forgec.plan": ["calibration/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
+        "forgec.backends.openvino": ["driver.c"],
     },
     install_requires=[
         "numpy>=2.2",
@@ -58,6 +59,7 @@ setup(
         "psutil>=6",
     ],
     extras_require={
+        "openvino": ["openvino>=2026.4"],
         "compile": COMPILE,
         "bench": COMPILE + BENCH,
         "test": COMPILE + BENCH + TEST,

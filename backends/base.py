@@ -18,11 +18,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from forgec.errors import BackendError
 from forgec.ir.program import Constant, Instr, Operand, Program
 
 from .prediction import Prediction
 
-__all__ = ["DEFAULTS", "Answer", "Backend", "Constants", "Memory", "No", "Settings", "Step", "Yes"]
+__all__ = [
+    "DEFAULTS",
+    "Answer",
+    "Backend",
+    "Constants",
+    "Memory",
+    "No",
+    "RejectedError",
+    "Settings",
+    "Step",
+    "Yes",
+]
 
 Constants = Callable[[Constant], np.ndarray]
 """The value of a constant, read-only, computed for this one use."""
@@ -82,6 +94,11 @@ class Settings:
 DEFAULTS = Settings()
 
 
+class RejectedError(BackendError):
+    """A vendor's compiler refuses a segment because of one instruction, which the backend knows from now on:
+    planning again puts it elsewhere."""
+
+
 class Backend(ABC):
     """One device. ``name`` is how IR text and plans call it: ``cpu``, ``intel-npu4000``, ...
 
@@ -121,7 +138,8 @@ class Backend(ABC):
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         """Code of a segment for :meth:`load`, in the device's own form; empty if it needs none.
 
-        Raises ``BackendError`` naming the segment if the vendor's compiler fails.
+        Raises ``BackendError`` naming the segment if the vendor's compiler fails, :class:`RejectedError` if
+        it refuses an instruction.
         """
         return b""
 

@@ -20,14 +20,19 @@ TOLERANCE = 1e-3
 wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
 _LOW_PRECISION = 5e-2
-"""The same for programs with 16-bit floats."""
+"""The same for programs with 16-bit floats, and for devices that compute in them."""
+
+_HALF_SHARE = 1e-2
+_HALF_KL = 1e-3
+"""Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
 
 
-def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
+def check_against_eager(executable: Executable, captured: Capture, precision: str = "f32") -> Fidelity:
     """Metrics of the executable's outputs against the model's own on the example inputs, which become its
     self-test.
 
-    Raises ``FidelityError`` if an output differs by more than rounding can explain.
+    ``precision`` is the lowest that a device of the program computes in. Raises ``FidelityError`` if an
+    output differs by more than rounding can explain.
     """
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
@@ -35,15 +40,22 @@ def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
     executable.reset()
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values())
+    low = precision != "f32" or any(
+        t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values()
+    )
     for name, ours, theirs in zip(names, results, expected, strict=True):
         _same_function(name, ours, theirs, _LOW_PRECISION if low else TOLERANCE)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
+    bounds: dict[str, float] = {}
+    if precision != "f32":
+        largest = max((float(np.abs(x).max(initial=0.0)) for x in expected), default=0.0)
+        bounds = {"bound_max_abs": _HALF_SHARE * largest, "bound_kl": _HALF_KL}
     return fidelity(
         dict(zip(names, expected, strict=True)),
         dict(zip(names, results, strict=True)),
         reference="eager PyTorch",
         inputs="example",
+        **bounds,
     )
 
 

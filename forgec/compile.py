@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from . import backends
+from .backends.base import RejectedError, Settings
 from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
@@ -141,14 +142,21 @@ class _Job:
             if knobs().verify:
                 verify(lowered.program)
             flat = inline(lowered.program)
-        with self._phase("planning"):
-            plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
-            if knobs().verify:
-                check_plan(plan)
-            compose.refuse_fallbacks(plan, self.options.strict)
-        with self._phase("executable"):
-            report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
-            executable = self._executable(captured.graph, lowered, plan, report)
+        while True:
+            with self._phase("planning"):
+                plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
+                if knobs().verify:
+                    check_plan(plan)
+                compose.refuse_fallbacks(plan, self.options.strict)
+            try:
+                with self._phase("executable"):
+                    report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
+                    executable = self._executable(captured.graph, lowered, plan, report)
+                    predicted = executable.shared.compile_segments(self._settings())
+                    report.predictions = compose.prediction_reports(plan, predicted)
+                break
+            except RejectedError as rejected:
+                captured.graph.notes.append(f"planned again: {rejected.what}")
         with self._phase("check"):
             self._check(captured, executable, report, mode)
         return executable
@@ -176,11 +184,17 @@ class _Job:
             memory=compose.memory_report(plan, lowered.program),
             fidelity=None,
             cost=compose.cost_report(unfused[0], cost.program_cost(plan.program), cost),
+            predictions=[],
             cei=[],
             rss=compose.rss_report(None, self.model_bytes),
             versions=compose.versions(),
             warnings=list(graph.notes),
         )
+
+    def _settings(self) -> Settings:
+        options = self.options
+        memory = options.memory << 20 if options.memory else None
+        return Settings(options.timeout, memory, options.jobs, options.fold)  # type: ignore[arg-type]
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         tensors = lowered.tensors
@@ -202,7 +216,9 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            report.fidelity = check_against_eager(executable, captured)
+            devices = {segment.device for segment in executable.plan.segments}
+            low = [p for p in (backends.get(device).precision for device in devices) if p != "f32"]
+            report.fidelity = check_against_eager(executable, captured, low[0] if low else "f32")
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(
@@ -220,9 +236,16 @@ class _Job:
         if self.progress is not None:
             self.progress(name, len(self.phases), 6)
         start = time.perf_counter()
-        yield
-        self.phases.append(Phase(name, (time.perf_counter() - start) * 1e3))
-        log(1, f"{name}: {self.phases[-1].ms:.1f} ms")
+        try:
+            yield
+        finally:
+            ms = (time.perf_counter() - start) * 1e3
+            earlier = next((phase for phase in self.phases if phase.name == name), None)
+            if earlier is None:
+                self.phases.append(Phase(name, ms))
+            else:
+                earlier.ms += ms
+            log(1, f"{name}: {ms:.1f} ms")
 
 
 def _bytes(graph: CapturedGraph) -> int:
