@@ -23,7 +23,7 @@ from .prediction import from_dict
 from .socs import CHIPS
 from .support import Support, signature
 
-__all__ = ["QnnBackend"]
+__all__ = ["QnnBackend", "by_rule"]
 
 _MAX_RANK = 5
 
@@ -54,7 +54,7 @@ class QnnBackend(Backend):
         return self.answers([instr])[0]
 
     def answers(self, instrs: Sequence[Instr]) -> list[Answer]:
-        answers: list[Answer | None] = [_by_rule(instr) for instr in instrs]
+        answers: list[Answer | None] = [by_rule(instr) for instr in instrs]
         asked = [instr for instr, answer in zip(instrs, answers, strict=True) if answer is None]
         reasons = iter(self._learnt().reasons(asked) if asked else ())
         return [
@@ -95,7 +95,7 @@ class QnnBackend(Backend):
         return session.steps(container.unpack(code), inputs, outputs, f"a segment for {self.name}")
 
 
-def _by_rule(instr: Instr) -> No | None:
+def by_rule(instr: Instr) -> No | None:
     """Refusals that need no compiler; None leaves the answer to it."""
     from .emit import EMITTERS
 
