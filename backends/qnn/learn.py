@@ -1,4 +1,4 @@
-"""Learn what the installed compiler takes, from the ops' own samples: ``python -m forgec.backends.qnn.learn``.
+"""``python -m forgec.backends.qnn.learn`` learns what the installed compiler takes, from the ops' samples.
 
 Writes the answers into ``known.json`` beside those of other compilers; they ship with forgec.
 """

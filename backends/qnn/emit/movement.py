@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto
 
@@ -97,15 +99,21 @@ def embedding(b: Builder, instr: Instr) -> None:
 
 @emits("gather")
 def gather(b: Builder, instr: Instr) -> None:
+    """With an axis behind others and computed indices HTP silently mixes up rows, so that axis comes first."""
     x, index, *more = instr.operands
-    if not more:
-        b.define(instr.results[0], b.node("Gather", b.value(x), b.value(index), axis=_axis(instr)))
-        return
     assert isinstance(x, Register | ConstRef)
     axis = _axis(instr) % x.type.rank
+    in_front = math.prod(x.type.shape[:axis]) == 1 or isinstance(index, ConstRef)
+    if not more and in_front:
+        b.define(instr.results[0], b.node("Gather", b.value(x), b.value(index), axis=axis))
+        return
     count = len(instr.operands) - 1
     perm = (*range(axis, axis + count), *range(axis), *range(axis + count, x.type.rank))
-    looked = b.node("GatherND", b.transposed(x, perm), _tuples(b, instr, instr.operands[1:]))
+    source = b.transposed(x, perm)
+    if more:
+        looked = b.node("GatherND", source, _tuples(b, instr, instr.operands[1:]))
+    else:
+        looked = b.node("Gather", source, b.value(index), axis=0)
     rank = instr.results[0].type.rank
     indexed = rank - (x.type.rank - count)
     back = (*range(indexed, indexed + axis), *range(indexed), *range(indexed + axis, rank))
