@@ -20,7 +20,7 @@ from ..base import Step
 from .container import Container
 from .edge import to_float
 
-__all__ = ["emulated", "steps"]
+__all__ = ["emulated", "steps", "take"]
 
 
 def emulated() -> bool:
@@ -39,7 +39,7 @@ def steps(
 
     def run() -> None:
         for index, (source, target) in enumerate(zip(inputs, staged, strict=True)):
-            _take(source, target, code.tables.get(index))
+            take(source, target, code.tables.get(index))
         try:
             results = session.run(names, feeds)
         except Exception as error:
@@ -76,7 +76,7 @@ def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _take(source: np.ndarray, target: np.ndarray, rows: int | None) -> None:
+def take(source: np.ndarray, target: np.ndarray, rows: int | None) -> None:
     """Copy a value of the program into an array of the device's type."""
     if rows is not None and source.size:
         wrong = source.min() if source.min() < 0 else source.max()

@@ -99,7 +99,7 @@ def embedding(b: Builder, instr: Instr) -> None:
 
 @emits("gather")
 def gather(b: Builder, instr: Instr) -> None:
-    """With an axis behind others and computed indices HTP silently mixes up rows, so that axis comes first."""
+    """The axis comes first: with one behind others and computed indices HTP silently mixes up rows."""
     x, index, *more = instr.operands
     assert isinstance(x, Register | ConstRef)
     axis = _axis(instr) % x.type.rank
