@@ -184,7 +184,6 @@ class _Job:
             memory=compose.memory_report(plan, lowered.program),
             fidelity=None,
             cost=compose.cost_report(unfused[0], cost.program_cost(plan.program), cost),
-            predictions=[],
             cei=[],
             rss=compose.rss_report(None, self.model_bytes),
             versions=compose.versions(),

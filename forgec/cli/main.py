@@ -15,13 +15,14 @@ from .doctor import doctor
 from .run import run
 from .show import show
 from .targets import targets
+from .toolchain import toolchain
 from .verify import verify
 
 __all__ = ["app", "main"]
 
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
-for _verb in (demo, compile, run, show, verify, analyze, bench, targets, doctor):
+for _verb in (demo, compile, run, show, verify, analyze, bench, targets, doctor, toolchain):
     _verb.register(app)
 
 

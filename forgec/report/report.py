@@ -231,11 +231,13 @@ class Report:
     memory: Annotated[MemoryReport, "Memory of a run."]
     fidelity: Annotated[Fidelity | None, "Comparison with eager PyTorch; null without the check."]
     cost: Annotated[CostReport, "Latency in the cost model."]
-    predictions: Annotated[list[PredictionReport], "Segments that a vendor's model simulated."]
     cei: Annotated[list[Cei], "Against each baseline that was measured."]
     rss: Annotated[RssReport, "Memory of the compile."]
     versions: Annotated[dict[str, str], "Versions by package."]
     warnings: Annotated[list[str], "What the user should know."] = field(default_factory=list)
+    predictions: Annotated[list[PredictionReport], "Segments that a vendor's model simulated."] = field(
+        default_factory=list
+    )
 
     @property
     def total_ms(self) -> float:

@@ -61,7 +61,6 @@ def test_the_summary_says_what_counts():
 def test_nothing_is_said_about_what_is_not_there():
     report = sample(
         fidelity=None,
-        predictions=[],
         cei=[],
         warnings=[],
         capture=CaptureReport("full", [], "the model has no repeated blocks"),
