@@ -6,7 +6,7 @@ model's own memory is used as it is wherever numpy can; a file's tensors are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
 import numpy as np
@@ -28,7 +28,7 @@ class Constants:
         self._compute = compute
         self._arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
-        """What backends computed from constants (packed weights), or a file holds of that, by stored name."""
+        """What backends computed from constants (packed weights) or a file has of that, by :func:`stored_name`."""
         self._lock = Lock()
 
     def get(self, constant: Constant) -> np.ndarray:
@@ -55,35 +55,35 @@ def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
     return Constants(lambda constant: evaluate(constant.recipe, tensors))
 
 
-def from_file(tensors: Mapping[str, np.ndarray], needed: Mapping[str, Constant]) -> Constants:
-    """Constants that a file holds; :class:`ArtifactError` unless it has every needed one with its type.
+def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, Constant]]) -> Constants:
+    """Constants that a file holds; :class:`ArtifactError` unless it has every one that a program needs, with
+    its type.
 
     A constant may be there as it is, in a layout of some backend, or both.
     """
-    packed: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in tensors.items():
-        key, layout = split_name(name)
+    packed: dict[str, list[str]] = {}
+    for stored in tensors:
+        key, layout = split_name(stored)
         if layout:
-            packed.setdefault(key, {})[layout] = array
-    derived: dict[str, np.ndarray] = {}
-    for constant in needed.values():
-        stored = packed.get(constant.key, {})
-        for layout, array in stored.items():
+            packed.setdefault(key, []).append(layout)
+    for constant in (constant for table in needed for constant in table.values()):
+        for layout in packed.get(constant.key, ()):
+            array = tensors[stored_name(constant.key, layout)]
             _require_type(constant, array, packed_type(layout, constant.type))
-            derived[stored_name(constant.name, layout)] = array
         if constant.key in tensors:
-            _require_type(constant, tensors[constant.key], constant.type)
-        elif not stored:
+            _require_type(constant, tensors[constant.key], constant.type.stored)
+        elif constant.key not in packed:
             raise ArtifactError(f"the file lacks the weight {constant.key!r} of constant {constant.name}")
 
     def compute(constant: Constant) -> np.ndarray:
         if constant.key in tensors:
-            return tensors[constant.key]
-        layout, array = next(iter(packed[constant.key].items()))
-        return unpack(layout, array, constant.type)
+            return tensors[constant.key].view(constant.type.dtype.numpy)
+        layout = packed[constant.key][0]
+        return unpack(layout, tensors[stored_name(constant.key, layout)], constant.type)
 
     constants = Constants(compute)
-    constants.derived.update(derived)
+    for key, layouts in packed.items():
+        constants.derived.update((stored_name(key, x), tensors[stored_name(key, x)]) for x in layouts)
     return constants
 
 

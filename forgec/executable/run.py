@@ -11,16 +11,17 @@ Constants are bound by reference. A view of a constant or state is that of its a
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from forgec.backends.base import Backend, Step
+from forgec.backends.packing import split_name, stored_name
 
 from ..errors import InternalError, PlanError, TargetError
 from ..ir.op import Op, get
-from ..ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+from ..ir.program import Constant, ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 from ..plan.plan import ALIGNMENT, Plan
 from .constants import Constants
 
@@ -73,7 +74,7 @@ class BoundProgram:
             if all(get(instr.op).view for instr in program.main.body):
                 continue
             device = backend(segment.device)
-            missing = device.available()
+            missing = device.runnable()
             if missing is not None:
                 raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
             compiled = code(index)
@@ -101,7 +102,7 @@ class _Memory:
         self._constants = constants
         self.threads = threads
         self._states = states
-        self.derived = constants.derived
+        self.derived = _ByKey(constants.derived, plan.program.constants)
         self._program = plan.program
         self._registers: dict[int, np.ndarray] = {}
         arenas = _arenas(plan)
@@ -147,6 +148,36 @@ class _Memory:
         ):
             raise PlanError(f"{instr.op} of {instr.operands[0]} needs a copy, its strides allow no view")
         return result
+
+
+class _ByKey(MutableMapping[str, np.ndarray]):
+    """What was computed from constants, by :func:`stored_name` of the names that they have in one program;
+    stored by those of their keys, which programs of one file share."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], constants: Mapping[str, Constant]) -> None:
+        self._arrays = arrays
+        self._constants = constants
+
+    def __getitem__(self, stored: str) -> np.ndarray:
+        return self._arrays[self._key(stored)]
+
+    def __setitem__(self, stored: str, array: np.ndarray) -> None:
+        self._arrays[self._key(stored)] = array
+
+    def __delitem__(self, stored: str) -> None:
+        del self._arrays[self._key(stored)]
+
+    def __iter__(self) -> Iterator[str]:
+        names = {constant.key: name for name, constant in self._constants.items()}
+        found = (split_name(stored) for stored in self._arrays)
+        return (stored_name(names[key], layout) for key, layout in found if key in names)
+
+    def _key(self, stored: str) -> str:
+        name, layout = split_name(stored)
+        return stored_name(self._constants[name].key, layout)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _arenas(plan: Plan) -> dict[str, np.ndarray]:

@@ -41,13 +41,18 @@ def constant_tensors(
             alone = packing is not None and packing.alone
             (wanted_packed if alone else wanted_plain).add(constant.key)
     plain = {
-        c.key: LazyTensor(c.key, c.type, partial(constants.once, c))
+        c.key: LazyTensor(c.key, c.type.stored, partial(_plain, constants, c))
         for c in plan.program.constants.values()
         if c.key not in wanted_packed - wanted_plain
     }
     return [*plain.values(), *packed.values()]
 
 
+def _plain(constants: Constants, constant: Constant) -> np.ndarray:
+    """A constant as the file holds it."""
+    return constants.once(constant).view(constant.type.stored.dtype.numpy)
+
+
 def _packed(constants: Constants, constant: Constant, packing: Packing) -> np.ndarray:
-    known = constants.derived.get(stored_name(constant.name, packing.layout))
+    known = constants.derived.get(stored_name(constant.key, packing.layout))
     return packing.pack(constants.once(constant)) if known is None else known

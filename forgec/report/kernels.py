@@ -21,7 +21,7 @@ from ..executable.run import BoundProgram
 from ..ir.printer import format_instr
 from ..ir.program import Instr
 from ..plan.cost import work
-from .trace import event
+from .trace import bar
 
 __all__ = ["KernelTime", "RunTrace", "chrome_trace", "summary", "trace"]
 
@@ -123,7 +123,7 @@ def chrome_trace(run: RunTrace, name: str) -> dict[str, Any]:
     for span in run.spans:
         arguments = {"instruction": format_instr(span.instr), "waited us": span.waited_ns / 1000}
         start, length = (span.begin_ns - run.begin_ns) / 1000, (span.end_ns - span.begin_ns) / 1e6
-        events.append(event(span.instr.op, "kernel", start, length, arguments, span.thread + 1))
+        events.append(bar(span.instr.op, "kernel", start, length, arguments, span.thread + 1))
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 

@@ -1,4 +1,5 @@
-"""Chrome trace of a compile (the catapult JSON that chrome://tracing and Perfetto open).
+"""Chrome trace of a compile, and of the runs that vendors simulated, each a process of its own (the catapult
+JSON that chrome://tracing and Perfetto open).
 
 A report holds durations and an order, no start times: phases are laid end to end, and the passes end to end
 inside their phase, so what lies between two events is not shown.
@@ -13,7 +14,7 @@ from typing import Any
 from ..errors import ArtifactError
 from .report import Report
 
-__all__ = ["chrome_trace", "event", "save", "save_trace"]
+__all__ = ["bar", "chrome_trace", "save", "save_trace"]
 
 
 def chrome_trace(report: Report) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def chrome_trace(report: Report) -> dict[str, Any]:
     ]
     clock = 0.0
     for phase in report.phases:
-        events.append(event(phase.name, "phase", clock, phase.ms, {}))
+        events.append(bar(phase.name, "phase", clock, phase.ms, {}))
         if phase.name == "passes":
             inner = clock
             for run in report.passes:
@@ -32,9 +33,17 @@ def chrome_trace(report: Report) -> dict[str, Any]:
                     "rewrites": run.rewrites,
                     "nodes": f"{run.nodes_before} -> {run.nodes_after}",
                 }
-                events.append(event(run.name, "pass", inner, run.ms, arguments))
+                events.append(bar(run.name, "pass", inner, run.ms, arguments))
                 inner += run.ms * 1000
         clock += phase.ms * 1000
+    for p in report.predictions:
+        lane = 2 + p.segment
+        name = f"segment {p.segment} on {p.device} ({p.kind})"
+        events.append({"name": "process_name", "ph": "M", "pid": lane, "tid": 1, "args": {"name": name}})
+        for layer in p.layers:
+            arguments = {"source": layer.source, "engine": layer.engine}
+            event = bar(layer.name, "layer", layer.start_us, layer.duration_us / 1000, arguments)
+            events.append({**event, "pid": lane})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
@@ -51,7 +60,7 @@ def save(document: dict[str, Any], path: str | Path) -> None:
         raise ArtifactError(f"cannot write the trace: {error.strerror}", where=str(path)) from error
 
 
-def event(
+def bar(
     name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any], row: int = 1
 ) -> dict[str, Any]:
     """A bar of the trace, in the given row."""

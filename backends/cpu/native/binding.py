@@ -17,6 +17,7 @@ from forgec.ir.types import DType, TensorType, contiguous_strides
 
 from ...base import Packing, Span
 from ...packing import stored_name
+from . import compressed
 from .machine import Team, extension, isa
 
 __all__ = [
@@ -51,6 +52,8 @@ def packing(isa: str) -> str:
 
 def packed_operand(instr: Instr) -> int | None:
     """Index of the constant operand that :func:`pack` makes fast, or None."""
+    if instr.op == "linear_q":
+        return 1 if isinstance(instr.operands[1], ConstRef) else None
     if instr.op != "linear" or not isinstance(instr.operands[1], ConstRef):
         return None
     return 1 if instr.operands[1].type.dtype is DType.F32 else None
@@ -58,17 +61,19 @@ def packed_operand(instr: Instr) -> int | None:
 
 def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
     """The constant at :func:`packed_operand` of an instruction in the layout that :func:`packing` names."""
+    if instr.op == "linear_q":
+        return compressed.pack(constant)
     return np.asarray(extension().pack(constant, isa()))
 
 
 def packings(body: Iterable[Instr]) -> dict[str, Packing]:
-    """How each constant that some instruction wants packed is to be stored."""
+    """How each constant that some product wants packed is to be stored; compressed ones are not."""
     found: dict[str, Instr] = {}
     plain: set[str] = set()
     for instr in body:
         which = packed_operand(instr)
         for i, x in enumerate(instr.operands):
-            if isinstance(x, ConstRef) and i == which:
+            if isinstance(x, ConstRef) and i == which and instr.op == "linear":
                 found[x.name] = instr
             elif isinstance(x, ConstRef):
                 plain.add(x.name)
@@ -186,6 +191,8 @@ def steps(
         if get(instr.op).view:
             continue
         which = packed_operand(instr)
+        if which is None and instr.op == "embedding_q" and _packed_name(instr, 0) in weights:
+            which = 0  # a table that a product has packed anyway
         weight = None if which is None else weights[_packed_name(instr, which)]
         inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
@@ -226,12 +233,14 @@ def _pack_all(
 
 
 def _packed_name(instr: Instr, which: int) -> str:
+    """What the packed form of a weight is called."""
     operand = instr.operands[which]
-    assert isinstance(operand, ConstRef)
-    return stored_name(operand.name, packing(isa()))
+    if not isinstance(operand, ConstRef):
+        return ""
+    return stored_name(operand.name, compressed.LAYOUTS.get(operand.type.dtype, packing(isa())))
 
 
 def _placeholder(t: TensorType) -> np.ndarray:
     """A contiguous array of the type in name only: it stands for memory that nobody reads or writes."""
-    strides = tuple(s * t.dtype.itemsize for s in contiguous_strides(t.shape))
-    return np.lib.stride_tricks.as_strided(np.zeros((), t.dtype.numpy), t.shape, strides)
+    strides = tuple(s * t.dtype.itemsize for s in contiguous_strides(t.array_shape))
+    return np.lib.stride_tricks.as_strided(np.zeros((), t.dtype.numpy), t.array_shape, strides)
