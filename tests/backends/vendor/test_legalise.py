@@ -67,7 +67,7 @@ def one(name: str, operands: Sequence[Any], attrs: dict, *, constants: bool) -> 
             tensors[f"w{i}"] = x
             given.append(ConstRef(f"c{i}", kind))
         else:
-            inputs.append(np.ascontiguousarray(x))
+            inputs.append(np.array(x, order="C"))
             given.append(Register(i, kind))
     kinds = get(name).result_types(
         [TensorType.of(x) if isinstance(x, np.ndarray) else None for x in operands], attrs
