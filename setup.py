@@ -47,7 +47,7 @@ setup(
         "forgec": ["py.typed"],
         "forgec.plan": ["calibration/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
-        "forgec.backends.openvino": ["driver.c"],
+        "forgec.backends.openvino": ["driver.c", "*.json"],
         "forgec.backends.qnn": ["known.json"],
     },
     install_requires=[

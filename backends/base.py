@@ -115,13 +115,12 @@ class Settings:
     """How a vendor's compiler is to be run.
 
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
-    ``jobs`` processes run at the same time. ``fold`` says whether repeated blocks are compiled once.
+    ``jobs`` processes run at the same time.
     """
 
     timeout_s: float | None = 600.0
     memory_bytes: int | None = None
     jobs: int = 2
-    fold: Literal["auto", "on", "off"] = "auto"
 
 
 DEFAULTS = Settings()
