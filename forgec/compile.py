@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from . import backends
+from .backends.base import RejectedError, Settings
 from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
@@ -24,7 +25,7 @@ from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
 from .ir.compress import compress
-from .ir.inline import inline
+from .ir.in_place import flatten
 from .ir.lowering import Lowered, lower
 from .ir.verifier import verify
 from .options import Options
@@ -56,6 +57,7 @@ def compile(
     options: Options | Mapping[str, Any] | None = None,
     name: str | None = None,
     origin: str = "",
+    states: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Executable:
@@ -66,7 +68,9 @@ def compile(
     or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
     become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
     their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
-    artifact where the weights come from.
+    artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
+    dictionary that are their next values: they become states, which live in the executable from run to run
+    and are zero at first.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -76,14 +80,14 @@ def compile(
     """
     chosen = Options.of(options, **named_options)
     model, args, kwargs, name, origin = _resolve(model, args, kwargs, name, origin)
-    job = _Job(chosen, target, origin, progress)
+    job = _Job(chosen, target, origin, progress, states or {})
     with rss.measure() as memory:
         try:
             executable = job.run(
                 lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
             )
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, origin, progress, notes=[str(differ)])
+            job = _Job(chosen, target, origin, progress, states or {}, notes=[str(differ)])
             executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
@@ -117,18 +121,22 @@ class _Job:
     target: str
     origin: str
     progress: Progress | None
+    states: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
 
     def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
         backend, host = backends.get(self.target), backends.get(HOST)
+        self.target = backend.name
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
         cost = CostModel.load()
         unfused: list[float] = []
         with self._phase("capture"):
             captured = capturing(mode)
+            if self.states:
+                captured.bind_states(self.states)
         nodes, shape = captured.graph.node_count(), compose.capture_report(captured.graph, self.notes)
         self.model_bytes = _bytes(captured.graph)
         with self._phase("passes"):
@@ -141,15 +149,22 @@ class _Job:
             lowered = self._lower(captured.graph)
             if knobs().verify:
                 verify(lowered.program)
-            flat = inline(lowered.program)
-        with self._phase("planning"):
-            plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
-            if knobs().verify:
-                check_plan(plan)
-            compose.refuse_fallbacks(plan, self.options.strict)
-        with self._phase("executable"):
-            report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
-            executable = self._executable(captured.graph, lowered, plan, report)
+            flat = flatten(lowered.program)
+        while True:
+            with self._phase("planning"):
+                plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
+                if knobs().verify:
+                    check_plan(plan)
+                compose.refuse_fallbacks(plan, self.options.strict)
+            try:
+                with self._phase("executable"):
+                    report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
+                    executable = self._executable(captured.graph, lowered, plan, report)
+                    predicted = executable.shared.compile_segments(self._settings())
+                    report.predictions = compose.prediction_reports(plan, predicted)
+                break
+            except RejectedError as rejected:
+                captured.graph.notes.append(f"planned again: {rejected.what}")
         with self._phase("check"):
             self._check(captured, executable, report, mode)
         return executable
@@ -187,6 +202,11 @@ class _Job:
             warnings=list(graph.notes),
         )
 
+    def _settings(self) -> Settings:
+        options = self.options
+        memory = options.memory << 20 if options.memory else None
+        return Settings(options.timeout, memory, options.jobs, options.fold)  # type: ignore[arg-type]
+
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         tensors = lowered.tensors
 
@@ -194,7 +214,11 @@ class _Job:
             tensor = tensors[name]
             return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
 
-        initial = {f"s{i}": as_numpy(tensor).copy() for i, tensor in enumerate(graph.states.values())}
+        initial = {
+            f"s{i}": as_numpy(tensor).copy()
+            for i, tensor in enumerate(graph.states.values())
+            if not tensor.is_meta
+        }
         info = Info(graph.name, self.target, self.options.to_dict(), self.origin)
         return Executable(
             lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
@@ -207,8 +231,10 @@ class _Job:
         if captured.expected is None:
             return
         try:
+            devices = {segment.device for segment in executable.plan.segments}
+            low = [p for p in (backends.get(device).precision for device in devices) if p != "f32"]
             report.fidelity = check_against_eager(
-                executable, captured, WeightSpec.parse(self.options.weights)
+                executable, captured, WeightSpec.parse(self.options.weights), low[0] if low else "f32"
             )
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
@@ -227,11 +253,19 @@ class _Job:
         if self.progress is not None:
             self.progress(name, len(self.phases), 6)
         start = time.perf_counter()
-        yield
-        self.phases.append(Phase(name, (time.perf_counter() - start) * 1e3))
-        log(1, f"{name}: {self.phases[-1].ms:.1f} ms")
+        try:
+            yield
+        finally:
+            ms = (time.perf_counter() - start) * 1e3
+            earlier = next((phase for phase in self.phases if phase.name == name), None)
+            if earlier is None:
+                self.phases.append(Phase(name, ms))
+            else:
+                earlier.ms += ms
+            log(1, f"{name}: {ms:.1f} ms")
 
 
 def _bytes(graph: CapturedGraph) -> int:
     """Bytes of the model's parameters and buffers, each once."""
-    return sum(t.numel() * t.element_size() for t in (*graph.constants.values(), *graph.states.values()))
+    tensors = (*graph.constants.values(), *graph.states.values())
+    return sum(t.numel() * t.element_size() for t in tensors if not t.is_meta)

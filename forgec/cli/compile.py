@@ -14,7 +14,7 @@ from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import require_writable, write_text
 from .output import Format, Output
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, compile_text_model, load_subject
 
 __all__ = ["compile", "options_of"]
 
@@ -22,6 +22,7 @@ __all__ = ["compile", "options_of"]
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
+    "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
     "forgec compile -m qwen2-0.5b --layers 2 --weights int4:64,*.down_proj=int8 --emit-ir qwen.txt",
 )
 def compile(
@@ -36,6 +37,18 @@ def compile(
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Compile a language model for texts of up to N tokens (see generate)."
+        ),
+    ] = None,
+    chunk: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", help="With --context: read prompts N at a time; repeatable.  [default: 128]"
+        ),
+    ] = None,
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
     ] = None,
@@ -70,7 +83,7 @@ def compile(
     """Compile a model into one .forge file.
 
     The report goes to stdout: what each phase and pass did, where everything runs, how much memory a run
-    takes, and how far the result is from eager PyTorch.
+    takes, and how far the result is from eager PyTorch. With --context it is that of the decode program.
     """
     output = Output(fmt, quiet)
     options = options_of(
@@ -81,13 +94,34 @@ def compile(
     for path in (out, report, trace_file, emit_ir):
         require_writable(path)
 
-    subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
-    out = out or Path(f"{subject.name}.forge")
-    executable = compile_subject(subject, output, target=target, options=options)
-    result = executable.report
+    if context is None:
+        if chunk:
+            raise OptionError("--chunk is of prompts, and there are none", hint="give --context N too")
+        subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+        executable = compile_subject(subject, output, target=target, options=options)
+        result = executable.report
+        out = out or Path(f"{subject.name}.forge")
+        executable.save(out)
+    else:
+        if tokens is not None or batch != 1:
+            raise OptionError("--context and --chunk give all sizes", hint="leave out --tokens and --batch")
+        programs = compile_text_model(
+            model,
+            output,
+            context=context,
+            chunks=chunk,
+            target=target,
+            options=options,
+            seed=seed,
+            attn=attn,
+            layers=layers,
+        )
+        executable = programs.main
+        result = executable.report
+        out = out or Path(f"{executable.info.name}.forge")
+        programs.save(out)
     if result is None:
         raise InternalError("a compile made no report")
-    executable.save(out)
     wrote(out)
     if report is not None:
         result.save(report)

@@ -74,6 +74,7 @@ class Op:
         self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]
     ) -> tuple[TensorType, ...]:
         """Types of the results; :class:`IRTypeError` if operands or attributes are not legal."""
+        types = self.complete(types)
         self._check_arity(types)
         unknown = set(attrs) - set(self.attrs)
         if unknown:
@@ -93,6 +94,7 @@ class Op:
         Like PyTorch on a CPU, 16-bit floats are computed in f32 and rounded once, and overflow or division by
         zero warn of nothing. Views stay views.
         """
+        operands = self.complete(operands)
         arrays = [x for x in operands if isinstance(x, np.ndarray)]
         if self.view or not self.pure or not any(x.dtype in _NARROW for x in arrays):
             return self._evaluate(operands, attrs)
@@ -107,6 +109,13 @@ class Op:
             result = self.reference(*operands, **{**self.attrs, **attrs})
         # numpy gives scalars, not arrays, for results of rank 0
         return tuple(map(np.asarray, result if isinstance(result, tuple) else (result,)))
+
+    def complete(self, operands: Sequence[Any]) -> Sequence[Any]:
+        """The operands, with None for optional ones at the end that were not written."""
+        left_out = self.operands[len(operands) :]
+        if left_out and all(spec.optional for spec in left_out):
+            return [*operands, *(None for _ in left_out)]
+        return operands
 
     def _check_arity(self, types: Sequence[TensorType | None]) -> None:
         variadic = bool(self.operands) and self.operands[-1].variadic

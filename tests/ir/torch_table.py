@@ -32,9 +32,22 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def attention(
-    q: Any, k: Any, v: Any, mask: Any, scale: Any, causal: Any, window: Any, softcap: Any, seq_major: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    filled: Any,
+    scale: Any,
+    causal: Any,
+    window: Any,
+    softcap: Any,
+    seq_major: Any,
 ) -> Any:
     """One score at a time where it matters: the visible columns of a row are listed in a loop."""
+    if filled is not None:
+        columns = torch.arange(int(filled))
+        k, v = k.index_select(2, columns), v.index_select(2, columns)
+        mask = None if mask is None else mask.index_select(-1, columns)
     heads, rows, length = q.shape[1], q.shape[2], k.shape[2]
     repeat = heads // k.shape[1]
     k, v = k.double().repeat_interleave(repeat, 1), v.double().repeat_interleave(repeat, 1)
@@ -220,6 +233,9 @@ TORCH: dict[str, Callable[..., Any]] = {
     "softmax": lambda x, axis: torch.softmax(x, axis),
     "log_softmax": lambda x, axis: torch.log_softmax(x, axis),
     "attention": attention,
+    "update_rows": lambda cache, new, position: torch.index_copy(
+        cache, cache.ndim - 2, torch.arange(new.shape[-2]) + int(position), new
+    ),
     "rope": rope,
     "scales": scales,
     "quantise": quantise,

@@ -34,6 +34,7 @@ def bind(
     run.
     """
     record = get(instr.op)
+    inputs = record.complete(inputs)
     scratch = scratch or Scratch()
     scratch.begin()
     attrs = {**record.attrs, **instr.attrs}

@@ -8,6 +8,7 @@ from . import (
     linear,
     normalisation,
     reduction,
+    rows,
     shape,
     structure,
 )

@@ -58,6 +58,7 @@ struct Attention {
   const char* mask;          // bool or float, or null
   bool mask_is_bool;
   int64_t mask_step[4];      // elements; 0 where it broadcasts
+  const int64_t* filled;     // how many of the keys count, known when it runs; null for all
   float* out;
   int64_t out_batch, out_head, out_row;
   int64_t batch, heads, kv_heads, rows, length, size, value_size;
