@@ -12,7 +12,17 @@ fails. Nothing here needs torch.
 from __future__ import annotations
 
 from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, steps, supports
-from .machine import Team, allocate, available, isa, isas, peak_flops, threads_default
+from .machine import (
+    Team,
+    allocate,
+    available,
+    isa,
+    isas,
+    peak_flops,
+    peak_integer,
+    read_bandwidth,
+    threads_default,
+)
 from .program import NativeProgram
 
 __all__ = [
@@ -29,6 +39,8 @@ __all__ = [
     "packing",
     "packings",
     "peak_flops",
+    "peak_integer",
+    "read_bandwidth",
     "steps",
     "supports",
     "threads_default",

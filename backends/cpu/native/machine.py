@@ -12,7 +12,18 @@ import numpy as np
 
 from forgec.errors import OptionError, TargetError
 
-__all__ = ["Team", "allocate", "available", "extension", "isa", "isas", "peak_flops", "threads_default"]
+__all__ = [
+    "Team",
+    "allocate",
+    "available",
+    "extension",
+    "isa",
+    "isas",
+    "peak_flops",
+    "peak_integer",
+    "read_bandwidth",
+    "threads_default",
+]
 
 _MODULE = "forgec.backends.cpu._native"
 ISA_VARIABLE = "FORGEC_ISA"
@@ -99,3 +110,15 @@ def allocate(nbytes: int) -> np.ndarray:
 def peak_flops(threads: int | None = None) -> float:
     """Floating-point operations per second that the multiply-add units reach here, measured for a few ms."""
     return float(extension().peak_flops(Team(threads).native, isa()))
+
+
+def peak_integer(threads: int | None = None) -> float:
+    """Operations per second of sums of products of bytes, from the nearest cache, measured for a few ms."""
+    return float(extension().peak_integer(Team(threads).native, isa()))
+
+
+def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 29) -> float:
+    """Bytes per second of a loop that reads so much memory once, in order, on all threads; measured."""
+    buffer = allocate(nbytes)
+    buffer[:] = 1
+    return float(extension().read_bandwidth(Team(threads).native, buffer))
