@@ -54,7 +54,7 @@ def statuses() -> list[Status]:
 
 @verb("forgec targets", "forgec targets --format json")
 def targets(fmt: flags.FormatFlag = Format.text, quiet: flags.Quiet = False) -> None:
-    """List the targets, what is missing for them, and how programs for them run here."""
+    """List the targets, what they lack, and how programs run."""
     found = statuses()
 
     def text(printer: Printer) -> None:

@@ -16,7 +16,7 @@ __all__ = ["toolchain"]
 _KNOWN = ("intel-npu",)
 
 
-@verb("forgec toolchain install intel-npu")
+@verb("forgec toolchain install intel-npu", "forgec toolchain install intel-npu --format json")
 def toolchain(
     action: Annotated[str, typer.Argument(metavar="install", help="What to do.")],
     name: Annotated[str, typer.Argument(metavar="intel-npu", help="Whose compiler.")],
