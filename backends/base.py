@@ -12,7 +12,7 @@ results those that are read after it, never views; registers keep the numbers of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -152,6 +152,10 @@ class Backend(ABC):
     def prediction(self, code: bytes) -> Prediction | None:
         """What the vendor's model says of compiled code; None if there is none."""
         return None
+
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """The files in compiled code that the vendor's own tools take, by name; empty if there are none."""
+        return {}
 
     @abstractmethod
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:

@@ -8,7 +8,7 @@ runs in the vendor's x86 emulator, which computes what the device does in its ow
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from forgec.ir.program import Instr, Program
@@ -88,6 +88,10 @@ class QnnBackend(Backend):
     def prediction(self, code: bytes) -> Prediction | None:
         stored = container.unpack(code, files=False).prediction if code else None
         return None if stored is None else from_dict(stored, self.chip.proxy_name)
+
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """An ONNX model with one ``EPContext`` node, and the context binary beside it."""
+        return container.unpack(code).files if code else {}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         main = segment.main

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InternalError, OptionError
+from ..executable.vendor_files import write_vendor_files
 from ..options import CAPTURE_MODES, Options
 from ..report import terminal, trace
 from . import flags
@@ -60,6 +61,9 @@ def compile(
     emit_ir: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the program as IR text.")
     ] = None,
+    emit: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the vendors' own files of an NPU's parts.")
+    ] = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -94,6 +98,10 @@ def compile(
 
         write_text(emit_ir, to_text(executable.program))
         wrote(emit_ir)
+
+    for path in write_vendor_files(executable, emit) if emit is not None else ():
+        wrote(path)
+        output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
 
     output.result(result, lambda printer: terminal.print_report(result, printer.file))
     for path in filter(None, (out, report, trace_file, emit_ir)):
