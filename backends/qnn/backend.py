@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from forgec.ir.program import Instr, Program
+from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
@@ -107,7 +108,7 @@ def by_rule(instr: Instr) -> No | None:
         return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
     if instr.op not in EMITTERS:
         return No("op", f"{instr.op} has no form in ONNX that Hexagon runs", "write it with other operators")
-    types = [x.type for x in (*instr.operands, *instr.results) if hasattr(x, "type")]
+    types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
     for t in types:
         if t.numel == 0:
             return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")

@@ -14,6 +14,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
+from ..attributes import flag, integer, number
 from .builder import Builder
 from .registry import emits
 
@@ -25,7 +26,7 @@ _MASKED = -10_000.0
 @emits("softmax", "log_softmax")
 def softmax(b: Builder, instr: Instr) -> None:
     op = "Softmax" if instr.op == "softmax" else "LogSoftmax"
-    b.define(instr.results[0], b.node(op, b.value(instr.operands[0]), axis=instr.attrs.get("axis", -1)))
+    b.define(instr.results[0], b.node(op, b.value(instr.operands[0]), axis=integer(instr, "axis")))
 
 
 @emits("attention")
@@ -36,8 +37,8 @@ def attention(b: Builder, instr: Instr) -> None:
     batch, heads, rows, size = q.type.shape
     kv_heads, length, out_size = k.type.shape[1], k.type.shape[2], v.type.shape[3]
     group = heads // kv_heads
-    scale = float(instr.attrs.get("scale", 1.0))  # type: ignore[arg-type]
-    softcap = float(instr.attrs.get("softcap", 0.0))  # type: ignore[arg-type]
+    scale = number(instr, "scale")
+    softcap = number(instr, "softcap")
     query = b.value(q)
     if scale != 1.0:
         query = b.node("Mul", query, b.scalar(scale, DType.F32), step="scale")
@@ -53,14 +54,14 @@ def attention(b: Builder, instr: Instr) -> None:
     y = b.node("MatMul", b.node("Softmax", scores, axis=-1), b.value(v), step="values")
     if group > 1:
         y = b.reshape(y, (batch, heads, rows, out_size))
-    if instr.attrs.get("seq_major"):
+    if flag(instr, "seq_major"):
         y = b.transpose(y, (batch, heads, rows, out_size), (0, 2, 1, 3))
     b.define(instr.results[0], y)
 
 
 def _bias(b: Builder, instr: Instr, mask: Operand, sizes: tuple[int, int, int, int]) -> str | None:
     """What is added to the scores [batch, kv_heads, group * rows, length]; None if nothing is."""
-    causal, window = bool(instr.attrs.get("causal")), int(instr.attrs.get("window", 0))  # type: ignore[arg-type]
+    causal, window = flag(instr, "causal"), integer(instr, "window")
     fixed = _band(sizes[2], sizes[3], causal, window)
     given = b.static(mask)
     if given is not None:
@@ -133,7 +134,7 @@ def rope(b: Builder, instr: Instr) -> None:
     """By its definition: HTP's own kernel wants one angle for a pair of channels, and has no cost model."""
     x, cos, sin = instr.operands
     assert isinstance(x, Register | ConstRef) and isinstance(cos, Register | ConstRef)
-    interleaved = bool(instr.attrs.get("interleaved"))
+    interleaved = flag(instr, "interleaved")
     size, own = cos.type.shape[-1], x.type.shape
     name = b.value(x)
     rest = None
