@@ -141,3 +141,9 @@ def test_what_ships_is_of_known_ops() -> None:
     for answers in known.values():
         assert answers.get("erf(f32/3) {}")
         assert answers["exp(f32/3) {}"] == ""
+
+
+def test_an_instruction_on_constants_alone_gets_an_input() -> None:
+    x = np.ones((2, 3), np.float32)
+    instr = single("mul", Sample((2.0, x), {}), frozenset({1})).program.main.body[0]
+    assert [r.type.shape for r in support.single(instr).main.params] == [(2, 3)]
