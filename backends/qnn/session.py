@@ -71,7 +71,7 @@ def _open(code: Container, what: str) -> Any:
             (Path(name) / file).write_bytes(data)
         models = [file for file in code.files if file.endswith(".onnx")]
         try:
-            options = session_options(code.soc, {}, {})
+            options = session_options(code.soc if emulated() else None, {}, {})
             options.log_severity_level = 4
             with _to_stderr() if emulated() else nullcontext():
                 return onnxruntime.InferenceSession(Path(name) / models[0], options, enable_fallback=0)
