@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from forgec.ir.op import get
 from forgec.ir.program import Instr, Program
 from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
@@ -82,7 +83,10 @@ class QnnBackend(Backend):
         try:
             return compiler.compile_segments(segments, constants, settings, self.chip)
         except compiler.Refused as refused:
-            for instr in refused.instrs:
+            placed = [instr for instr in refused.instrs if not get(instr.op).view]
+            if not placed:  # nothing that planning again could put elsewhere
+                raise
+            for instr in placed:
                 self._learnt().learn(signature(instr), "Qualcomm's compiler refuses it in its place")
             raise RejectedError(refused.what, refused.where, refused.hint) from refused
 

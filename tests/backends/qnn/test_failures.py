@@ -71,6 +71,23 @@ def test_the_backend_learns_from_a_refusal(tmp_path: Path, monkeypatch: pytest.M
     assert qnn.supports(refused).reason.startswith("mul: ")
 
 
+@pytest.mark.parametrize("op", [None, "reshape"])
+def test_a_refusal_that_planning_cannot_mend_is_final(
+    op: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = parse(
+        'program @main(r0 "x": f32[2]) -> (r1 "y": f32[2,1]) {\n  r1: f32[2,1] = reshape r0 {shape=[2,1]}\n  return r1\n}\n'
+    ).main.body
+
+    def refuse(*_: object) -> list[bytes]:
+        raise compiler.Refused("no", None, None, view if op else [])
+
+    monkeypatch.setattr(compiler, "compile_segments", refuse)
+    with pytest.raises(BackendError) as caught:
+        QnnBackend(TARGETS[0]).compile(ERF, no_constants)
+    assert not isinstance(caught.value, RejectedError)
+
+
 def test_a_failure_without_names_is_bisected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = 'program @main(r0 "x": f32[2]) -> (r6 "y": f32[2]) {\n'
     text += "".join(
