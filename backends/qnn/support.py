@@ -25,8 +25,9 @@ from forgec.ir.types import DType, TensorType
 
 from ..base import Settings
 from ..vendor.cache import Cache, key_of
-from ..vendor.worker import Job, run
+from ..vendor.worker import Job, Outcome, run
 from .process import RESULTS, TASKS
+from .translate import vendor_reasons
 
 __all__ = ["Support", "signature", "single"]
 
@@ -34,6 +35,8 @@ KNOWN = Path(__file__).with_name("known.json")
 
 _SIZES = {"shape", "start", "stop", "before", "after", "eps", "scale", "softcap", "window", "low", "high"}
 """Attributes whose values do not matter, only whether they are there."""
+
+_REFUSED = "Qualcomm's compiler refuses it"
 
 _BOUND = Settings(timeout_s=120.0)
 
@@ -136,16 +139,16 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[str]:
         answers: list[str] = []
         while len(answers) < len(tasks):
             answers += _answers(tasks[len(answers) :], Path(name))
-        return answers
+        return [
+            _vendors_reason(task, Path(name)) if answer == _REFUSED else answer
+            for task, answer in zip(tasks, answers, strict=True)
+        ]
 
 
 def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     """Answers up to the first task that kills the process, that one included."""
-    (folder / TASKS).write_text(json.dumps(tasks))
     results = folder / RESULTS
-    results.unlink(missing_ok=True)
-    script = Path(__file__).with_name("process.py")
-    outcome = run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
+    outcome = _run(tasks, folder)
     lines = results.read_text().splitlines() if results.is_file() else []
     answers = [_reason(json.loads(line)["error"]) for line in lines]
     if len(answers) < len(tasks):
@@ -157,11 +160,24 @@ def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     return answers
 
 
+def _run(tasks: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
+    (folder / TASKS).write_text(json.dumps(tasks))
+    (folder / RESULTS).unlink(missing_ok=True)
+    script = Path(__file__).with_name("process.py")
+    return run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
+
+
+def _vendors_reason(task: Mapping[str, Any], folder: Path) -> str:
+    """The refusal of a task, with what the compiler says about it when it is asked to say more."""
+    reasons = vendor_reasons(_run([{**task, "reasons": True}], folder).log)
+    return f"{_REFUSED}: {'; '.join(reasons)}" if reasons else _REFUSED
+
+
 def _reason(error: str) -> str:
     if not error:
         return ""
     if "assigned to the default CPU EP" in error or "Unsupported nodes" in error:
-        return "Qualcomm's compiler refuses it"
+        return _REFUSED
     return f"Qualcomm's compiler fails: {error.splitlines()[0][:200]}"
 
 

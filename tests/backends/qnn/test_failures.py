@@ -12,7 +12,7 @@ from forgec.backends.qnn import compiler, support
 from forgec.backends.qnn.backend import QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
 from forgec.backends.qnn.support import Support, signature
-from forgec.backends.qnn.translate import refused_instructions, refused_nodes
+from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
 from forgec.backends.vendor.cache import Cache
 from qnn_programs import single
 
@@ -38,6 +38,16 @@ def no_constants(constant: object) -> np.ndarray:
 
 def test_refused_nodes_are_read_from_the_log() -> None:
     assert refused_nodes(LOG) == [("r4.erf", "Erf"), ("r9.erf", "Erf")]
+
+
+def test_the_vendors_reasons_are_read_from_the_log() -> None:
+    log = "x\n\tREASON : Operators of type `Erf` are not supported by QNN EP.Erf node `r2.erf` will not be assigned to QNN EP.\n"
+    log += "\tREASON : QNN.backendValidateOpConfig() failed with code 3110\n"
+    reasons = [
+        "Operators of type `Erf` are not supported by QNN EP",
+        "QNN.backendValidateOpConfig() failed with code 3110",
+    ]
+    assert vendor_reasons(2 * log) == reasons
 
 
 def test_refused_nodes_lead_to_the_line() -> None:
