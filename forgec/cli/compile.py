@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..errors import InternalError, OptionError
-from ..executable.vendor_files import write_vendor_files
 from ..options import CAPTURE_MODES, Options
 from ..report import terminal, trace
 from . import flags
@@ -99,9 +98,12 @@ def compile(
         write_text(emit_ir, to_text(executable.program))
         wrote(emit_ir)
 
-    for path in write_vendor_files(executable, emit) if emit is not None else ():
-        wrote(path)
-        output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
+    if emit is not None:
+        from ..executable.vendor_files import write_vendor_files
+
+        for path in write_vendor_files(executable, emit):
+            wrote(path)
+            output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
 
     output.result(result, lambda printer: terminal.print_report(result, printer.file))
     for path in filter(None, (out, report, trace_file, emit_ir)):
