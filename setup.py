@@ -47,7 +47,7 @@ setup(
         "forgec": ["py.typed"],
         "forgec.plan": ["calibration/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
-        "forgec.backends.openvino": ["driver.c"],
+        "forgec.backends.openvino": ["driver.c", "*.json"],
         "forgec.backends.qnn": ["known.json"],
     },
     install_requires=[
@@ -64,7 +64,7 @@ setup(
         "openvino": ["openvino>=2026.4"],
         "qnn": QNN,
         "compile": COMPILE,
-        "bench": COMPILE + BENCH,
+        "bench": [*COMPILE, *BENCH, "nncf>=3.4"],
         "test": COMPILE + BENCH + QNN + TEST,
     },
     ext_modules=NATIVE["extensions"](ROOT),

@@ -52,7 +52,7 @@ class Case:
         return f"{self.op}({', '.join(str(getattr(x, 'type', x)) for x in self.operands)}){attrs}"
 
 
-UNTIMED = frozenset({"call", "read_state", "write_state"})
+UNTIMED = frozenset({"call", "read_state", "write_state", "write_rows"})
 """Ops without a kernel of their own, and those of states, which cost what a copy does."""
 
 _SHAPES = (

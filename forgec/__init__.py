@@ -38,11 +38,14 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import models
     from .compile import compile
-    from .executable import Executable, load
+    from .executable import Executable, Programs, load, load_programs
+    from .language import compile_language_model
     from .options import Options
     from .report.report import Report
+    from .text import LLM, Sampling
 
 __all__ = [
+    "LLM",
     "ArtifactError",
     "BackendError",
     "CaptureError",
@@ -56,22 +59,31 @@ __all__ = [
     "Options",
     "ParseError",
     "PlanError",
+    "Programs",
     "Report",
+    "Sampling",
     "TargetError",
     "UnsupportedOpError",
     "VerifyError",
     "__version__",
     "compile",
+    "compile_language_model",
     "load",
+    "load_programs",
     "models",
 ]
 
 _LAZY = {
+    "LLM": "text",
     "Executable": "executable",
     "Options": "options",
+    "Programs": "executable",
     "Report": "report.report",
+    "Sampling": "text",
     "compile": "compile",
+    "compile_language_model": "language",
     "load": "executable",
+    "load_programs": "executable",
 }
 
 

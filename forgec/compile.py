@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from .errors import FidelityError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
-from .ir.inline import inline
+from .ir.compress import compress
+from .ir.in_place import flatten
 from .ir.lowering import Lowered, lower
 from .ir.verifier import verify
 from .options import Options
@@ -35,6 +36,7 @@ from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
 from .report import compose, rss
 from .report.report import PassReport, Phase, PhaseName, Report
+from .weights import WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -54,7 +56,8 @@ def compile(
     target: str = HOST,
     options: Options | Mapping[str, Any] | None = None,
     name: str | None = None,
-    weights: str = "",
+    origin: str = "",
+    states: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Executable:
@@ -64,8 +67,10 @@ def compile(
     ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``,
     or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
     become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
-    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the
-    artifact where the weights come from.
+    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
+    artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
+    dictionary that are their next values: they become states, which live in the executable from run to run
+    and are zero at first.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -74,15 +79,15 @@ def compile(
     and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
-    model, args, kwargs, name, weights = _resolve(model, args, kwargs, name, weights)
-    job = _Job(chosen, target, weights, progress)
+    model, args, kwargs, name, origin = _resolve(model, args, kwargs, name, origin)
+    job = _Job(chosen, target, origin, progress, states or {})
     with rss.measure() as memory:
         try:
             executable = job.run(
                 lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
             )
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, weights, progress, notes=[str(differ)])
+            job = _Job(chosen, target, origin, progress, states or {}, notes=[str(differ)])
             executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
@@ -90,7 +95,7 @@ def compile(
 
 
 def _resolve(
-    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, weights: str
+    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
     if isinstance(model, str | Path) and Path(model).suffix != ".pt2":
@@ -98,10 +103,10 @@ def _resolve(
 
         model = load(model)
     if isinstance(model, nn.Module | ExportedProgram | str | Path) or not hasattr(model, "example_inputs"):
-        return model, args, kwargs, name, weights
+        return model, args, kwargs, name, origin
     if not args and not kwargs:
         args, kwargs = model.example_inputs()
-    return model.module, args, kwargs, name or model.name, weights or model.weights
+    return model.module, args, kwargs, name or model.name, origin or model.weights
 
 
 class _BlocksDiffer(Exception):
@@ -114,8 +119,9 @@ class _Job:
 
     options: Options
     target: str
-    weights: str
+    origin: str
     progress: Progress | None
+    states: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
@@ -129,19 +135,21 @@ class _Job:
         unfused: list[float] = []
         with self._phase("capture"):
             captured = capturing(mode)
+            if self.states:
+                captured.bind_states(self.states)
         nodes, shape = captured.graph.node_count(), compose.capture_report(captured.graph, self.notes)
         self.model_bytes = _bytes(captured.graph)
         with self._phase("passes"):
             passes = optimise(
                 captured.graph,
                 self.options,
-                before_fusion=lambda graph: unfused.append(cost.program_cost(lower(graph).program)),
+                before_fusion=lambda graph: unfused.append(cost.program_cost(self._lower(graph).program)),
             )
         with self._phase("lowering"):
-            lowered = lower(captured.graph)
+            lowered = self._lower(captured.graph)
             if knobs().verify:
                 verify(lowered.program)
-            flat = inline(lowered.program)
+            flat = flatten(lowered.program)
         while True:
             with self._phase("planning"):
                 plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
@@ -160,6 +168,10 @@ class _Job:
         with self._phase("check"):
             self._check(captured, executable, report, mode)
         return executable
+
+    def _lower(self, graph: CapturedGraph) -> Lowered:
+        lowered = lower(graph)
+        return replace(lowered, program=compress(lowered.program, WeightSpec.parse(self.options.weights)))
 
     def _report(
         self,
@@ -193,7 +205,7 @@ class _Job:
     def _settings(self) -> Settings:
         options = self.options
         memory = options.memory << 20 if options.memory else None
-        return Settings(options.timeout, memory, options.jobs, options.fold)  # type: ignore[arg-type]
+        return Settings(options.timeout, memory, options.jobs, options.fold)
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         tensors = lowered.tensors
@@ -202,8 +214,12 @@ class _Job:
             tensor = tensors[name]
             return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
 
-        initial = {f"s{i}": as_numpy(tensor).copy() for i, tensor in enumerate(graph.states.values())}
-        info = Info(graph.name, self.target, self.options.to_dict(), self.weights)
+        initial = {
+            f"s{i}": as_numpy(tensor).copy()
+            for i, tensor in enumerate(graph.states.values())
+            if not tensor.is_meta
+        }
+        info = Info(graph.name, self.target, self.options.to_dict(), self.origin)
         return Executable(
             lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
         )
@@ -217,7 +233,9 @@ class _Job:
         try:
             devices = {segment.device for segment in executable.plan.segments}
             low = [p for p in (backends.get(device).precision for device in devices) if p != "f32"]
-            report.fidelity = check_against_eager(executable, captured, low[0] if low else "f32")
+            report.fidelity = check_against_eager(
+                executable, captured, WeightSpec.parse(self.options.weights), low[0] if low else "f32"
+            )
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(
@@ -249,4 +267,5 @@ class _Job:
 
 def _bytes(graph: CapturedGraph) -> int:
     """Bytes of the model's parameters and buffers, each once."""
-    return sum(t.numel() * t.element_size() for t in (*graph.constants.values(), *graph.states.values()))
+    tensors = (*graph.constants.values(), *graph.states.values())
+    return sum(t.numel() * t.element_size() for t in tensors if not t.is_meta)

@@ -109,7 +109,8 @@ class CapturedGraph:
     blocks: dict[str, Block]
     constants: dict[str, torch.Tensor]
     states: dict[str, torch.Tensor]
-    """Tensors that the model changes as it runs, with their initial values."""
+    """Tensors that the model changes as it runs, with their initial values; one on the meta device is zero
+    at first."""
     signature: Signature
     mode: str
     """``blocks``, ``full`` or ``exported``: how the graphs were obtained."""

@@ -73,7 +73,7 @@ def _is_legal(found: Attention, node: fx.Node) -> bool:
     dtype = node_type(node).dtype
     if not all(term.legal(dtype) for term in found.terms):
         return False
-    operands = [found.q, found.key_type(), found.v, types(found.terms, dtype)]
+    operands = [found.q, found.key_type(), found.v, types(found.terms, dtype), None]
     return takes(attention, operands, found.attributes(), node_type(node))
 
 

@@ -111,8 +111,13 @@ def attention(
     window: int = 0,
     softcap: float = 0.0,
     seq_major: bool = False,
+    length: Tensor | None = None,
 ) -> Tensor:
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads; see the IR op."""
+    if length is not None:
+        filled = int(length)
+        k, v = k[:, :, :filled], v[:, :, :filled]
+        mask = mask[..., :filled] if mask is not None and mask.shape[-1] > 1 else mask
     groups = q.shape[1] // k.shape[1]
     scores = q @ k.repeat_interleave(groups, 1).transpose(-1, -2) * scale
     if softcap:

@@ -25,6 +25,7 @@ from .activation_fusion import ActivationFusion
 from .attention_fusion import AttentionFusion
 from .base import Context, GraphPass, NodePass, Pass
 from .block_specialisation import BlockSpecialisation
+from .cached_attention import CachedAttention
 from .common_subexpression import CommonSubexpression
 from .constant_folding import ConstantFolding
 from .dead_code import DeadCode, erase_dead
@@ -50,6 +51,7 @@ PASSES: tuple[Pass, ...] = (
     InvariantMotion(),  # after the blocks are specialised: what is constant in a block stays there
     LinearForm(),  # before the fusions that look for linears
     AttentionFusion(),
+    CachedAttention(),  # after attention fusion, which takes keys from before they were repeated
     RmsNormFusion(),
     RotaryFusion(),
     ActivationFusion(),  # before gated units and operator fusion, which look for activations

@@ -10,21 +10,36 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
-from forgec.errors import InternalError
-from forgec.ir.program import Instr, Program
+from forgec.errors import BackendError, InternalError
+from forgec.ir.program import Instr, Program, StateRef
+from forgec.ir.program import Literal as Scalar
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
 from ..prediction import Prediction
 from ..target import Target
+from ..vendor.support import Support, exact
 from . import toolchain
 from .container import Code
 from .cost import estimate_us
 
 __all__ = ["OpenVinoBackend"]
 
-_STATE_OPS = {"read_state", "write_state"}
+_HOST_OPS = {"call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+KNOWN = Path(__file__).with_name("known.json")
+
+
+def by_rule(instr: Instr) -> No | None:
+    """Refusals that no compiler has to be asked for."""
+    if instr.op in _HOST_OPS or any(isinstance(x, StateRef) for x in instr.operands):
+        return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
+    types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
+    if any(t.numel == 0 for t in types):
+        return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
+    return None
 
 
 class OpenVinoBackend(Backend):
@@ -34,6 +49,7 @@ class OpenVinoBackend(Backend):
         self.name = target.name
         self.precision = target.precision
         self.platform = target.name.removeprefix("intel-npu")
+        self._learnt: Support | None = None
 
     def available(self) -> str | None:
         return toolchain.missing()
@@ -50,11 +66,17 @@ class OpenVinoBackend(Backend):
         return "measured" if npu_platform() == self.platform else "emulated"
 
     def supports(self, instr: Instr) -> Answer:
-        if instr.op in _STATE_OPS or instr.op == "call":
-            return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
-        types = [x.type for x in (*instr.operands, *instr.results) if hasattr(x, "type")]
-        if any(t.numel == 0 for t in types):
-            return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
+        return self.answers([instr])[0]
+
+    def answers(self, instrs: Sequence[Instr]) -> list[Answer]:
+        refused = [by_rule(instr) for instr in instrs]
+        asked = [instr for instr, no in zip(instrs, refused, strict=True) if no is None]
+        reasons = iter(self._support().reasons(asked))
+        return [no or self._answer(instr, next(reasons)) for instr, no in zip(instrs, refused, strict=True)]
+
+    def _answer(self, instr: Instr, reason: str) -> Answer:
+        if reason:
+            return No("compiler", reason, "another form of this operator, or leave it on the CPU")
         return Yes(estimate_us(instr, self.platform))
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
@@ -75,9 +97,9 @@ class OpenVinoBackend(Backend):
         ]
         results = build(models, self.platform, tools, settings, Cache())
         codes = []
-        for model, result in zip(models, results, strict=True):
+        for segment, model, result in zip(segments, models, results, strict=True):
             if isinstance(result, Rejected):
-                raise RejectedError(result.reason, model.what)
+                raise self._rejected(segment, constants, result.reason, model.what)
             prediction = predict(result, self.platform, model.sources)
             codes.append(Code(model.xml, model.weights, result.blob, prediction).to_bytes())
         return codes
@@ -98,6 +120,25 @@ class OpenVinoBackend(Backend):
         main = segment.main
         inputs, outputs = [memory(r) for r in main.params], [memory(r) for r in main.results]
         return steps(Code.from_bytes(code), self.platform, inputs, outputs)
+
+    def _rejected(self, segment: Program, constants: Constants, reason: str, what: str) -> BackendError:
+        """The error for a refused segment; its culprit, if there is one, is not asked for again."""
+        from .trial import culprit
+
+        found = culprit(segment, constants, self.platform, self._tools())
+        if found is None:
+            return BackendError(reason, what)
+        self._support().learn(exact(found), reason)
+        return RejectedError(f"{found.op} goes to the CPU: {reason}", str(found.source or what))
+
+    def _support(self) -> Support:
+        if self._learnt is None:
+            from .trial import try_out
+
+            tools = self._tools()
+            ask = partial(try_out, platform=self.platform, toolchain=tools)
+            self._learnt = Support(self.name, tools.identity, ask, KNOWN)
+        return self._learnt
 
     def _tools(self) -> toolchain.Toolchain:
         tools = toolchain.find()

@@ -43,7 +43,8 @@ class Code:
         """The parts; :class:`ArtifactError` if they are not all there."""
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                return cls(*(archive.read(name) for name in (_XML, _WEIGHTS, _BLOB)), _prediction(archive))
+                xml, weights, blob = (archive.read(name) for name in (_XML, _WEIGHTS, _BLOB))
+                return cls(xml, weights, blob, _prediction(archive))
         except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"the code for an Intel NPU is damaged: {error}") from error
 

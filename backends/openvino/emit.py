@@ -43,7 +43,7 @@ def emit(
     """
     main = segment.main
     nodes: dict[Operand, Any] = {}
-    parameters = []
+    parameters: list[Any] = []
 
     def parameter(operand: Register | ConstRef) -> None:
         node = opset.parameter(list(operand.type.shape), precision.openvino(operand.type.dtype))
@@ -86,7 +86,7 @@ def _emit(instr: Instr, precision: Precision, node: Any) -> list[Any]:
         raise BackendError(f"OpenVINO refuses {instr.op}: {str(error).strip()}", where) from error
     for number, each in enumerate(reversed(made)):
         each.set_friendly_name(label(instr) + (f".{number}" if number else ""))
-    outputs = list(found) if isinstance(found, tuple | list) else [found]
+    outputs: list[Any] = list(found) if isinstance(found, tuple | list) else [found]
     for output, register in zip(outputs, instr.results, strict=True):
         value = output if isinstance(output, ov.Output) else output.output(0)
         want = precision.openvino(register.type.dtype)

@@ -20,10 +20,11 @@ from forgec.ir.parser import parse
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import TensorType
 
-from .backend import by_rule
+from ..vendor.support import signature
+from .backend import FAMILY, KNOWN, by_rule
 from .compiler import compiler_id
 from .socs import CHIPS
-from .support import KNOWN, signature, try_out
+from .trial import try_out
 
 __all__: list[str] = []
 
@@ -56,7 +57,7 @@ def _variants(op: Op, sample: Sample) -> Iterator[Instr]:
 
 def main() -> None:
     known = json.loads(KNOWN.read_text()) if KNOWN.is_file() else {}
-    answers = known.setdefault(compiler_id(), {})
+    answers = known.setdefault(FAMILY, {}).setdefault(compiler_id(), {})
     distinct = {signature(i): i for i in _instructions() if by_rule(i) is None}
     distinct = {key: instr for key, instr in distinct.items() if key not in answers}
     soc = CHIPS["hexagon-v73"].proxy

@@ -18,6 +18,7 @@ from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, s
 from .export import ExportedGraph, export_module, graph_of
 from .pt2 import load_pt2
 from .source import first_line, user_frame
+from .states import bind_states
 from .structure import build_signature, parameter_names
 
 __all__ = ["Capture", "capture"]
@@ -31,6 +32,18 @@ class Capture:
     graph: CapturedGraph
     inputs: list[torch.Tensor]
     expected: list[torch.Tensor] | None
+
+    def bind_states(self, pairs: Mapping[str, str]) -> None:
+        """Make states of inputs that come back as outputs (see :func:`.states.bind_states`)."""
+        before = self.graph.signature
+        bind_states(self.graph, pairs)
+        names = {leaf.name for leaf in self.graph.signature.inputs}
+        kept = [leaf.name in names for leaf in before.inputs]
+        self.inputs = [x for x, keep in zip(self.inputs, kept, strict=True) if keep]
+        if self.expected is not None:
+            names = {leaf.name for leaf in self.graph.signature.results}
+            kept = [leaf.name in names for leaf in before.results]
+            self.expected = [x for x, keep in zip(self.expected, kept, strict=True) if keep]
 
 
 def capture(

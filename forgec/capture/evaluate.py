@@ -39,7 +39,8 @@ def _run(
                 block = captured.blocks[args[0]]
                 env[node] = tuple(_run(captured, block.graph, list(args[2:]), block.instances[args[1]]))
             elif node.target is read_state:
-                env[node] = captured.states[args[0]].clone()
+                state = captured.states[args[0]]
+                env[node] = torch.zeros_like(state, device="cpu") if state.is_meta else state.clone()
             elif node.target is write_state:
                 env[node] = None
             elif node.target is operator.getitem:

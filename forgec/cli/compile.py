@@ -14,7 +14,7 @@ from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import require_writable, write_text
 from .output import Format, Output
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, compile_text_model, load_subject
 
 __all__ = ["compile", "options_of"]
 
@@ -22,7 +22,8 @@ __all__ = ["compile", "options_of"]
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
-    "forgec compile -m qwen2-0.5b --layers 2 --option rounds=1 --emit-ir qwen.txt",
+    "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
+    "forgec compile -m qwen2-0.5b --layers 2 --weights int4:64,*.down_proj=int8 --emit-ir qwen.txt",
 )
 def compile(
     model: flags.ModelFlag,
@@ -36,8 +37,24 @@ def compile(
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Compile a language model for texts of up to N tokens (see generate)."
+        ),
+    ] = None,
+    chunk: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", help="With --context: read prompts N at a time; repeatable.  [default: 128]"
+        ),
+    ] = None,
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
     ] = None,
     capture: Annotated[
         str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
@@ -69,22 +86,45 @@ def compile(
     """Compile a model into one .forge file.
 
     The report goes to stdout: what each phase and pass did, where everything runs, how much memory a run
-    takes, and how far the result is from eager PyTorch.
+    takes, and how far the result is from eager PyTorch. With --context it is that of the decode program.
     """
     output = Output(fmt, quiet)
-    options = options_of(option or (), fusion=fusion, capture=capture, check=check, strict=strict)
+    options = options_of(
+        option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict
+    )
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
     for path in (out, report, trace_file, emit_ir):
         require_writable(path)
 
-    subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
-    out = out or Path(f"{subject.name}.forge")
-    executable = compile_subject(subject, output, target=target, options=options)
-    result = executable.report
+    if context is None:
+        if chunk:
+            raise OptionError("--chunk is of prompts, and there are none", hint="give --context N too")
+        subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+        executable = compile_subject(subject, output, target=target, options=options)
+        result = executable.report
+        out = out or Path(f"{subject.name}.forge")
+        executable.save(out)
+    else:
+        if tokens is not None or batch != 1:
+            raise OptionError("--context and --chunk give all sizes", hint="leave out --tokens and --batch")
+        programs = compile_text_model(
+            model,
+            output,
+            context=context,
+            chunks=chunk,
+            target=target,
+            options=options,
+            seed=seed,
+            attn=attn,
+            layers=layers,
+        )
+        executable = programs.main
+        result = executable.report
+        out = out or Path(f"{executable.info.name}.forge")
+        programs.save(out)
     if result is None:
         raise InternalError("a compile made no report")
-    executable.save(out)
     wrote(out)
     if report is not None:
         result.save(report)

@@ -12,6 +12,7 @@ from .bench import bench
 from .compile import compile
 from .demo import demo
 from .doctor import doctor
+from .generate import chat, generate
 from .run import run
 from .show import show
 from .targets import targets
@@ -22,7 +23,10 @@ __all__ = ["app", "main"]
 
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
-for _verb in (demo, compile, run, show, verify, analyze, bench, targets, doctor, toolchain):
+_VERBS = (
+    demo, compile, run, generate, chat, show, verify, analyze, bench, targets, doctor, toolchain,
+)  # fmt: skip
+for _verb in _VERBS:
     _verb.register(app)
 
 

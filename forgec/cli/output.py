@@ -42,6 +42,11 @@ class Output:
         else:
             text(self._out)
 
+    def prompt(self, text: str) -> None:
+        """Ask a person for a line."""
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
     def note(self, text: str) -> None:
         """A line about what is happening; ``--quiet`` leaves it out."""
         if not self._quiet:

@@ -12,9 +12,9 @@ from ..options import Options
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..executable import Executable
+    from ..executable import Executable, Programs
 
-__all__ = ["Subject", "compile_subject", "is_exported", "load_subject"]
+__all__ = ["Subject", "compile_subject", "compile_text_model", "is_exported", "load_subject"]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs."""
@@ -73,6 +73,37 @@ def load_subject(
     )
 
 
+def compile_text_model(
+    spec: str,
+    output: Output,
+    *,
+    context: int,
+    chunks: list[int] | None,
+    target: str,
+    options: Options,
+    seed: int,
+    attn: str,
+    layers: int | None,
+) -> Programs:
+    """Compile the language model that a specification names, with a progress display."""
+    from .. import models
+    from ..language import CHUNKS, compile_language_model
+
+    if is_exported(spec):
+        raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
+    output.note(f"loading {spec}")
+    loaded = models.load(spec, seed=seed, attn=attn, layers=layers)
+    with output.progress() as progress:
+        return compile_language_model(
+            loaded,
+            context=context,
+            chunks=chunks or CHUNKS,
+            target=target,
+            options=options,
+            progress=progress,
+        )
+
+
 def compile_subject(
     subject: Subject, output: Output, *, target: str, options: Options | None = None
 ) -> Executable:
@@ -89,5 +120,5 @@ def compile_subject(
             options=options or Options(check=False),
             progress=progress,
             name=subject.name,
-            weights=subject.weights,
+            origin=subject.weights,
         )

@@ -1,7 +1,20 @@
 """The executable: the ``.forge`` file, its loader, and the run. Imports no PyTorch."""
 
 from .archive import Info
-from .executable import Executable, SelfTest, load, sampled
+from .executable import Executable
+from .programs import Programs, load_programs
+from .samples import SelfTest, sampled
 from .selftest import SelfTestResult, run_selftest
+from .stored import load
 
-__all__ = ["Executable", "Info", "SelfTest", "SelfTestResult", "load", "run_selftest", "sampled"]
+__all__ = [
+    "Executable",
+    "Info",
+    "Programs",
+    "SelfTest",
+    "SelfTestResult",
+    "load",
+    "load_programs",
+    "run_selftest",
+    "sampled",
+]

@@ -10,6 +10,8 @@
 ``report.json``           optional: report of the compile
 ``segments/N.bin``        optional: code of segment N, in its backend's own form
 ``extra/...``             optional: further files, for example a tokenizer
+``entries/NAME/...``      program, plan, self-test, report and segments of further programs; weights, states
+                          and extra files are common to all programs of a file
 ========================  ==============================================================================
 
 Digests are XXH3-128, which run at the speed of memory: they find damage, not forgery. A tensor member has one
@@ -44,6 +46,7 @@ __all__ = [
     "Manifest",
     "Member",
     "digest",
+    "entry_prefix",
     "in_file",
     "segment_name",
 ]
@@ -58,6 +61,7 @@ REPORT = "report.json"
 EXTRA = "extra/"
 
 _SCHEMA = re.compile(r"forgec\.artifact/([0-9]{1,9})")
+_ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.x-]{0,79}")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
@@ -70,6 +74,11 @@ def in_file(error: ArtifactError, path: str) -> ArtifactError:
     """The error with the file's path before the place inside it."""
     where = f"{path}: {error.where}" if error.where and path not in error.where else path
     return ArtifactError(error.what, where, error.hint)
+
+
+def entry_prefix(name: str) -> str:
+    """Where the members of a program are that is not the main one."""
+    return f"entries/{name}/"
 
 
 def segment_name(index: int) -> str:
@@ -108,6 +117,10 @@ class Manifest:
     info: Info
     signature: Signature
     members: Mapping[str, Member]
+    entry: str = ""
+    """Name of the main program, if there are others."""
+    entries: Mapping[str, Signature] = field(default_factory=dict)
+    """Signatures of the other programs by name."""
 
     def to_bytes(self) -> bytes:
         """The manifest as the file holds it."""
@@ -129,6 +142,9 @@ class Manifest:
             "signature": self.signature.to_json(),
             "members": members,
         }
+        if self.entries:
+            value["entry"] = self.entry
+            value["entries"] = {name: signature.to_json() for name, signature in self.entries.items()}
         return dump_json(value)
 
     @classmethod
@@ -154,6 +170,9 @@ class Manifest:
             )
         texts = {key: value.get(key) for key in ("forgec", "name", "target", "weights")}
         options, members = value.get("options"), value.get("members")
+        entry, entries = value.get("entry", ""), value.get("entries", {})
+        if not isinstance(entries, dict) or not all(map(_is_entry, [entry, *entries] if entries else [])):
+            raise _malformed("its entries are not signatures by name")
         for key, text in texts.items():
             if not isinstance(text, str):
                 raise _malformed(f"{key} is not a text")
@@ -162,8 +181,14 @@ class Manifest:
         return cls(
             Info(options=options, **texts),
             Signature.from_json(value.get("signature")),
-            {name: _member(name, entry) for name, entry in members.items()},
+            {name: _member(name, value) for name, value in members.items()},
+            str(entry),
+            {name: Signature.from_json(signature) for name, signature in entries.items()},
         )
+
+
+def _is_entry(name: Any) -> bool:
+    return isinstance(name, str) and _ENTRY.fullmatch(name) is not None
 
 
 def _member(name: str, entry: Any) -> Member:

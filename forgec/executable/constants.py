@@ -6,7 +6,7 @@ model's own memory is used as it is wherever numpy can; a file's tensors are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
 import numpy as np
@@ -53,15 +53,16 @@ def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
     return Constants(lambda constant: evaluate(constant.recipe, tensors))
 
 
-def from_file(tensors: Mapping[str, np.ndarray], needed: Mapping[str, Constant]) -> Constants:
-    """Constants that a file holds; :class:`ArtifactError` unless it has every needed one with its type."""
-    for constant in needed.values():
+def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, Constant]]) -> Constants:
+    """Constants that a file holds; :class:`ArtifactError` unless it has every one that a program needs, with
+    its type."""
+    for constant in (constant for table in needed for constant in table.values()):
         array = tensors.get(constant.key)
         if array is None:
             raise ArtifactError(f"the file lacks the weight {constant.key!r} of constant {constant.name}")
-        if TensorType.of(array) != constant.type:
+        if TensorType.of(array) != constant.type.stored:
             raise ArtifactError(
                 f"the weight {constant.key!r} is {TensorType.of(array)}, "
                 f"and constant {constant.name} is {constant.type}"
             )
-    return Constants(lambda constant: tensors[constant.key])
+    return Constants(lambda constant: tensors[constant.key].view(constant.type.dtype.numpy))

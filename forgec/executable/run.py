@@ -10,7 +10,7 @@ Constants are bound by reference. A view of a constant or state is that of its a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from forgec.backends.base import Backend, Step
 
 from ..errors import InternalError, PlanError, TargetError
 from ..ir.op import Op, get
-from ..ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+from ..ir.program import Constant, ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 from ..plan.plan import ALIGNMENT, Plan
 from .constants import Constants
 
@@ -85,7 +85,7 @@ class _Memory:
     def __init__(self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray]) -> None:
         self._constants = constants
         self._states = states
-        self.derived = constants.derived
+        self.derived = _ByKey(constants.derived, plan.program.constants)
         self._program = plan.program
         self._registers: dict[int, np.ndarray] = {}
         arenas = _arenas(plan)
@@ -131,6 +131,30 @@ class _Memory:
         ):
             raise PlanError(f"{instr.op} of {instr.operands[0]} needs a copy, its strides allow no view")
         return result
+
+
+class _ByKey(MutableMapping[str, np.ndarray]):
+    """What was computed from constants, by the names that they have in one program; stored by their keys,
+    which programs of one file share."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], constants: Mapping[str, Constant]) -> None:
+        self._arrays = arrays
+        self._constants = constants
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[self._constants[name].key]
+
+    def __setitem__(self, name: str, array: np.ndarray) -> None:
+        self._arrays[self._constants[name].key] = array
+
+    def __delitem__(self, name: str) -> None:
+        del self._arrays[self._constants[name].key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, constant in self._constants.items() if constant.key in self._arrays)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _arenas(plan: Plan) -> dict[str, np.ndarray]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import ArtifactError
 from ..report.metrics import max_abs
-from .executable import Executable, sampled
+from .executable import Executable
+from .samples import sampled
 
 __all__ = ["TOLERANCE", "SelfTestResult", "run_selftest"]
 

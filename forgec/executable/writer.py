@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import InternalError
 from ..ir.types import TensorType
-from .archive import MANIFEST, Info, Manifest, Member, digest
+from .archive import MANIFEST, Manifest, Member, digest
 from .atomic import atomic_file
-from .signature import Signature
 from .tensorfile import lay_out
 from .zipformat import ZipWriter
 
@@ -38,11 +37,10 @@ class LazyTensor:
 
 def write_archive(
     path: str | os.PathLike[str],
-    info: Info,
-    signature: Signature,
+    manifest: Manifest,
     members: Mapping[str, bytes | Sequence[LazyTensor]],
 ) -> None:
-    """Write the members, in order, and the manifest behind them.
+    """Write the members, in order, and behind them the manifest with what it lacks: their list.
 
     Atomic: :class:`ArtifactError` if the file cannot be written, and then nothing has changed.
     """
@@ -53,7 +51,7 @@ def write_archive(
     }
     sizes = {name: layouts[name].size if name in layouts else len(m) for name, m in members.items()}
     names = sum(len(layout.slots) for layout in layouts.values())
-    fixed = len(Manifest(info, signature, {}).to_bytes())
+    fixed = len(manifest.to_bytes())
     with atomic_file(path, sum(sizes.values()) + fixed + _ENTRY_BYTES * (len(sizes) + names)) as file:
         archive = ZipWriter(file)
         listed: dict[str, Member] = {}
@@ -66,8 +64,8 @@ def write_archive(
                 digests: dict[str, str] = {}
                 archive.add(name, sizes[name], _tensor_chunks(header, content, digests))
                 listed[name] = Member(sizes[name], digest(header), digests)
-        manifest = Manifest(info, signature, listed).to_bytes()
-        archive.add(MANIFEST, len(manifest), [manifest])
+        last = replace(manifest, members=listed).to_bytes()
+        archive.add(MANIFEST, len(last), [last])
         archive.finish()
 
 

@@ -52,7 +52,8 @@ class Op:
     ``view`` ops share the bytes of operand 0. ``inplace`` lists the operands whose bytes a result of equal
     size may take when they die at this instruction: legal because each result element reads only its own
     element of those operands, or, in the norm of a sum, its own row, which kernels sum before they write it.
-    ``flops(types, result_types, attrs)`` counts arithmetic operations.
+    ``flops(types, result_types, attrs)`` counts arithmetic operations. Only ops that say ``takes_i4`` have
+    operands or results of that type.
     """
 
     name: str
@@ -67,11 +68,13 @@ class Op:
     aten: tuple[str, ...]
     samples: Callable[[np.random.Generator], list[Sample]] | None
     doc: str
+    takes_i4: bool
 
     def result_types(
         self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]
     ) -> tuple[TensorType, ...]:
         """Types of the results; :class:`IRTypeError` if operands or attributes are not legal."""
+        types = self.complete(types)
         self._check_arity(types)
         unknown = set(attrs) - set(self.attrs)
         if unknown:
@@ -80,7 +83,10 @@ class Op:
             if not _has_kind(value, self.attrs[key]):
                 raise IRTypeError(f"attribute {key} of {self.name} cannot be {value!r}")
         result = self.rule(*types, **{**self.attrs, **attrs})
-        return result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, tuple) else (result,)
+        if not self.takes_i4 and any(t is not None and t.dtype is DType.I4 for t in (*types, *results)):
+            raise IRTypeError(f"{self.name} does not compute with i4")
+        return results
 
     def evaluate(self, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
         """The reference evaluation on numpy arrays (literals as Python scalars).
@@ -88,6 +94,7 @@ class Op:
         Like PyTorch on a CPU, 16-bit floats are computed in f32 and rounded once, and overflow or division by
         zero warn of nothing. Views stay views.
         """
+        operands = self.complete(operands)
         arrays = [x for x in operands if isinstance(x, np.ndarray)]
         if self.view or not self.pure or not any(x.dtype in _NARROW for x in arrays):
             return self._evaluate(operands, attrs)
@@ -102,6 +109,13 @@ class Op:
             result = self.reference(*operands, **{**self.attrs, **attrs})
         # numpy gives scalars, not arrays, for results of rank 0
         return tuple(map(np.asarray, result if isinstance(result, tuple) else (result,)))
+
+    def complete(self, operands: Sequence[Any]) -> Sequence[Any]:
+        """The operands, with None for optional ones at the end that were not written."""
+        left_out = self.operands[len(operands) :]
+        if left_out and all(spec.optional for spec in left_out):
+            return [*operands, *(None for _ in left_out)]
+        return operands
 
     def _check_arity(self, types: Sequence[TensorType | None]) -> None:
         variadic = bool(self.operands) and self.operands[-1].variadic
@@ -148,6 +162,7 @@ def op(
     flops: Callable[..., float] | None = None,
     aten: tuple[str, ...] = (),
     samples: Callable[[np.random.Generator], list[Sample]] | None = None,
+    takes_i4: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the reference evaluation of a new op."""
 
@@ -171,6 +186,7 @@ def op(
             aten=aten,
             samples=samples,
             doc=(reference.__doc__ or "").strip(),
+            takes_i4=takes_i4,
         )
         return reference
 

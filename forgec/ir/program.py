@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import xxhash
 
 from .types import TensorType
 
@@ -151,10 +154,13 @@ class Constant:
     type: TensorType
     recipe: Recipe
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Name of the evaluated tensor in the artifact: the source's own where it is used as it is."""
-        return self.recipe.name if isinstance(self.recipe, Leaf) else f"%{self.name}"
+        """Name of the evaluated tensor in the artifact: the source's own where it is used as it is, else from
+        the recipe, so that equal recipes of several programs are one tensor."""
+        if isinstance(self.recipe, Leaf):
+            return self.recipe.name
+        return f"%{xxhash.xxh3_64_hexdigest(repr(self.recipe).encode())}"
 
 
 @dataclass

@@ -12,7 +12,20 @@ import time
 
 import pytest
 
-VERBS = ("demo", "compile", "run", "show", "verify", "analyze", "bench", "targets", "doctor", "toolchain")
+VERBS = (
+    "demo",
+    "compile",
+    "run",
+    "generate",
+    "chat",
+    "show",
+    "verify",
+    "analyze",
+    "bench",
+    "targets",
+    "doctor",
+    "toolchain",
+)
 
 
 def command(*arguments, **more):

@@ -18,7 +18,7 @@ from forgec.ir.ops.elementwise import ACTIVATIONS
 from forgec.ir.ops.rules import is_exact
 from forgec.ir.types import DType, TensorType
 
-STRUCTURE = {"call", "read_state", "write_state"}
+STRUCTURE = {"call", "read_state", "write_state", "write_rows", "view_state"}
 NUMERIC = sorted(set(OPS) - STRUCTURE)
 VIEWS = sorted(name for name in NUMERIC if OPS[name].view)
 IN_PLACE = sorted(name for name in NUMERIC if OPS[name].inplace)

@@ -44,7 +44,7 @@ class _Block:
 @kernel("attention")
 def _attention(call: Call) -> Step | None:
     q = call.array(0)
-    if not is_blas_float(q) or not call.out.size or not call.array(1).size:
+    if not is_blas_float(q) or not call.out.size or not call.array(1).size or call.inputs[4] is not None:
         return None
     k, prepare_k = blas_ready(call.array(1), call)
     v, prepare_v = blas_ready(call.array(2), call)

@@ -23,6 +23,38 @@ def _write_state(call: Call) -> Step | None:
     return partial(np.copyto, call.array(0), call.array(1))
 
 
+@kernel("update_rows")
+def _update_rows(call: Call) -> Step | None:
+    cache, new, position, out = call.array(0), call.array(1), call.array(2), call.out
+    here = cache.ctypes.data == out.ctypes.data
+
+    def step() -> None:
+        at = _first_row(call, out, new, position)
+        if not here:
+            np.copyto(out, cache)
+        out[..., at : at + new.shape[-2], :] = new
+
+    return step
+
+
+@kernel("write_rows")
+def _write_rows(call: Call) -> Step | None:
+    state, new, position = call.array(0), call.array(1), call.array(2)
+
+    def step() -> None:
+        at = _first_row(call, state, new, position)
+        state[..., at : at + new.shape[-2], :] = new
+
+    return step
+
+
+def _first_row(call: Call, cache: Array, new: Array, position: Array) -> int:
+    first, last = int(position), cache.shape[-2] - new.shape[-2]
+    if not 0 <= first <= last:
+        raise InputError(f"{call.op}: index {first} is outside an axis of {last + 1}", call.place)
+    return first
+
+
 @kernel("flip")
 def _flip(call: Call) -> Step | None:
     return partial(np.copyto, call.out, np.flip(call.array(0), call.attrs["axes"]))

@@ -69,8 +69,7 @@ def unary(c: Context) -> Node:
 def binary(c: Context) -> Node:
     name = c.instr.op
     a, b = c[0], c[1]
-    dtypes = {x.type.dtype for x in c.instr.operands if hasattr(x, "type")}
-    if dtypes == {DType.BOOL} and name in _OF_BOOLEANS:
+    if c.beside.dtype is DType.BOOL and name in _OF_BOOLEANS:
         logical = _OF_BOOLEANS[name]
         if logical:
             return getattr(c.o, _BINARY[logical])(a, b)

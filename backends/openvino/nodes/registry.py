@@ -68,10 +68,14 @@ class Context:
         operand = self.instr.operands[index]
         return self.scalar(operand.value) if isinstance(operand, Literal) else self._node(operand)
 
-    def scalar(self, value: float, dtype: DType | None = None) -> Node:
-        """A constant of rank 0, of the type of the last tensor operand unless said."""
-        beside = [x.type.dtype for x in self.instr.operands if x is not None and not isinstance(x, Literal)]
-        return self.o.constant(self.precision.array(value, dtype or beside[-1]))
+    @property
+    def beside(self) -> TensorType:
+        """Type of the last tensor operand, which literals take."""
+        return [x.type for x in self.instr.operands if x is not None and not isinstance(x, Literal)][-1]
+
+    def scalar(self, value: float) -> Node:
+        """A constant of rank 0, of the element type of the last tensor operand."""
+        return self.o.constant(self.precision.array(value, self.beside.dtype))
 
     def ints(self, *values: int) -> Node:
         """A constant vector of 64-bit integers, as shapes and axes are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from forgec.ir.program import Instr, Register
+from forgec.ir.program import Instr, Operand, Register
 
 from ..attributes import integer, integers, text
 from .builder import Builder, rows_of
@@ -20,8 +20,19 @@ __all__: list[str] = []
 @emits("linear")
 def linear(b: Builder, instr: Instr) -> None:
     x, weight, bias, residual = instr.operands
+    _product(b, instr, x, b.value(weight), bias, residual)
+
+
+@emits("linear_q")
+def linear_q(b: Builder, instr: Instr) -> None:
+    """On the weight that codes and scales stand for: HTP would decompress such weights itself, to f16."""
+    x, weight, scales, bias, residual = instr.operands
+    _product(b, instr, x, b.decompressed(weight, scales, integer(instr, "group")), bias, residual)
+
+
+def _product(b: Builder, instr: Instr, x: Operand, weight: str, bias: Operand, residual: Operand) -> None:
     result = instr.results[0]
-    inputs = [b.rows(x), b.value(weight)]
+    inputs = [b.rows(x), weight]
     if bias is not None:
         inputs.append(b.value(bias))
     y = activate(b, b.node("Gemm", *inputs, transB=1), text(instr, "act"))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from forgec.ir.program import ConstRef, Instr, Register
+from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
 from ..attributes import flag, integer, integers, number
@@ -81,10 +81,19 @@ def flip(b: Builder, instr: Instr) -> None:
 @emits("embedding")
 def embedding(b: Builder, instr: Instr) -> None:
     table, ids = instr.operands
+    _look_up(b, instr, b.value(table), ids)
+
+
+@emits("embedding_q")
+def embedding_q(b: Builder, instr: Instr) -> None:
+    table, ids, scales = instr.operands
+    _look_up(b, instr, b.decompressed(table, scales, integer(instr, "group")), ids)
+
+
+def _look_up(b: Builder, instr: Instr, table: str, ids: Operand) -> None:
     assert isinstance(ids, Register | ConstRef)
     flat = b.value(ids, (ids.type.numel,))
-    shape = instr.results[0].type.shape
-    b.define(instr.results[0], b.node("Gather", b.value(table), flat, axis=0), rows_of(shape))
+    b.define(instr.results[0], b.node("Gather", table, flat, axis=0), rows_of(instr.results[0].type.shape))
 
 
 @emits("gather")

@@ -34,7 +34,7 @@ def decompose_attention(groups: Literal["fold", "repeat", "fold rows of one"]) -
     def rule(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         if instr.op != "attention":
             return None
-        q, k, v, mask = instr.operands
+        q, k, v, mask, filled = instr.operands
         attrs = {**get("attention").attrs, **instr.attrs}
         query, key, value = type_of(q), type_of(k), type_of(v)
         assert query is not None and key is not None and value is not None
@@ -53,7 +53,11 @@ def decompose_attention(groups: Literal["fold", "repeat", "fold rows of one"]) -
         if attrs["softcap"]:
             capped = build.op("tanh", build.op("div", scores, _literal(attrs["softcap"])))
             scores = build.op("mul", capped, _literal(attrs["softcap"]))
-        added = _mask(build, mask, rows, length, bool(attrs["causal"]), int(attrs["window"]), query.dtype)
+        causal, window = bool(attrs["causal"]), int(attrs["window"])
+        if filled is None:
+            added = _mask(build, mask, rows, length, causal, window, query.dtype)
+        else:
+            added = _filled_mask(build, mask, rows, length, causal, window, query.dtype, filled)
         if added is not None:
             scores = build.op("add", scores, _grouped(build, added, kv_heads, ratio) if fold else added)
         y = build.op("matmul", build.op("softmax", scores, axis=-1), v)
@@ -100,6 +104,39 @@ def _mask(
     if given is None:
         return own
     return build.once(("both", mask, name), lambda: build.op("add", given, own))
+
+
+def _filled_mask(
+    build: Builder,
+    mask: Operand,
+    rows: int,
+    length: int,
+    causal: bool,
+    window: int,
+    dtype: DType,
+    filled: Operand,
+) -> Operand:
+    """Like :func:`_mask` where only the first ``filled`` columns count, a number known when it runs."""
+    shape = f"{rows},{length},{causal},{window},{dtype.value}"
+
+    def make() -> Operand:
+        columns = build.tensor(f"%columns[{length}]", np.arange(length).reshape(1, 1, 1, -1))
+        allowed = build.op("lt", columns, filled)
+        if causal or window:
+            before = build.tensor(f"%rows[{rows}]", (np.arange(rows) - rows).reshape(1, 1, -1, 1))
+            last = build.op("add", before, filled)
+            if causal:
+                allowed = build.op("le", columns, last)
+            if window:
+                first = build.op("sub", last, Scalar(window))
+                allowed = build.op("and", allowed, build.op("gt", columns, first))
+        return _chosen(build, allowed, dtype)
+
+    own = build.once(("filled", filled, shape), make)
+    if mask is None:
+        return own
+    given = build.once(("mask", mask), lambda: _as_float(build, mask, dtype))
+    return build.once(("both", mask, filled, shape), lambda: build.op("add", given, own))
 
 
 def _as_float(build: Builder, mask: Operand, dtype: DType) -> Operand:

@@ -26,6 +26,7 @@ def split_rope(build: Builder, instr: Instr) -> Sequence[Operand] | None:
     if size < kind.shape[-1]:
         head = build.op("slice", x, axis=last, start=0, stop=size, step=1)
     shape = (*kind.shape[:-1], size)
+    rotated: Operand
     if instr.attrs.get("interleaved"):
         pairs = build.op("reshape", head, shape=(*kind.shape[:-1], size // 2, 2))
         rotated = build.op("reshape", _swapped(build, pairs, last + 1, 1), shape=shape)

@@ -56,7 +56,7 @@ def scaled_dot_product_attention(
         attn_mask = _rank_four(b, attn_mask, (*lead, *attn_mask.type.shape[-3:-2]))
     if scale is None:
         scale = 1 / math.sqrt(query.type.shape[-1])
-    y = b.emit("attention", q, k, v, attn_mask, scale=scale, causal=is_causal)
+    y = b.emit("attention", q, k, v, attn_mask, None, scale=scale, causal=is_causal)
     return b.reshape(y, b.result_type.shape)
 
 

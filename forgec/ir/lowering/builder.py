@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 
 from ...errors import InternalError
 from ..layout import Layout, view_layout
@@ -70,7 +71,8 @@ class Constants:
         key = (str(type_), array.tobytes())
         name = self._by_content.get(key)
         if name is None:
-            name = self._by_content[key] = f"literal.{len(self._by_content)}"
+            name = f"literal.{xxhash.xxh3_128_hexdigest(key[0].encode() + key[1])}"
+            self._by_content[key] = name
             self.literals[name] = array
         return Leaf(name, type_)
 

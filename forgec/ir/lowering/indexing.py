@@ -100,6 +100,11 @@ def index_copy(b: FunctionBuilder, self: Any, dim: int, index: Any, source: Any)
     return permute(b, written, np.argsort(perm).tolist())
 
 
+@lowers("forgec.update_rows.default")
+def update_rows(b: FunctionBuilder, cache: Any, new: Any, position: Any) -> Any:
+    return b.emit("update_rows", cache, new, position)
+
+
 @lowers("aten.one_hot")
 def one_hot(b: FunctionBuilder, self: Any) -> Any:
     assert isinstance(b.result_type, TensorType)

@@ -2,11 +2,13 @@
 
 from . import (
     attention,
+    compressed,
     elementwise,
     indexing,
     linear,
     normalisation,
     reduction,
+    rows,
     shape,
     structure,
 )

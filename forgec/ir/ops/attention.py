@@ -61,6 +61,7 @@ def _attention_rule(
     k: TensorType | None,
     v: TensorType | None,
     mask: TensorType | None,
+    length: TensorType | None,
     *,
     scale: float,
     causal: bool,
@@ -80,6 +81,7 @@ def _attention_rule(
     require(key.shape[2] == value.shape[2], f"key {key} and value {value} differ in length")
     require(query.dtype is key.dtype is value.dtype, f"element types differ: {query}, {key}, {value}")
     require(window >= 0 and softcap >= 0, "window and softcap must not be negative")
+    require(length in (None, TensorType(DType.I64, ())), f"length must be i64[], not {length}")
     scores = (batch, heads, rows, key.shape[2])
     if mask is not None:
         fits = broadcast_shapes(mask.shape, scores) == scores
@@ -106,18 +108,21 @@ def _attention_samples(rng: np.random.Generator) -> list[Sample]:
     mask[..., 0] = True
     bias = _x(rng, 1, 4, 5, 7)
     return [
-        Sample((q, k, v, None), {"scale": 0.35}),
-        Sample((q, k, v, mask), {"scale": 0.35, "seq_major": True}),
-        Sample((q, k, v, bias), {"scale": 1.0, "softcap": 2.0}),
-        Sample((q, k, v, None), {"scale": 0.35, "causal": True}),
-        Sample((q, k, v, bias), {"scale": 0.35, "causal": True, "window": 3}),
-        Sample((q.transpose(0, 2, 1, 3)[:, :4, :4].transpose(0, 2, 1, 3), k, v, None), {"scale": 0.1}),
+        Sample((q, k, v, None, None), {"scale": 0.35}),
+        Sample((q, k, v, mask, None), {"scale": 0.35, "seq_major": True}),
+        Sample((q, k, v, bias, None), {"scale": 1.0, "softcap": 2.0}),
+        Sample((q, k, v, None, None), {"scale": 0.35, "causal": True}),
+        Sample((q, k, v, bias, None), {"scale": 0.35, "causal": True, "window": 3}),
+        Sample((q.transpose(0, 2, 1, 3)[:, :4, :4].transpose(0, 2, 1, 3), k, v, None, None), {"scale": 0.1}),
+        Sample((q, k, v, mask, np.array(6)), {"scale": 0.35}),
+        Sample((q, k, v, bias, np.array(5)), {"scale": 0.35, "causal": True}),
+        Sample((q[:, :, :1], k, v, mask[:, :, :1], np.array(2)), {"scale": 0.35}),
     ]
 
 
 @op(
     "attention",
-    "q k v mask?",
+    "q k v mask? length?",
     rule=_attention_rule,
     attrs={"scale": 1.0, "causal": False, "window": 0, "softcap": 0.0, "seq_major": False},
     flops=_attention_flops,
@@ -128,6 +133,7 @@ def attention(
     k: Array,
     v: Array,
     mask: Array | None,
+    length: Array | None,
     *,
     scale: float,
     causal: bool,
@@ -137,24 +143,30 @@ def attention(
 ) -> Array:
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads.
 
-    q [batch, heads, rows, size], k [batch, kv_heads, length, size], v [batch, kv_heads, length, value_size];
-    query head h reads kv head h // (heads / kv_heads). A bool mask is true where attention is allowed, a
-    float mask is added. ``causal`` lets row i see column j <= i + length - rows; ``window`` w > 0 also asks
-    j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The result is
-    [batch, heads, rows, value_size], or [batch, rows, heads, value_size] if ``seq_major``.
+    q [batch, heads, rows, size], k [batch, kv_heads, columns, size], v [batch, kv_heads, columns,
+    value_size]; query head h reads kv head h // (heads / kv_heads). Only the first ``length`` columns count,
+    all of them without it; the others are not read, whatever they hold. A bool mask is true where attention
+    is allowed, a float mask is added. ``causal`` lets row i see column j <= i + length - rows; ``window``
+    w > 0 also asks j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The
+    result is [batch, heads, rows, value_size], or [batch, rows, heads, value_size] if ``seq_major``.
     """
+    if length is not None:
+        filled = slice(0, min(max(int(length), 0), k.shape[2]))
+        k, v = k[:, :, filled], v[:, :, filled]
+        if mask is not None and mask.ndim and mask.shape[-1] > 1:
+            mask = mask[..., filled]
     batch, heads, rows, _ = q.shape
-    kv_heads, length = k.shape[1], k.shape[2]
+    kv_heads, columns = k.shape[1], k.shape[2]
     grouped = q.reshape(batch, kv_heads, heads // kv_heads, rows, q.shape[3])
     scores = np.matmul(grouped, k[:, :, None].swapaxes(-1, -2)) * q.dtype.type(scale)
-    scores = scores.reshape(batch, heads, rows, length)
+    scores = scores.reshape(batch, heads, rows, columns)
     if softcap:
         scores = np.tanh(scores / q.dtype.type(softcap)) * q.dtype.type(softcap)
     if mask is not None and mask.dtype != np.bool_:
         scores = scores + mask
     allowed = mask if mask is not None and mask.dtype == np.bool_ else None
     if causal or window:
-        distance = np.arange(rows)[:, None] + (length - rows) - np.arange(length)[None, :]
+        distance = np.arange(rows)[:, None] + (columns - rows) - np.arange(columns)[None, :]
         near = (distance >= 0) if causal else np.ones_like(distance, dtype=bool)
         if window:
             near &= distance < window
@@ -163,7 +175,7 @@ def attention(
         scores = np.where(allowed, scores, -np.inf)
     nothing = scores.max(axis=-1, keepdims=True, initial=-np.inf) == -np.inf
     weights = np.where(nothing, 0, _softmax(scores, -1)).astype(q.dtype)
-    grouped_weights = weights.reshape(batch, kv_heads, heads // kv_heads, rows, length)
+    grouped_weights = weights.reshape(batch, kv_heads, heads // kv_heads, rows, columns)
     y = np.matmul(grouped_weights, v[:, :, None]).reshape(batch, heads, rows, v.shape[3])
     return np.ascontiguousarray(y.swapaxes(1, 2)) if seq_major else y
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forgec.backends.base import DEFAULTS, RejectedError, Settings
-from forgec.backends.qnn import compiler, support
-from forgec.backends.qnn.backend import QnnBackend
+from forgec.backends.qnn import compiler, trial
+from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
-from forgec.backends.qnn.support import Support, signature
 from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
 from forgec.backends.vendor.cache import Cache
+from forgec.backends.vendor.support import Support
+from forgec.backends.vendor.support import single as alone
 from qnn_programs import single
 
 from forgec.errors import BackendError
@@ -75,7 +76,9 @@ def test_the_backend_learns_from_a_refusal(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(compiler, "compile_segments", refuse)
     qnn = QnnBackend(TARGETS[0])
-    qnn._support = Support("a compiler", 77, Cache(tmp_path))
+    qnn._support = Support(
+        "t", "a compiler", lambda instrs: [""] * len(instrs), tmp_path / "none", Cache(tmp_path)
+    )
     with pytest.raises(RejectedError):
         qnn.compile(ERF, no_constants)
     assert qnn.supports(refused).reason.startswith("mul: ")
@@ -133,39 +136,15 @@ def test_a_process_that_dies_is_an_answer(tmp_path: Path, monkeypatch: pytest.Mo
         "        os.abort()\n"
         "    open('results.jsonl', 'a').write(json.dumps({'error': ''}) + '\\n')\n"
     )
-    monkeypatch.setattr(support, "__file__", str(tmp_path / "support.py"))
+    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
     x = np.ones((2, 3), np.float32)
     instrs: list[Instr] = [single(op, Sample((x,), {})).program.main.body[0] for op in ("exp", "sin", "cos")]
-    assert support.try_out(instrs, 77) == ["", "Qualcomm's compiler dies of it", ""]
-
-
-def test_signatures_ignore_sizes_and_nothing_else() -> None:
-    def of(op: str, *shape: int, **attrs: object) -> str:
-        return signature(single(op, Sample((np.ones(shape, np.float32),), attrs)).program.main.body[0])
-
-    assert of("exp", 2, 3) == of("exp", 5, 7)
-    assert of("exp", 2, 3) != of("exp", 2, 3, 1)
-    assert of("exp", 2, 3) != of("sin", 2, 3)
-    assert of("softmax", 2, 3, axis=0) != of("softmax", 2, 3, axis=1)
-
-
-def test_answers_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (instr,) = single("exp", Sample((np.ones((2, 3), np.float32),), {})).program.main.body
-    asked = []
-
-    def try_out(instrs: list[Instr], soc: int) -> list[str]:
-        asked.append(len(instrs))
-        return ["because"] * len(instrs)
-
-    monkeypatch.setattr(support, "try_out", try_out)
-    for _ in range(2):
-        assert Support("a compiler", 77, Cache(tmp_path)).reasons([instr, instr]) == ["because"] * 2
-    assert asked == [1]
+    assert trial.try_out(instrs, 77) == ["", "Qualcomm's compiler dies of it", ""]
 
 
 def test_what_ships_is_of_known_ops() -> None:
-    known = json.loads(support.KNOWN.read_text())
-    for answers in known.values():
+    known = json.loads(KNOWN.read_text())
+    for answers in known[FAMILY].values():
         assert answers.get("erf(f32/3) {}")
         assert answers["exp(f32/3) {}"] == ""
 
@@ -173,4 +152,4 @@ def test_what_ships_is_of_known_ops() -> None:
 def test_an_instruction_on_constants_alone_gets_an_input() -> None:
     x = np.ones((2, 3), np.float32)
     instr = single("mul", Sample((2.0, x), {}), frozenset({1})).program.main.body[0]
-    assert [r.type.shape for r in support.single(instr).main.params] == [(2, 3)]
+    assert [r.type.shape for r in alone(instr).main.params] == [(2, 3)]

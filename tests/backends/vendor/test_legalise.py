@@ -67,7 +67,7 @@ def one(name: str, operands: Sequence[Any], attrs: dict, *, constants: bool) -> 
             tensors[f"w{i}"] = x
             given.append(ConstRef(f"c{i}", kind))
         else:
-            inputs.append(np.ascontiguousarray(x))
+            inputs.append(np.array(x, order="C"))
             given.append(Register(i, kind))
     kinds = get(name).result_types(
         [TensorType.of(x) if isinstance(x, np.ndarray) else None for x in operands], attrs
@@ -133,16 +133,32 @@ def test_grouped_attention_with_every_mask(groups: Any, rows: int, masked: str, 
     }[masked]
     attrs = {"scale": 0.3, "causal": causal, "seq_major": True}
     for constants in (False, True):
-        program, tensors, inputs = one("attention", (q, k, v, mask), attrs, constants=constants)
+        program, tensors, inputs = one("attention", (q, k, v, mask, None), attrs, constants=constants)
         (want,) = Interpreter(program, tensors.__getitem__).run(inputs)
         _, (got,) = run_legal(program, [decompose_attention(groups)], tensors, inputs)
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=f"seed {SEED}")
 
 
+@pytest.mark.parametrize("filled", [1, 5, 7])
+@pytest.mark.parametrize(("causal", "window"), [(False, 0), (True, 0), (True, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_a_part_of_a_cache(filled: int, causal: bool, window: int, masked: bool) -> None:
+    rng = np.random.default_rng(SEED)
+    q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((1, 4, 1, 8), (1, 2, 7, 8), (1, 2, 7, 8)))
+    mask = rng.standard_normal((1, 1, 1, 7)).astype(np.float32) if masked else None
+    attrs = {"scale": 0.3, "causal": causal, "window": window}
+    program, tensors, inputs = one("attention", (q, k, v, mask, np.array(filled)), attrs, constants=False)
+    (want,) = Interpreter(program, tensors.__getitem__).run(inputs)
+    _, (got,) = run_legal(program, [decompose_attention("fold")], tensors, inputs)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=f"seed {SEED}")
+
+
 def test_a_mask_that_layers_share_is_made_once() -> None:
     rng = np.random.default_rng(SEED)
     x = rng.standard_normal((1, 2, 4, 8)).astype(np.float32)
-    program, tensors, inputs = one("attention", (x, x, x, np.ones((1, 1, 4, 4), bool)), {}, constants=False)
+    program, tensors, inputs = one(
+        "attention", (x, x, x, np.ones((1, 1, 4, 4), bool), None), {}, constants=False
+    )
     first = program.main.body[0]
     second = replace(
         first,

@@ -28,7 +28,10 @@ struct AttentionTask {
   float largest[kMaxTile], total[kMaxTile];
   bool first_block;          // no keys seen yet
 
-  AttentionTask(const Attention& params, float* own) : p(params), query(own), sums(own + kMaxTile * params.size) {}
+  int64_t length;            // keys that count
+
+  AttentionTask(const Attention& params, float* own, int64_t keys_filled)
+      : p(params), query(own), sums(own + kMaxTile * params.size), length(keys_filled) {}
 
   int64_t kv_head() const { return head / (p.heads / p.kv_heads); }
 
@@ -43,8 +46,8 @@ struct AttentionTask {
 
   // Keys [low, high) that row i of the tile may see as far as `causal` and `window` say.
   void visible(int i, int64_t* low, int64_t* high) const {
-    const int64_t at = row + i + p.length - p.rows;
-    *high = p.causal && at + 1 < p.length ? at + 1 : p.length;
+    const int64_t at = row + i + length - p.rows;
+    *high = p.causal && at + 1 < length ? at + 1 : length;
     *low = p.window > 0 && at + 1 > p.window ? at + 1 - p.window : 0;
     if (*high < 0) *high = 0;
   }
@@ -170,7 +173,7 @@ struct AttentionTask {
 
   void run() {
     load_query();
-    int64_t begin = p.length, end = 0;
+    int64_t begin = length, end = 0;
     for (int i = 0; i < rows; ++i) {
       int64_t low, high;
       visible(i, &low, &high);
@@ -198,7 +201,9 @@ struct AttentionTask {
 template <class V>
 void attention(const void* params, Context& context) {
   const Attention& p = *static_cast<const Attention*>(params);
-  const int64_t panels = (p.length + kPanel - 1) / kPanel;
+  int64_t length = p.length;
+  if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
+  const int64_t panels = (length + kPanel - 1) / kPanel;
   if (p.keys != nullptr) {
     const int64_t count = p.batch * p.kv_heads * panels;
     int64_t begin, end;
@@ -206,7 +211,7 @@ void attention(const void* params, Context& context) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / panels, key = i % panels * kPanel;
       const float* k = p.k + head / p.kv_heads * p.k_step[0] + head % p.kv_heads * p.k_step[1] + key * p.k_step[2];
-      const int64_t keys = p.length - key < kPanel ? p.length - key : kPanel;
+      const int64_t keys = length - key < kPanel ? length - key : kPanel;
       float* to = p.keys + i * kPanel * p.size;
       if (p.k_step[3] == 1) {
         transpose<V>(k, p.k_step[2], keys, p.size, to, kPanel);
@@ -219,7 +224,7 @@ void attention(const void* params, Context& context) {
     context.barrier();
   }
   const Tiles tiles(p.rows, V::tile_rows);
-  AttentionTask<V> task(p, p.own + context.thread * p.own_floats);
+  AttentionTask<V> task(p, p.own + context.thread * p.own_floats, length);
   for (int64_t n = context.claim(); n < p.batch * p.heads * tiles.count; n = context.claim()) {
     const int64_t head = n / tiles.count, tile = tiles.count - 1 - n % tiles.count;  // the longest rows first
     task.batch = head / p.heads;

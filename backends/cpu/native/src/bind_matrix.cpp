@@ -150,6 +150,7 @@ void bind_attention(Binder& binder, const Call& call) {
       p.mask_step[4 - mask.rank + i] = mask.shape[i] == 1 ? 0 : mask.strides[i];
     }
   }
+  if (call.has(4)) p.filled = call.input(4).as<const int64_t>();
   p.scale = static_cast<float>(call.number("scale"));
   p.softcap = static_cast<float>(call.number("softcap"));
   p.causal = call.flag("causal");

@@ -1,4 +1,5 @@
 // Ops that move elements: copies between any strides, concatenation, padding, reversal, states.
+#include <algorithm>
 #include <cstring>
 
 #include "bind.h"
@@ -115,6 +116,61 @@ void bind_plain_copy(Binder& binder, const Call& call) { bind_copy(binder, call.
 
 void bind_write_state(Binder& binder, const Call& call) { bind_copy(binder, call.input(1), call.input(0)); }
 
+// Rows of a cache [..., C, D] replaced by [..., T, D], from a row on that is known when it runs.
+struct Rows {
+  const char* from;
+  char* to;
+  const int64_t* position;
+  int64_t item, places, row_step;  // first rows at which they fit; elements from row to row of the cache
+  int rank;
+  int64_t shape[kMaxRank], from_steps[kMaxRank], to_steps[kMaxRank];
+  int64_t total;
+};
+
+void run_rows(const void* params, Context& context) {
+  const Rows& p = *static_cast<const Rows*>(params);
+  const int64_t first = *p.position;
+  if (first < 0 || first >= p.places) return context.fail(first, p.places);
+  char* to = p.to + first * p.row_step * p.item;
+  const int last = p.rank - 1;
+  int64_t begin, end;
+  context.share(p.total, 64, &begin, &end);
+  Index index(p.rank, p.shape, begin);
+  while (begin < end) {
+    int64_t n = p.shape[last] - index.at[last];
+    n = n < end - begin ? n : end - begin;
+    copy_run(p.from + index.offset(p.from_steps) * p.item, to + index.offset(p.to_steps) * p.item, p.item,
+             p.from_steps[last], p.to_steps[last], n);
+    index.advance(n);
+    begin += n;
+  }
+}
+
+void emit_rows(Binder& binder, const Tensor& cache, const Tensor& rows, const Tensor& position) {
+  Rows p{};
+  p.from = rows.data;
+  p.to = cache.data;
+  p.position = position.as<const int64_t>();
+  p.item = item_size(cache.dtype);
+  p.rank = rows.rank;
+  std::copy_n(rows.shape, rows.rank, p.shape);
+  std::copy_n(rows.strides, rows.rank, p.from_steps);
+  std::copy_n(cache.strides, rows.rank, p.to_steps);
+  p.row_step = cache.strides[rows.rank - 2];
+  p.places = cache.shape[rows.rank - 2] - rows.shape[rows.rank - 2] + 1;
+  p.total = rows.numel();
+  binder.emit(run_rows, p, p.total * p.item > kParallelBytes);
+}
+
+void bind_update_rows(Binder& binder, const Call& call) {
+  if (call.input(0).data != call.out().data) bind_copy(binder, call.input(0), call.out());
+  emit_rows(binder, call.out(), call.input(1), call.input(2));
+}
+
+void bind_write_rows(Binder& binder, const Call& call) {
+  emit_rows(binder, call.input(0), call.input(1), call.input(2));
+}
+
 void bind_flip(Binder& binder, const Call& call) {
   Tensor x = call.input(0);
   for (int64_t axis : call.integers("axes")) {
@@ -185,6 +241,8 @@ void add_movement_binders(BindTable& table) {
   table["copy"] = bind_plain_copy;
   table["read_state"] = bind_plain_copy;
   table["write_state"] = bind_write_state;
+  table["update_rows"] = bind_update_rows;
+  table["write_rows"] = bind_write_rows;
   table["flip"] = bind_flip;
   table["concat"] = bind_concat;
   table["pad"] = bind_pad;

@@ -1,0 +1,79 @@
+"""Finding out what Intel's compiler takes: instructions tried alone, and the culprit in a refused segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from forgec.errors import BackendError, InternalError
+from forgec.ir.program import Constant, Instr, Program
+from forgec.ir.types import TensorType
+
+from ..base import Constants, Settings
+from ..vendor.support import single
+from .compiler import Model, Rejected, build_batch
+from .emission import emitted
+from .toolchain import Toolchain
+
+__all__ = ["culprit", "try_out"]
+
+_BOUND = Settings(timeout_s=120.0)
+
+
+def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> list[str]:
+    """Compile each instruction alone; the reason where that fails, empty where it does not."""
+    models: dict[int, Model] = {}
+    reasons: dict[int, str] = {}
+    for index, instr in enumerate(instrs):
+        try:
+            models[index] = emitted(single(instr), filling, "single instructions")
+        except (BackendError, InternalError) as error:
+            reasons[index] = error.what
+    results = build_batch(list(models.values()), platform, toolchain, _BOUND)
+    for index, result in zip(models, results, strict=True):
+        reasons[index] = result.reason if isinstance(result, Rejected) else ""
+    return [reasons[index] for index in range(len(instrs))]
+
+
+def filling(constant: Constant) -> np.ndarray:
+    """Values for a constant of a trial: small, different from each other, legal as indices."""
+    t: TensorType = constant.type
+    if not t.dtype.is_float:
+        return np.zeros(t.shape, t.dtype.numpy)
+    return np.resize(np.linspace(0.1, 0.9, 251, dtype=np.float32), t.shape).astype(t.dtype.numpy)
+
+
+def culprit(segment: Program, constants: Constants, platform: str, toolchain: Toolchain) -> Instr | None:
+    """The instruction at which a refused segment begins to be refused; None if none can be told.
+
+    Bisection over the segment's beginnings: about log2(instructions) compiles.
+    """
+
+    def refused(count: int) -> bool:
+        model = emitted(beginning(segment, count), constants, "bisection")
+        (result,) = build_batch([model], platform, toolchain, _BOUND)
+        return isinstance(result, Rejected)
+
+    low, high = 0, len(segment.main.body)
+    if not refused(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if refused(middle):
+            high = middle
+        else:
+            low = middle
+    return segment.main.body[high - 1]
+
+
+def beginning(segment: Program, count: int) -> Program:
+    """The first instructions of a segment; their results that nothing reads are the results."""
+    body = segment.main.body[:count]
+    read = {r for instr in body for r in instr.registers()}
+    results = tuple(r for instr in body for r in instr.results if r not in read)
+    used = {r for instr in body for r in instr.registers()}
+    params = tuple(r for r in segment.main.params if r in used)
+    main = replace(segment.main, params=params, body=body, results=results)
+    return replace(segment, functions={segment.entry: main})

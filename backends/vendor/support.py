@@ -1,0 +1,119 @@
+"""Which instructions a vendor's compiler takes, learnt from the compiler itself.
+
+An instruction's *signature* is its op, the kinds, element types and ranks of its operands, and its attributes
+but for sizes: that is what compilers' answers depend on. A signature that is not known is tried: the smallest
+program with that instruction is compiled, all that are asked together in one process. Answers are kept by
+target and compiler: those that ship with forgec as data, others in the compile cache. A refusal that shows
+only in a larger segment is kept with the instruction's sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
+
+from .cache import Cache, key_of
+
+__all__ = ["Ask", "Support", "exact", "signature", "single"]
+
+Ask = Callable[[Sequence[Instr]], Sequence[str]]
+"""Tries instructions; for each the reason for a refusal, empty if it is taken."""
+
+_SIZES = {"shape", "start", "stop", "before", "after", "eps", "scale", "softcap", "window", "low", "high"}
+"""Attributes whose values do not matter, only whether they are there."""
+
+
+def signature(instr: Instr) -> str:
+    """Equal for instructions that a compiler answers alike."""
+    operands = ", ".join(_kind(x) for x in instr.operands)
+    attrs = {k: "*" if k in _SIZES else v for k, v in sorted(instr.attrs.items()) if v is not None}
+    return f"{instr.op}({operands}) {json.dumps(attrs)}"
+
+
+def exact(instr: Instr) -> str:
+    """The signature with all sizes."""
+    operands = ", ".join(
+        _kind(x) if not hasattr(x, "type") else f"{_kind(x)} {x.type}" for x in instr.operands
+    )
+    return f"{instr.op}({operands}) {json.dumps(dict(sorted(instr.attrs.items())))}"
+
+
+def _kind(x: Operand) -> str:
+    if x is None:
+        return "_"
+    if isinstance(x, Literal):
+        return type(x.value).__name__
+    return f"{'const ' if isinstance(x, ConstRef) else ''}{x.type.dtype.value}/{x.type.rank}"
+
+
+class Support:
+    """Answers for one target by one compiler: empty text for yes, else the reason for no.
+
+    ``shipped`` is a JSON file of answers by target, compiler and signature.
+    """
+
+    def __init__(
+        self, target: str, compiler: str, ask: Ask, shipped: Path, store: Cache | None = None
+    ) -> None:
+        self._place = ("support", target, compiler)
+        self._ask = ask
+        self._store = Cache() if store is None else store
+        self._known = dict(_shipped(shipped).get(target, {}).get(compiler, {}))
+
+    def reasons(self, instrs: Sequence[Instr]) -> list[str]:
+        """Why each instruction is refused, empty where it is not."""
+        keys = [signature(instr) for instr in instrs]
+        unknown = {key: instr for key, instr in zip(keys, instrs, strict=True) if self._find(key) is None}
+        if unknown:
+            for key, reason in zip(unknown, self._ask(list(unknown.values())), strict=True):
+                self.learn(key, reason)
+        return [self._find(exact(i)) or self._known[key] for key, i in zip(keys, instrs, strict=True)]
+
+    def learn(self, key: str, reason: str) -> None:
+        """Remember an answer, here and in the cache."""
+        self._known[key] = reason
+        self._store.put(key_of(*self._place, key), json.dumps(reason).encode())
+
+    def _find(self, key: str) -> str | None:
+        if key not in self._known:
+            kept = self._store.get(key_of(*self._place, key))
+            if kept is None:
+                return None
+            self._known[key] = str(json.loads(kept))
+        return self._known[key]
+
+
+@cache
+def _shipped(path: Path) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def single(instr: Instr) -> Program:
+    """A program of one instruction, its constants named in order.
+
+    If all that it reads is constant, the first constant becomes an input: some take no model without.
+    """
+    computed = any(isinstance(x, Register) for x in instr.operands)
+    params: dict[int, Register] = {}
+    constants: dict[str, Constant] = {}
+    operands: list[Operand] = []
+    for x in instr.operands:
+        if isinstance(x, ConstRef) and not computed:
+            computed, x = True, Register(-1, x.type)
+        if isinstance(x, ConstRef):
+            name = f"c{len(constants)}"
+            constants[name] = Constant(name, x.type, Leaf(name, x.type))
+            operands.append(ConstRef(name, x.type))
+        else:
+            if isinstance(x, Register):
+                params[x.id] = x
+            operands.append(x)
+    body = [Instr(instr.op, tuple(operands), instr.results, dict(instr.attrs), instr.source)]
+    names = tuple(f"x{i}" for i in range(len(params)))
+    outputs = tuple(f"y{i}" for i in range(len(instr.results)))
+    main = Function("main", tuple(params.values()), names, body, instr.results, outputs)
+    return Program("main", {"main": main}, constants)

@@ -1,0 +1,179 @@
+"""``forgec generate`` and ``forgec chat``: text from a compiled language model, without PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from ..report import units
+from ..report.terminal import Printer
+from . import flags, text_flags
+from .boundary import verb
+from .output import Format, Output
+
+if TYPE_CHECKING:
+    from ..text import LLM, Piece
+
+__all__ = ["chat", "generate"]
+
+
+@verb(
+    'forgec generate -m model.forge -p "Once upon a time" -n 64',
+    'forgec generate -m model.forge -p "def main(" --temperature 0.8 --top-p 0.95 --seed 1',
+    "forgec generate -m model.forge -p - < prompt.txt",
+)
+def generate(
+    model: text_flags.LanguageModel,
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue, or - for stdin.")
+    ],
+    max_tokens: text_flags.MaxTokens = None,
+    temperature: text_flags.Temperature = 0.0,
+    top_k: text_flags.TopK = 0,
+    top_p: text_flags.TopP = 1.0,
+    min_p: text_flags.MinP = 0.0,
+    repetition_penalty: text_flags.Penalty = 1.0,
+    seed: text_flags.SamplingSeed = None,
+    stop: text_flags.Stop = None,
+    logprobs: Annotated[
+        int | None, typer.Option(metavar="N", help="With --format json: the N likeliest tokens of each.")
+    ] = None,
+    fmt: flags.FormatFlag = Format.text,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Continue a text, as it is written; needs no PyTorch.
+
+    The times are measured: until the first token, and tokens a second of prefill and decode.
+    """
+    from ..text import LLM, Sampling
+
+    output = Output(fmt, quiet)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+    )
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with LLM(model) as llm:
+        if fmt is Format.text:
+            _write(llm.generate(text, sampling))
+            output.note(_summary(llm))
+            return
+        pieces = list(llm.generate(text, sampling))
+        output.result(_document(llm, pieces), _nothing)
+
+
+@verb(
+    "forgec chat -m model.forge",
+    'forgec chat -m model.forge --system "Answer in one sentence." --temperature 0.7',
+)
+def chat(
+    model: text_flags.LanguageModel,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")
+    ] = None,
+    max_tokens: text_flags.MaxTokens = None,
+    temperature: text_flags.Temperature = 0.0,
+    top_k: text_flags.TopK = 0,
+    top_p: text_flags.TopP = 1.0,
+    min_p: text_flags.MinP = 0.0,
+    repetition_penalty: text_flags.Penalty = 1.0,
+    seed: text_flags.SamplingSeed = None,
+    stop: text_flags.Stop = None,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Talk to a model in its own chat template; one line is one turn, an empty one ends.
+
+    The whole conversation is the prompt of every turn.
+    """
+    from ..text import LLM, Sampling
+
+    output = Output(Format.text, quiet)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+        max_tokens=max_tokens,
+    )
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    with LLM(model) as llm:
+        while turn := _read_turn(output):
+            messages.append({"role": "user", "content": turn})
+            answer = _write(llm.chat(messages, sampling))
+            messages.append({"role": "assistant", "content": answer})
+            output.note(_summary(llm))
+
+
+def _read_turn(output: Output) -> str:
+    if sys.stdin.isatty():
+        output.prompt("> ")
+    return sys.stdin.readline().strip()
+
+
+def _write(pieces: Iterable[Piece]) -> str:
+    """Print pieces as they come; gives the whole text."""
+    text = ""
+    try:
+        for piece in pieces:
+            text += piece.text
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    finally:
+        if text and not text.endswith("\n"):
+            sys.stdout.write("\n")
+    return text
+
+
+def _summary(llm: LLM) -> str:
+    """Counts and measured times in one line."""
+    from ..text.stats import peak_rss
+
+    s = llm.stats
+    parts = [
+        f"{s.prompt_tokens} prompt tokens, {s.tokens} new ({s.finish})",
+        f"first token {s.first_token_s * 1e3:.1f} ms",
+        f"prefill {s.prefill_rate:.1f} tokens/s",
+        f"decode {s.decode_rate:.1f} tokens/s" if s.tokens > 1 else "",
+        f"peak memory {units.nbytes(peak_rss())}",
+    ]
+    return "; ".join(filter(None, parts)) + " (measured)"
+
+
+def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
+    from ..text.stats import peak_rss
+
+    s = llm.stats
+    return {
+        "text": "".join(piece.text for piece in pieces),
+        "tokens": [
+            {"token": p.token, "text": p.text, "logprob": p.logprob, "top": [list(pair) for pair in p.top]}
+            for p in pieces
+        ],
+        "finish": s.finish,
+        "measured": {
+            "prompt_tokens": s.prompt_tokens,
+            "new_tokens": s.tokens,
+            "first_token_ms": s.first_token_s * 1e3,
+            "prefill_tokens_per_s": s.prefill_rate,
+            "decode_tokens_per_s": s.decode_rate,
+            "peak_rss_bytes": peak_rss(),
+        },
+    }
+
+
+def _nothing(printer: Printer) -> None:
+    raise InputError("text is printed as it is generated")

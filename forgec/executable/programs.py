@@ -1,0 +1,109 @@
+"""Several programs in one file: prefill and decode of a language model, or one program for several shapes.
+
+They share one copy of the weights, by the keys of their constants, and their states, by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import numpy as np
+
+from ..errors import InputError
+from ..ir.program import Constant
+from .constants import Constants
+from .executable import Executable
+from .states import States
+from .stored import common_states, load_entries, save_entries
+
+__all__ = ["Programs", "load_programs"]
+
+
+class Programs(Mapping[str, Executable]):
+    """Executables by name; the first one is the main program, which ``forgec.load`` gives."""
+
+    def __init__(self, entries: Mapping[str, Executable]) -> None:
+        """Of executables compiled one by one: from now on they share constants and states.
+
+        Raises :class:`ArtifactError` if two of them have states of one name and other types.
+        """
+        shared = [executable.shared for executable in entries.values()]
+        constants = _union([(s.plan.program.constants, s.constants) for s in shared])
+        initial = {name: array for s in shared for name, array in s.initial.items()}
+        states = States(common_states([s.plan.program.states for s in shared]), initial)
+        for one in shared:
+            one.constants = constants
+        self._entries = {name: Executable.of(e.shared, states) for name, e in entries.items()}
+
+    @classmethod
+    def _of(cls, entries: Mapping[str, Executable]) -> Programs:
+        self = cls.__new__(cls)
+        self._entries = dict(entries)
+        return self
+
+    def __getitem__(self, name: str) -> Executable:
+        if name not in self._entries:
+            raise InputError(f"there is no program {name!r} in the file", hint=f"one of: {', '.join(self)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<forgec programs {', '.join(self)} of {self.main.info.name!r} for {self.main.info.target}>"
+
+    @property
+    def main(self) -> Executable:
+        """The first program; it also has the file's info and extra files."""
+        return next(iter(self._entries.values()))
+
+    def clone(self) -> Programs:
+        """The same programs with states and arenas of their own; constants are shared."""
+        states = self.main.states.copy()
+        return Programs._of({name: Executable.of(e.shared, states) for name, e in self.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.forge`` file, whole or not at all; each constant is computed, written and released.
+
+        Raises :class:`ArtifactError` if the file cannot be written.
+        """
+        save_entries(path, self._entries)
+
+    def close(self) -> None:
+        """Release arenas and states."""
+        for executable in self.values():
+            executable.close()
+
+    def __enter__(self) -> Programs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_programs(path: str | os.PathLike[str], verify_weights: bool = True) -> Programs:
+    """All programs of a ``.forge`` file; one that has a single program gives that, under the name ``""``.
+
+    Raises :class:`ArtifactError` as ``forgec.load`` does.
+    """
+    return Programs._of(load_entries(path, verify_weights))
+
+
+def _union(tables: list[tuple[Mapping[str, Constant], Constants]]) -> Constants:
+    """One table over those of several programs: constants of equal keys are computed and kept once."""
+    owners = {constant.key: owner for table, owner in tables for constant in table.values()}
+
+    def compute(constant: Constant) -> np.ndarray:
+        return owners[constant.key].once(constant)
+
+    return Constants(compute)

@@ -1,0 +1,116 @@
+"""Compile a decoder-only language model into one file that writes text: prefill and decode programs over one
+cache, the tokenizer, the chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .compile import Progress
+from .compile import compile as compile_program
+from .executable import Programs
+from .options import Options
+from .plan.plan import HOST
+from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
+from .text.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from .models import LoadedModel
+
+__all__ = ["compile_language_model"]
+
+CHUNKS = (128,)
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def compile_language_model(
+    model: LoadedModel | str | Path,
+    *,
+    context: int,
+    chunks: Sequence[int] = CHUNKS,
+    target: str = HOST,
+    options: Options | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **named_options: Any,
+) -> Programs:
+    """Compile programs that read a prompt in ``chunks`` and write a text of up to ``context`` tokens.
+
+    ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
+    chunk longer than the context is cut to it. The result is for :class:`forgec.LLM`, directly or saved.
+
+    Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
+    it does not know, and ``ArtifactError`` for a tokenizer that does not fit the model.
+    """
+    from .models import load
+    from .models.decoder import CACHE, decoder_of
+
+    loaded = load(model) if isinstance(model, str | Path) else model
+    chosen = Options.of(options, **named_options)
+    sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
+    decoder = decoder_of(loaded, context, sizes)
+    extra = _extra(loaded, GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded)))
+    entries = {}
+    for name, tokens in {DECODE: 1, **{prefill_name(size): size for size in sizes}}.items():
+        args, kwargs = decoder.example(tokens)
+        entries[name] = compile_program(
+            decoder,
+            args,
+            kwargs,
+            target=target,
+            options=chosen,
+            name=loaded.name,
+            origin=loaded.weights,
+            states={CACHE: CACHE},
+            progress=progress,
+        )
+    entries[DECODE].add_extra(extra)
+    return Programs(entries)
+
+
+def _vocabulary(loaded: LoadedModel) -> int:
+    return int(loaded.config.get_text_config().vocab_size)
+
+
+def _eos(loaded: LoadedModel) -> tuple[int, ...]:
+    """Tokens that end a text, as the model's generation settings or its configuration say."""
+    settings = getattr(loaded.module, "generation_config", None)
+    found = getattr(settings, "eos_token_id", None)
+    if found is None:
+        found = getattr(loaded.config, "eos_token_id", None)
+    if found is None:
+        return ()
+    return tuple(int(token) for token in (found if isinstance(found, list | tuple) else [found]))
+
+
+def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
+    """Further files of the artifact."""
+    folder = loaded.tokenizer_dir
+    files: dict[str, bytes] = {}
+    special: dict[str, str] = {}
+    if folder is not None and (folder / TOKENIZER_FILE).is_file():
+        files[TOKENIZER_FILE] = (folder / TOKENIZER_FILE).read_bytes()
+        Tokenizer(files[TOKENIZER_FILE], info.vocabulary)
+        settings = _settings(folder / "tokenizer_config.json")
+        special = {name: text for name in _SPECIAL if (text := _text(settings.get(name))) is not None}
+        template = settings.get("chat_template")
+        if (folder / TEMPLATE_FILE).is_file():
+            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        if isinstance(template, str):
+            files[TEMPLATE_FILE] = template.encode()
+    full = GenerationInfo(info.context, info.chunks, info.vocabulary, info.eos, special)
+    return {FILE: full.to_bytes(), **files}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
+
+
+def _text(token: Any) -> str | None:
+    """A special token's text, which is a string or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

@@ -1,0 +1,59 @@
+"""What a file says about generating text with its programs: ``extra/generation.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import ArtifactError
+
+__all__ = ["DECODE", "FILE", "TEMPLATE_FILE", "TOKENIZER_FILE", "GenerationInfo", "prefill_name"]
+
+FILE = "generation.json"
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+DECODE = "decode"
+"""Name of the program that reads one token."""
+
+
+def prefill_name(chunk: int) -> str:
+    """Name of the program that reads chunks of ``chunk`` tokens."""
+    return f"prefill.{chunk}"
+
+
+@dataclass(frozen=True)
+class GenerationInfo:
+    """``context`` is the longest text, ``chunks`` are the sizes of the prefill programs, ascending."""
+
+    context: int
+    chunks: tuple[int, ...]
+    vocabulary: int
+    eos: tuple[int, ...] = ()
+    special: dict[str, str] = field(default_factory=dict)
+    """Texts of special tokens by the names that chat templates know."""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GenerationInfo:
+        """The inverse of :meth:`to_bytes`; :class:`ArtifactError` for anything else."""
+        try:
+            value: Any = json.loads(data)
+            info = cls(
+                value["context"],
+                tuple(value["chunks"]),
+                value["vocabulary"],
+                tuple(value["eos"]),
+                dict(value["special"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(f"{FILE} is malformed: {error}") from error
+        numbers = (info.context, info.vocabulary, *info.chunks, *info.eos)
+        texts = [*info.special, *info.special.values()]
+        if not all(type(n) is int and n >= 0 for n in numbers) or list(info.chunks) != sorted(info.chunks):
+            raise ArtifactError(f"{FILE} is malformed: its numbers are {numbers!r:.80}")
+        if not all(isinstance(text, str) for text in texts):
+            raise ArtifactError(f"{FILE} is malformed: its special tokens are no texts")
+        return info

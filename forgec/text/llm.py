@@ -1,0 +1,228 @@
+"""A compiled language model that writes text.
+
+A prompt is read in chunks by the largest prefill program that it fills, the rest by the smallest that holds
+it, padded; then the decode program reads one token at a time. The cache is a state of the programs: where the
+text is, is the one number kept here. What a chunk's padding wrote is written over by what comes next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, InputError, OptionError
+from ..executable import Programs, load_programs
+from .chat import render
+from .info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
+from .sampling import Sampler, Sampling, log_probabilities
+from .stats import Stats
+from .tokens import StopTexts, Tokenizer
+
+__all__ = ["LLM", "Piece"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One generated token and the text that is certain since: none while a character or a stop text may go
+    on, several characters when that is settled."""
+
+    text: str
+    token: int
+    logprob: float | None = None
+    """Natural logarithm of the token's probability, if asked for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens and their log probabilities, if asked for."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class LLM:
+    """A ``.forge`` file with prefill and decode programs, as ``forgec compile --context`` writes it.
+
+    One text is generated at a time: starting another ends the one before. Raises :class:`ArtifactError` if
+    the file has no such programs, or its tokenizer does not fit them.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | Programs) -> None:
+        self.programs = source if isinstance(source, Programs) else load_programs(source)
+        main = self.programs.main
+        if FILE not in main.extra_names:
+            raise ArtifactError(
+                f"{main.info.name or 'the file'} has no programs that generate text",
+                hint="compile the model with --context N",
+            )
+        self.info = GenerationInfo.from_bytes(main.extra(FILE))
+        for name in (DECODE, *map(prefill_name, self.info.chunks)):
+            if name not in self.programs:
+                raise ArtifactError(f"the file lacks the program {name!r}", hint="compile the model again")
+        self.tokenizer: Tokenizer | None = None
+        if TOKENIZER_FILE in main.extra_names:
+            self.tokenizer = Tokenizer(main.extra(TOKENIZER_FILE), self.info.vocabulary)
+        self.stats = Stats()
+        self._texts = 0
+
+    def generate(
+        self, prompt: str | Sequence[int], sampling: Sampling | None = None, **named: Any
+    ) -> Iterator[Piece]:
+        """Continue a text, given as such or as token ids, piece by piece.
+
+        ``sampling`` and further keywords are those of :class:`Sampling`. ``stats`` has the times of the last
+        call. Raises :class:`InputError` for an empty prompt, one that leaves no room in the context, and
+        tokens that the model does not know; :class:`OptionError` for an unknown or illegal option.
+        """
+        chosen = _sampling(sampling, named)
+        start = perf_counter()
+        ids = self._ids(prompt)
+        self._texts += 1
+        self.stats = Stats(prompt_tokens=len(ids))
+        return self._run(ids, chosen, self._texts, self.stats, start)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling | None = None, **named: Any
+    ) -> Iterator[Piece]:
+        """The model's turn in a conversation of messages with ``role`` and ``content``.
+
+        Raises what :meth:`generate` raises, and :class:`InputError` if the model has no chat template or that
+        refuses the conversation.
+        """
+        main = self.programs.main
+        if TEMPLATE_FILE not in main.extra_names or self.tokenizer is None:
+            raise InputError("the model has no chat template", hint="generate continues a plain text")
+        text = render(main.extra(TEMPLATE_FILE).decode(), messages, self.info.special)
+        return self.generate(self.tokenizer.encode(text, special=False), sampling, **named)
+
+    def close(self) -> None:
+        """Release the memory of the programs."""
+        self.programs.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise InputError("the file has no tokenizer", hint="pass token ids in place of text")
+            ids = self.tokenizer.encode(prompt)
+        else:
+            ids = [int(token) for token in prompt]
+        if not ids:
+            raise InputError("the prompt has no tokens", hint="give at least one word or token")
+        wrong = next((token for token in ids if not 0 <= token < self.info.vocabulary), None)
+        if wrong is not None:
+            raise InputError(
+                f"the model knows {self.info.vocabulary} tokens, and {wrong} is none of them",
+                hint="use the model's own tokenizer",
+            )
+        if len(ids) >= self.info.context:
+            raise InputError(
+                f"a prompt of {len(ids)} tokens leaves no room in a context of {self.info.context}",
+                hint="shorten it, or compile the model with a larger --context",
+            )
+        return ids
+
+    def _run(
+        self, ids: list[int], sampling: Sampling, number: int, stats: Stats, start: float
+    ) -> Iterator[Piece]:
+        sampler = Sampler(sampling, ids)
+        stream = None if self.tokenizer is None else self.tokenizer.stream(ids)
+        stops = StopTexts(sampling.stop)
+        eos = set(self.info.eos if sampling.eos is None else sampling.eos)
+        room = self.info.context - len(ids)
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        logits = self._prefill(ids)
+        stats.prefill_s = perf_counter() - start
+        position = len(ids)
+        while True:
+            began = perf_counter()
+            token = sampler.choose(logits)
+            stats.tokens += 1
+            ended = token in eos
+            text = "" if ended or stream is None else stops.add(stream.add(token))
+            if ended or stops.stopped:
+                stats.finish = "eos" if ended else "stop"
+            elif stats.tokens == limit:
+                stats.finish = "context" if limit == room else "length"
+            if stats.finish and not stops.stopped:
+                text += stops.rest()
+            piece = _piece(text, token, logits, sampling.logprobs)
+            if stats.tokens == 1:
+                stats.first_token_s = perf_counter() - start
+            stats.decode_s += perf_counter() - began
+            yield piece
+            if stats.finish:
+                return
+            if number != self._texts:
+                raise InputError(
+                    "another text was begun, and a model writes one at a time",
+                    hint="finish a text before the next, or load the file twice",
+                )
+            began = perf_counter()
+            logits = self._decode(token, position)
+            stats.decode_s += perf_counter() - began
+            position += 1
+
+    def _prefill(self, ids: list[int]) -> np.ndarray:
+        """Logits after a prompt, which is in the cache from then on."""
+        position = 0
+        logits = np.empty(0)
+        while position < len(ids):
+            left = len(ids) - position
+            chunk = self._chunk(left)
+            if chunk == 1:
+                logits = self._decode(ids[position], position)
+                position += 1
+                continue
+            count = min(chunk, left)
+            tokens = np.zeros((1, chunk), np.int64)
+            tokens[0, :count] = ids[position : position + count]
+            inputs = [tokens, np.array(position), np.array(count)]
+            logits = self.programs[prefill_name(chunk)].run_flat(inputs)[0][0]
+            position += count
+        return logits
+
+    def _chunk(self, left: int) -> int:
+        """Size of the program that reads the next of ``left`` tokens; 1 for the decode program."""
+        chunks = self.info.chunks
+        if left == 1 or not chunks:
+            return 1
+        if left >= chunks[-1]:
+            return chunks[-1]
+        holding = next(chunk for chunk in chunks if chunk >= left)
+        smaller = [chunk for chunk in chunks if chunk <= left]
+        # A chunk that would be mostly padding costs more than smaller ones.
+        return smaller[-1] if smaller and holding > 2 * left else holding
+
+    def _decode(self, token: int, position: int) -> np.ndarray:
+        """Logits after one more token."""
+        inputs = [np.array([[token]], np.int64), np.array(position)]
+        return self.programs[DECODE].run_flat(inputs)[0][0]
+
+
+def _sampling(given: Sampling | None, named: Mapping[str, Any]) -> Sampling:
+    try:
+        return replace(given or Sampling(), **named)
+    except TypeError as error:
+        known = ", ".join(Sampling.__dataclass_fields__)
+        raise OptionError(
+            f"unknown option among {', '.join(named)}", hint=f"the options are {known}"
+        ) from error
+
+
+def _piece(text: str, token: int, logits: np.ndarray, count: int | None) -> Piece:
+    if count is None:
+        return Piece(text, token)
+    logs = log_probabilities(logits)
+    best = np.argsort(-logs, kind="stable")[:count] if count else []
+    return Piece(text, token, float(logs[token]), tuple((int(i), float(logs[i])) for i in best))

@@ -1,0 +1,104 @@
+"""Caches written in place: when, and that it means the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forgec.errors import InputError
+from forgec.executable import Executable
+from forgec.executable.signature import Signature
+from forgec.ir.in_place import flatten
+from forgec.ir.interpreter import Interpreter
+from forgec.ir.parser import parse
+from forgec.ir.printer import to_text
+from forgec.ir.verifier import verify
+from forgec.plan.check import check_plan
+from forgec.plan.planner import make_plan
+
+CACHED = """program @main(r0 "x": f32[1,2,3,4], r1 "at": i64[]) -> (r4 "y": f32[1,2,3,4]) {
+  state s0: f32[1,2,8,4]
+  r2: f32[1,2,8,4] = read_state s0
+  r3: f32[1,2,8,4] = update_rows r2, r0, r1
+  r5: i64[] = add r1, 3
+  r4: f32[1,2,3,4] = attention r0, r3, r3, _, r5 {causal=true}
+  write_state s0, r3
+  return r4
+}
+"""
+
+
+def ops(text: str) -> list[str]:
+    program = parse(text)
+    verify(program)
+    return [instr.op for instr in flatten(program).main.body]
+
+
+def test_a_cache_is_written_in_place():
+    assert ops(CACHED) == ["write_rows", "view_state", "add", "attention"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("attention r0, r3, r3, _, r5", "attention r0, r2, r3, _, r5"),  # the old value is read
+        ("write_state s0, r3", "write_state s0, r2"),  # the old value stays
+        ("-> (r4", '-> (r3 "cache": f32[1,2,8,4], r4'),  # the caller gets the value
+    ],
+)
+def test_a_cache_that_is_read_otherwise_is_not(change):
+    text = CACHED.replace(*change)
+    if "cache" in change[1]:
+        text = text.replace("return r4", "return r3, r4")
+    assert "write_rows" not in ops(text)
+
+
+def test_the_flat_program_prints_parses_and_verifies():
+    flat = flatten(parse(CACHED))
+    verify(flat)
+    assert to_text(parse(to_text(flat))) == to_text(flat)
+
+
+def _executable() -> Executable:
+    from forgec import backends
+
+    program = parse(CACHED)
+    plan = make_plan(flatten(program), backends=[backends.get("cpu")], target="cpu")
+    check_plan(plan)
+    spec = {"kind": "tensor", "index": 0, "name": "x", "type": "f32[1,2,3,4]"}
+    at = {"kind": "tensor", "index": 1, "name": "at", "type": "i64[]"}
+    out = {"kind": "tensor", "index": 0, "name": "y", "type": "f32[1,2,3,4]"}
+    signature = Signature(
+        {"kind": "tuple", "items": [spec, at]}, {"kind": "dict", "items": {}}, out, ("x", "at")
+    )
+    return Executable(program, plan, signature, lambda name: np.zeros(0))
+
+
+@pytest.mark.parametrize("runtime", ["native", "numpy"])
+def test_runs_mean_what_the_interpreter_says(runtime, monkeypatch):
+    monkeypatch.setenv("FORGEC_CPU", runtime)
+    seed = 3
+    rng = np.random.default_rng(seed)
+    executable = _executable()
+    assert max(arena.nbytes for arena in executable.plan.arenas.values()) < 2 * 8 * 4 * 4 * 3, (
+        "a copy of the cache"
+    )
+    interpreter = Interpreter(parse(CACHED), lambda name: np.zeros(0))
+    for position in (0, 3, 5, 1, 4):
+        x = rng.standard_normal((1, 2, 3, 4)).astype(np.float32)
+        (want,) = interpreter.run([x, np.array(position)])
+        np.testing.assert_allclose(executable(x, position), want, atol=1e-6, err_msg=f"seed {seed}")
+
+
+@pytest.mark.parametrize("runtime", ["native", "numpy"])
+@pytest.mark.parametrize("position", [-1, 6, 1 << 40])
+def test_rows_that_do_not_fit_are_an_error_and_change_nothing(runtime, position, monkeypatch):
+    monkeypatch.setenv("FORGEC_CPU", runtime)
+    executable = _executable()
+    x = np.ones((1, 2, 3, 4), np.float32)
+    executable(x, 0)
+    before = {name: array.copy() for name, array in executable.states.arrays().items()}
+    with pytest.raises(InputError, match="outside"):
+        executable(2 * x, position)
+    for name, array in executable.states.arrays().items():
+        np.testing.assert_array_equal(array, before[name])

@@ -1,0 +1,29 @@
+"""Greedy text, token by token what transformers generates, over the borders of chunks."""
+
+from __future__ import annotations
+
+import pytest
+from text_models import generated, load, prompt
+
+import forgec
+
+CHUNK = 8
+LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 2)
+SLOW = ("qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3", "yarn")
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "lfm2", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_greedy_is_token_identical(family, tmp_path):
+    model = load(family, tmp_path)
+    context = min(model.max_tokens, 100)
+    room = {length: min(64, context - length) for length in LENGTHS}
+    expected = {length: generated(model, prompt(length), room[length]) for length in LENGTHS}
+    programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
+    reports = [programs[name].report for name in programs]
+    assert all(report.fidelity.passed and not report.warnings for report in reports)
+    with forgec.LLM(programs) as llm:
+        for length in LENGTHS:
+            pieces = llm.generate(prompt(length), max_tokens=room[length], eos=())
+            assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"

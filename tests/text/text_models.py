@@ -1,0 +1,82 @@
+"""Tiny language models of many families, and what transformers generates with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from forgec import models
+
+_TINY = {
+    "vocab_size": 131,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gemma": {**_TINY, "architectures": ["GemmaForCausalLM"], "head_dim": 8},
+    "gemma2": {
+        **_TINY,
+        "architectures": ["Gemma2ForCausalLM"],
+        "head_dim": 8,
+        "sliding_window": 12,
+        "query_pre_attn_scalar": 8,
+    },
+    "phi": {**_TINY, "architectures": ["PhiForCausalLM"], "num_key_value_heads": 4},
+    "phi3": {**_TINY, "architectures": ["Phi3ForCausalLM"]},
+    "mistral": {**_TINY, "architectures": ["MistralForCausalLM"], "sliding_window": 12},
+    "qwen3": {**_TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 8},
+    "yarn": {
+        **_TINY,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "rope_parameters": _YARN,
+    },
+}
+PRESETS = {
+    "llama": "llama-3.2-1b-tiny",
+    "gpt2": "gpt2-tiny",
+    "qwen2": "qwen2-0.5b-tiny",
+    "granite": "granite-350m-tiny",
+    "lfm2": "lfm2-2.6b-tiny",
+}
+
+
+def load(family: str, folder: Path) -> models.LoadedModel:
+    """A model of a family with random weights of seed 0."""
+    if family in PRESETS:
+        return models.load(PRESETS[family])
+    config = folder / "config.json"
+    config.write_text(json.dumps({"model_type": family, **CONFIGS[family]}))
+    return models.load(config, attn="eager" if family == "gemma2" else "sdpa")
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed + length).integers(3, 131, length).tolist()
+
+
+def generated(model: models.LoadedModel, ids: list[int], count: int) -> list[int]:
+    """What transformers itself continues a prompt with, greedily."""
+    with torch.no_grad():
+        out = model.module.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=count,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return out[0, len(ids) :].tolist()
