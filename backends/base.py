@@ -193,6 +193,10 @@ class Backend(ABC):
         """What the vendor's model says of compiled code; None if there is none."""
         return None
 
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """The files in compiled code that the vendor's own tools take, by name; empty if there are none."""
+        return {}
+
     @abstractmethod
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         """Steps that run the segment when they are called in turn, any number of times.
