@@ -155,7 +155,7 @@ class LLM:
             elif stats.tokens == limit:
                 stats.finish = "context" if limit == room else "length"
             if stats.finish and not stops.stopped:
-                text += stops.rest()
+                text += stops.add(stream.rest() if stream is not None else "") + stops.rest()
             piece = _piece(text, token, logits, sampling.logprobs)
             if stats.tokens == 1:
                 stats.first_token_s = perf_counter() - start
@@ -224,5 +224,5 @@ def _piece(text: str, token: int, logits: np.ndarray, count: int | None) -> Piec
     if count is None:
         return Piece(text, token)
     logs = log_probabilities(logits)
-    best = np.argsort(-logs, kind="stable")[:count] if count else []
+    best = np.argsort(-logs, kind="stable")[:count]
     return Piece(text, token, float(logs[token]), tuple((int(i), float(logs[i])) for i in best))

@@ -40,7 +40,7 @@ def test_a_stream_gives_the_text_of_all_tokens(content):
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(content):
-    with pytest.raises(ArtifactError, match="token [0-9]+, and the model knows 200"):
+    with pytest.raises(ArtifactError, match=r"token [0-9]+, and the model knows 200"):
         Tokenizer(content, 200)
 
 
