@@ -114,7 +114,8 @@ def test_stops(llm, expected):
     assert llm.stats.finish == "length"
     at = expected.index(expected[4])
     pieces = list(llm.generate(prompt(9), eos=[expected[4]]))
-    assert (len(pieces), pieces[-1].text, llm.stats.finish) == (at + 1, "", "eos")
+    assert (len(pieces), llm.stats.finish) == (at + 1, "eos")
+    assert "".join(map(str, pieces)) == llm.tokenizer.decode(expected[:at])
     whole = llm.tokenizer.decode(expected)
     stop = next(whole[i : i + 3] for i in range(4, 10) if "�" not in whole[i : i + 3])
     text = "".join(map(str, llm.generate(prompt(9), eos=(), stop=stop)))
