@@ -38,7 +38,7 @@ from .report.report import PassReport, Phase, PhaseName, Report
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["compile"]
+__all__ = ["compile", "resolve"]
 
 Model = nn.Module | ExportedProgram | str | Path
 Progress = Callable[[str, int, int], None]
@@ -76,7 +76,7 @@ def compile(
     and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
-    model, args, kwargs, name, weights = _resolve(model, args, kwargs, name, weights)
+    model, args, kwargs, name, weights = resolve(model, args, kwargs, name, weights)
     job = _Job(chosen, target, weights, progress, states or {})
     with rss.measure() as memory:
         try:
@@ -91,7 +91,7 @@ def compile(
     return executable
 
 
-def _resolve(
+def resolve(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, weights: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
