@@ -23,6 +23,7 @@ for folder in MAPPED:
 
 COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "safetensors>=0.6"]
 BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
+QNN = ["onnx>=1.23", "onnxruntime>=1.31", "onnxruntime-qnn>=2.7"]
 TEST = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -46,6 +47,8 @@ setup(
         "forgec": ["py.typed"],
         "forgec.plan": ["calibration/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
+        "forgec.backends.openvino": ["driver.c"],
+        "forgec.backends.qnn": ["known.json"],
     },
     install_requires=[
         "numpy>=2.2",
@@ -58,9 +61,11 @@ setup(
         "psutil>=6",
     ],
     extras_require={
+        "openvino": ["openvino>=2026.4"],
+        "qnn": QNN,
         "compile": COMPILE,
-        "bench": COMPILE + BENCH,
-        "test": COMPILE + BENCH + TEST,
+        "bench": [*COMPILE, *BENCH, "nncf>=3.4"],
+        "test": COMPILE + BENCH + QNN + TEST,
     },
     ext_modules=NATIVE["extensions"](ROOT),
     cmdclass={"build_ext": NATIVE["BuildExtension"]},

@@ -1,6 +1,7 @@
-"""The devices that forgec knows: one folder each, found by its name.
+"""The devices that forgec knows: one folder for each family, found by looking.
 
-A backend's folder has ``create() -> Backend`` in its ``__init__.py``. To add one, add its folder.
+A backend's folder has in its ``__init__`` the tuple ``TARGETS`` and ``create(target) -> Backend``, and
+imports nothing heavy. To add a family of devices, add its folder.
 """
 
 from __future__ import annotations
@@ -9,34 +10,66 @@ import difflib
 import pkgutil
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 
 from forgec.errors import TargetError
 
 from .base import Backend
+from .target import Target
 
-__all__ = ["get", "names", "targets"]
-
-_STAND_IN = "null"
-"""The backend of the tests, which is no device."""
+__all__ = ["get", "names", "resolve", "target", "targets"]
 
 
 @cache
+def _registry() -> dict[str, tuple[Target, ModuleType]]:
+    """Every target by name, with the folder that it comes from."""
+    found: dict[str, tuple[Target, ModuleType]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        if info.ispkg:
+            module = import_module(f".{info.name}", __name__)
+            found.update((each.name, (each, module)) for each in getattr(module, "TARGETS", ()))
+    return dict(sorted(found.items()))
+
+
 def names() -> tuple[str, ...]:
-    """Names of all backends, available here or not, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+    """Names of all targets, available here or not, in alphabetical order."""
+    return tuple(_registry())
 
 
 def targets() -> tuple[str, ...]:
-    """Names of the backends that a program can be compiled for: all but the tests' stand-in."""
-    return tuple(name for name in names() if name != _STAND_IN)
+    """Names of the targets that a program can be compiled for: all but the tests' stand-in."""
+    return tuple(name for name, (each, _) in _registry().items() if not each.stand_in)
+
+
+def target(name: str) -> Target:
+    """What is known of a target without its software; ``name`` may be an alias."""
+    return _registry()[resolve(name)][0]
+
+
+def resolve(name: str) -> str:
+    """A target's own name for its name or alias; :class:`TargetError` if there is none."""
+    registry = _registry()
+    known = {alias: each.name for each, _ in registry.values() for alias in each.aliases}
+    known |= {each: each for each in registry}
+    if name.lower() in known:
+        return known[name.lower()]
+    near = difflib.get_close_matches(
+        name.lower(), [x for x in known if known[x] in targets()], n=1, cutoff=0.5
+    )
+    hint = f"did you mean {near[0]!r}?" if near else "the targets are " + ", ".join(targets())
+    raise TargetError(f"there is no target {name!r}", hint=hint)
+
+
+def get(name: str) -> Backend:
+    """The backend of a target, given by name or alias: the same object every time.
+
+    :class:`TargetError` if there is none.
+    """
+    return _backend(resolve(name))
 
 
 @cache
-def get(name: str) -> Backend:
-    """The backend of that name, the same object every time; :class:`TargetError` if there is none."""
-    if name not in names():
-        near = difflib.get_close_matches(name, targets(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "the targets are " + ", ".join(targets())
-        raise TargetError(f"there is no target {name!r}", hint=hint)
-    backend: Backend = import_module(f".{name}", __name__).create()
+def _backend(name: str) -> Backend:
+    found, module = _registry()[name]
+    backend: Backend = module.create(found)
     return backend

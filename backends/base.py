@@ -12,13 +12,32 @@ results those that are read after it, never views; registers keep the numbers of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from forgec.ir.program import Instr, Operand, Program
+import numpy as np
 
-__all__ = ["Answer", "Backend", "Memory", "No", "Step", "Yes"]
+from forgec.errors import BackendError
+from forgec.ir.program import Constant, Instr, Operand, Program
+
+from .prediction import Prediction
+
+__all__ = [
+    "DEFAULTS",
+    "Answer",
+    "Backend",
+    "Constants",
+    "Memory",
+    "No",
+    "RejectedError",
+    "Settings",
+    "Step",
+    "Yes",
+]
+
+Constants = Callable[[Constant], np.ndarray]
+"""The value of a constant, read-only, computed for this one use."""
 
 Step = Callable[[], Any]
 """Does a part of a run; what it reads and writes was settled when it was made."""
@@ -58,14 +77,50 @@ class No:
 Answer = Yes | No
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a vendor's compiler is to be run.
+
+    ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
+    ``jobs`` processes run at the same time. ``fold`` says whether repeated blocks are compiled once.
+    """
+
+    timeout_s: float | None = 600.0
+    memory_bytes: int | None = None
+    jobs: int = 2
+    fold: Literal["auto", "on", "off"] = "auto"
+
+
+DEFAULTS = Settings()
+
+
+class RejectedError(BackendError):
+    """A vendor's compiler refuses a segment because of one instruction, which the backend knows from now on:
+    planning again puts it elsewhere."""
+
+
 class Backend(ABC):
-    """One device. ``name`` is how IR text and plans call it: ``cpu``, ``npu``, ..."""
+    """One device. ``name`` is how IR text and plans call it: ``cpu``, ``intel-npu4000``, ...
+
+    ``precision`` is the element type that it computes floats in. ``kind`` says what a run here is: "measured"
+    on the device, "emulated" by a stand-in.
+    """
 
     name: str
+    precision: str = "f32"
 
     @abstractmethod
     def available(self) -> str | None:
         """None if programs can be compiled for the device here, else one sentence saying what is missing."""
+
+    def runnable(self) -> str | None:
+        """None if compiled programs run here, on the device or emulated, else one sentence saying what is
+        missing."""
+        return self.available()
+
+    @property
+    def kind(self) -> Literal["measured", "emulated"]:
+        return "measured"
 
     @abstractmethod
     def supports(self, instr: Instr) -> Answer:
@@ -76,12 +131,27 @@ class Backend(ABC):
         bytes.
         """
 
-    def compile(self, segment: Program) -> bytes:
+    def answers(self, instrs: Sequence[Instr]) -> list[Answer]:
+        """:meth:`supports` for several instructions, for a backend that finds out faster together."""
+        return [self.supports(instr) for instr in instrs]
+
+    def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         """Code of a segment for :meth:`load`, in the device's own form; empty if it needs none.
 
-        Raises ``BackendError`` if the vendor's compiler fails.
+        Raises ``BackendError`` naming the segment if the vendor's compiler fails, :class:`RejectedError` if
+        it refuses an instruction.
         """
         return b""
+
+    def compile_all(
+        self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
+    ) -> list[bytes]:
+        """:meth:`compile` for several segments, for a backend that compiles them at the same time."""
+        return [self.compile(segment, constants, settings) for segment in segments]
+
+    def prediction(self, code: bytes) -> Prediction | None:
+        """What the vendor's model says of compiled code; None if there is none."""
+        return None
 
     @abstractmethod
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:

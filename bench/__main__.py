@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import calibrate, compile_time, fidelity, fusion, latency, machine, memory, report, scaling
+from . import (
+    calibrate,
+    compile_time,
+    fidelity,
+    fusion,
+    latency,
+    load_time,
+    machine,
+    memory,
+    report,
+    scaling,
+    tools,
+)
 from .results import FOLDER, Result, load_all
 from .tables import Table
 
@@ -122,6 +134,8 @@ def run_latency(
     repeat: Repeat = 5,
     burst: Annotated[int, typer.Option(min=1, help="Timed runs of a tool in one round.")] = 10,
     layers: Layers = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences in one run.")] = 1,
+    int8: Annotated[bool, typer.Option("--int8", help="Against the peers' own int8.")] = False,
     reports: Annotated[
         Path | None, typer.Option(help="Folder for forgec's reports, with the CEI filled in.")
     ] = None,
@@ -131,11 +145,20 @@ def run_latency(
 ) -> None:
     """Latency against eager, OpenVINO, ONNX Runtime and torch.compile; CEI."""
     chosen = models or latency.MODELS
+    names = tools.INT8 if int8 else ("forgec", *tools.BASELINES)
     settings = {"tokens": tokens, "threads": threads, "rounds": repeat, "burst": burst, "layers": layers}
 
     def measure() -> Mapping[str, Any]:
         data, made = latency.measure(
-            chosen, tokens=tokens, threads=threads, rounds=repeat, burst=burst, layers=layers, say=_say
+            chosen,
+            tokens=tokens,
+            threads=threads,
+            rounds=repeat,
+            burst=burst,
+            layers=layers,
+            batch=batch,
+            names=names,
+            say=_say,
         )
         for found in made if reports is not None else []:
             assert reports is not None
@@ -143,6 +166,29 @@ def run_latency(
         return data
 
     _run(latency.NAME, settings, measure, save, label, note)
+
+
+@app.command("load")
+def run_load(
+    models: Models = None,
+    tokens: Tokens = 128,
+    threads: Threads = 2,
+    repeat: Repeat = 5,
+    layers: Layers = None,
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """From a file to the first outputs in a fresh process: forgec, OpenVINO, ONNX Runtime."""
+    settings = {"tokens": tokens, "threads": threads, "rounds": repeat, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        chosen = models or load_time.MODELS
+        return load_time.measure(
+            chosen, tokens=tokens, threads=threads, repeat=repeat, layers=layers, say=_say
+        )
+
+    _run(load_time.NAME, settings, measure, save, label, note)
 
 
 @app.command("fusion")

@@ -41,8 +41,8 @@ MODELS = (
     "whisper-tiny.encoder",
     "whisper-tiny.decoder",
 )
-LAYERS = {"llama-3.1-8b": 2}
-"""Depth of the presets that do not fit whole into 24 GiB as f32."""
+LAYERS = {"llama-3.1-8b": 2, "lfm2-2.6b": 16}
+"""Depth of the presets that do not fit whole into 24 GiB as f32, once for PyTorch and once packed."""
 
 TOKENS = (48, 128)
 SEEDS = (1, 2)

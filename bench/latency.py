@@ -41,24 +41,25 @@ def measure(
     burst: int,
     say: Say,
     layers: int | None = None,
+    batch: int = 1,
     names: Sequence[str] = ("forgec", *tools.BASELINES),
 ) -> tuple[dict[str, Any], list[Report]]:
     """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in."""
     found: dict[str, Any] = {}
     reports: list[Report] = []
     for model in models:
-        label = model_label(model, layers)
+        label = model_label(model, layers, batch)
         # Fresh workers for every model: no tool keeps memory or compiled code of the one before.
         with open_field(names, threads, say) as race:
             warm_up(race, f"{model.removesuffix('-tiny')}-tiny")
-            found[label], report = _one_model(race, model, tokens, layers, rounds, burst, say)
+            found[label], report = _one_model(race, model, tokens, layers, batch, rounds, burst, say)
             if report is not None:
                 reports.append(report)
     return {"models": found}, reports
 
 
 def _one_model(
-    race: Field, model: str, tokens: int, layers: int | None, rounds: int, burst: int, say: Say
+    race: Field, model: str, tokens: int, layers: int | None, batch: int, rounds: int, burst: int, say: Say
 ) -> tuple[dict[str, Any], Report | None]:
     compiled: dict[str, dict[str, Any]] = {}
     differences: dict[str, float] = {}
@@ -66,7 +67,7 @@ def _one_model(
 
     def prepare(name: str, worker: Worker) -> None:
         say(f"{model}: {name} compiles")
-        worker.call("load", model=model, tokens=tokens, layers=layers)
+        worker.call("load", model=model, tokens=tokens, layers=layers, batch=batch)
         compiled[name] = worker.call("compile")
         differences[name] = worker.call("difference")
         documents[name] = worker.call("report")
@@ -93,6 +94,7 @@ def _one_model(
             "over_forgec": over,
             "compile_ms": round(compiled[name]["ms"], 1),
             "max_abs": differences[name],
+            "rows_per_s": round(1000 * batch / Summary.of([t for ts in found for t in ts]).median, 3),
         }
     text = documents.get("forgec")
     if text is None or "forgec" not in whole:
@@ -128,6 +130,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                     *(ms(t[key]) for key in ("min", "median", "p90", "p99")),
                     ratio(over["median"]) if over and name != "forgec" else "-",
                     compile_ms,
+                    f"{tool['rows_per_s']:.4g}",
                     f"{tool['max_abs']:.1e}",
                 )
             )
@@ -147,6 +150,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                 ">p99",
                 ">p50 over forgec's",
                 ">compile ms",
+                ">sequences per s",
                 ">max abs from eager",
             ),
             rows,

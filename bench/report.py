@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from . import calibrate, compile_time, fidelity, fusion, latency, memory, scaling
+from . import calibrate, compile_time, fidelity, fusion, latency, load_time, memory, scaling
 from .results import Result
 from .tables import Table
 
 __all__ = ["BENCHMARKS", "document", "markdown", "tables"]
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.NAME: module for module in (compile_time, scaling, memory, fidelity, latency, fusion, calibrate)
+    module.NAME: module
+    for module in (compile_time, scaling, load_time, memory, fidelity, latency, fusion, calibrate)
 }
 """By name, in the order of the document."""
 

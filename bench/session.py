@@ -38,7 +38,14 @@ class Session:
         self._tool, self._threads = tools.get(tool), threads
         return self._tool.missing()
 
-    def load(self, model: str, tokens: int | None, layers: int | None = None, attn: str = "sdpa") -> int:
+    def load(
+        self,
+        model: str,
+        tokens: int | None,
+        layers: int | None = None,
+        attn: str = "sdpa",
+        batch: int = 1,
+    ) -> int:
         """Put a model in memory, in place of the one before; the answer is the bytes of its tensors."""
         from forgec import models
 
@@ -46,7 +53,7 @@ class Session:
         self._loaded = None
         gc.collect()
         self._loaded = models.load(model, layers=layers, attn=attn)
-        self._inputs = model_inputs(self._loaded, tokens, EVAL_SEED)
+        self._inputs = model_inputs(self._loaded, tokens, EVAL_SEED, batch)
         module = self._loaded.module
         tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
@@ -110,7 +117,7 @@ class Session:
         gc.collect()
 
 
-def model_inputs(loaded: LoadedModel, tokens: int | None, seed: int) -> dict[str, Any]:
+def model_inputs(loaded: LoadedModel, tokens: int | None, seed: int, batch: int = 1) -> dict[str, Any]:
     """Inputs by name; ``tokens`` is cut to what the model takes, and left out where it has no token axis."""
     from forgec.models.inputs import TOKEN_INPUTS
 
@@ -118,9 +125,10 @@ def model_inputs(loaded: LoadedModel, tokens: int | None, seed: int) -> dict[str
         tokens = None
     elif tokens is not None and loaded.max_tokens is not None:
         tokens = min(tokens, loaded.max_tokens)
-    return loaded.example_inputs(tokens=tokens, seed=seed)[1]
+    return loaded.example_inputs(tokens=tokens, batch=batch, seed=seed)[1]
 
 
-def model_label(model: str, layers: int | None) -> str:
+def model_label(model: str, layers: int | None, batch: int = 1) -> str:
     """How tables call a model."""
-    return model if layers is None else f"{model}, {layers} layers"
+    label = model if layers is None else f"{model}, {layers} layers"
+    return label if batch == 1 else f"{label}, batch {batch}"

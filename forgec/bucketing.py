@@ -36,7 +36,7 @@ def compile_buckets(
     target: str = HOST,
     options: Options | Mapping[str, Any] | None = None,
     name: str | None = None,
-    weights: str = "",
+    origin: str = "",
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Buckets:
@@ -51,7 +51,7 @@ def compile_buckets(
     ``FidelityError`` if the result on a padded input is not that of eager PyTorch on the input itself.
     """
     chosen = Options.of(options, **named_options)
-    module, args, kwargs, name, weights = resolve(model, args, kwargs, name, weights)
+    module, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
     if not isinstance(module, nn.Module):
         raise OptionError(f"a {type(module).__name__} has fixed sizes", hint="give the nn.Module")
     given = dict(zip(parameter_names(module, len(args)), args, strict=False)) | dict(kwargs or {})
@@ -68,7 +68,7 @@ def compile_buckets(
             target=target,
             options=chosen,
             name=name,
-            weights=weights,
+            origin=origin,
             progress=progress,
         )
     entries = {bucket_name(dict(sizes)): executable for sizes, executable in programs.items()}

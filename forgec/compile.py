@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from . import backends
+from .backends.base import RejectedError, Settings
 from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
@@ -23,6 +24,7 @@ from .errors import FidelityError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
+from .ir.compress import compress
 from .ir.in_place import flatten
 from .ir.lowering import Lowered, lower
 from .ir.verifier import verify
@@ -34,6 +36,7 @@ from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
 from .report import compose, rss
 from .report.report import PassReport, Phase, PhaseName, Report
+from .weights import WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -53,7 +56,7 @@ def compile(
     target: str = HOST,
     options: Options | Mapping[str, Any] | None = None,
     name: str | None = None,
-    weights: str = "",
+    origin: str = "",
     states: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
@@ -64,7 +67,7 @@ def compile(
     ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``,
     or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
     become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
-    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``weights`` says in the
+    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
     artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
     dictionary that are their next values: they become states, which live in the executable from run to run
     and are zero at first.
@@ -76,15 +79,15 @@ def compile(
     and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
-    model, args, kwargs, name, weights = resolve(model, args, kwargs, name, weights)
-    job = _Job(chosen, target, weights, progress, states or {})
+    model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
+    job = _Job(chosen, target, origin, progress, states or {})
     with rss.measure() as memory:
         try:
             executable = job.run(
                 lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
             )
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, weights, progress, states or {}, notes=[str(differ)])
+            job = _Job(chosen, target, origin, progress, states or {}, notes=[str(differ)])
             executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
@@ -92,7 +95,7 @@ def compile(
 
 
 def resolve(
-    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, weights: str
+    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
     if isinstance(model, str | Path) and Path(model).suffix != ".pt2":
@@ -100,10 +103,10 @@ def resolve(
 
         model = load(model)
     if isinstance(model, nn.Module | ExportedProgram | str | Path) or not hasattr(model, "example_inputs"):
-        return model, args, kwargs, name, weights
+        return model, args, kwargs, name, origin
     if not args and not kwargs:
         args, kwargs = model.example_inputs()
-    return model.module, args, kwargs, name or model.name, weights or model.weights
+    return model.module, args, kwargs, name or model.name, origin or model.weights
 
 
 class _BlocksDiffer(Exception):
@@ -116,7 +119,7 @@ class _Job:
 
     options: Options
     target: str
-    weights: str
+    origin: str
     progress: Progress | None
     states: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
@@ -125,6 +128,7 @@ class _Job:
 
     def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
         backend, host = backends.get(self.target), backends.get(HOST)
+        self.target = backend.name
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
         cost = CostModel.load()
@@ -139,24 +143,35 @@ class _Job:
             passes = optimise(
                 captured.graph,
                 self.options,
-                before_fusion=lambda graph: unfused.append(cost.program_cost(lower(graph).program)),
+                before_fusion=lambda graph: unfused.append(cost.program_cost(self._lower(graph).program)),
             )
         with self._phase("lowering"):
-            lowered = lower(captured.graph)
+            lowered = self._lower(captured.graph)
             if knobs().verify:
                 verify(lowered.program)
             flat = flatten(lowered.program)
-        with self._phase("planning"):
-            plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
-            if knobs().verify:
-                check_plan(plan)
-            compose.refuse_fallbacks(plan, self.options.strict)
-        with self._phase("executable"):
-            report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
-            executable = self._executable(captured.graph, lowered, plan, report)
+        while True:
+            with self._phase("planning"):
+                plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
+                if knobs().verify:
+                    check_plan(plan)
+                compose.refuse_fallbacks(plan, self.options.strict)
+            try:
+                with self._phase("executable"):
+                    report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
+                    executable = self._executable(captured.graph, lowered, plan, report)
+                    predicted = executable.shared.compile_segments(self._settings())
+                    report.predictions = compose.prediction_reports(plan, predicted)
+                break
+            except RejectedError as rejected:
+                captured.graph.notes.append(f"planned again: {rejected.what}")
         with self._phase("check"):
             self._check(captured, executable, report, mode)
         return executable
+
+    def _lower(self, graph: CapturedGraph) -> Lowered:
+        lowered = lower(graph)
+        return replace(lowered, program=compress(lowered.program, WeightSpec.parse(self.options.weights)))
 
     def _report(
         self,
@@ -187,6 +202,11 @@ class _Job:
             warnings=list(graph.notes),
         )
 
+    def _settings(self) -> Settings:
+        options = self.options
+        memory = options.memory << 20 if options.memory else None
+        return Settings(options.timeout, memory, options.jobs, options.fold)  # type: ignore[arg-type]
+
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         tensors = lowered.tensors
 
@@ -199,7 +219,7 @@ class _Job:
             for i, tensor in enumerate(graph.states.values())
             if not tensor.is_meta
         }
-        info = Info(graph.name, self.target, self.options.to_dict(), self.weights)
+        info = Info(graph.name, self.target, self.options.to_dict(), self.origin)
         return Executable(
             lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
         )
@@ -211,7 +231,11 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            report.fidelity = check_against_eager(executable, captured)
+            devices = {segment.device for segment in executable.plan.segments}
+            low = [p for p in (backends.get(device).precision for device in devices) if p != "f32"]
+            report.fidelity = check_against_eager(
+                executable, captured, WeightSpec.parse(self.options.weights), low[0] if low else "f32"
+            )
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(
@@ -229,9 +253,16 @@ class _Job:
         if self.progress is not None:
             self.progress(name, len(self.phases), 6)
         start = time.perf_counter()
-        yield
-        self.phases.append(Phase(name, (time.perf_counter() - start) * 1e3))
-        log(1, f"{name}: {self.phases[-1].ms:.1f} ms")
+        try:
+            yield
+        finally:
+            ms = (time.perf_counter() - start) * 1e3
+            earlier = next((phase for phase in self.phases if phase.name == name), None)
+            if earlier is None:
+                self.phases.append(Phase(name, ms))
+            else:
+                earlier.ms += ms
+            log(1, f"{name}: {ms:.1f} ms")
 
 
 def _bytes(graph: CapturedGraph) -> int:

@@ -61,7 +61,7 @@ def compile_language_model(
             target=target,
             options=chosen,
             name=loaded.name,
-            weights=loaded.weights,
+            origin=loaded.weights,
             states={CACHE: CACHE},
             progress=progress,
         )

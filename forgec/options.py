@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import OptionError
+from .weights import FORMATS, WeightSpec
 
 __all__ = ["CAPTURE_MODES", "Options"]
 
@@ -96,6 +97,19 @@ def _switches() -> _Rule:
     return _Rule(read, check, 'names of passes to turn off, each with a minus: "-cse"')
 
 
+def _weights() -> _Rule:
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            WeightSpec.parse(value)
+        except ValueError as error:
+            raise OptionError(f"option weights: {error}", hint="for example int4:64,lm_head=int8") from None
+        return value
+
+    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, and PATTERN=FORMAT after commas")
+
+
 def _option(default: Any, rule: _Rule, meaning: str) -> Any:
     return field(default=default, metadata={"rule": rule, "meaning": meaning})
 
@@ -118,6 +132,21 @@ class Options:
     )
     check: bool = _option(True, _flag(), "compare the result with eager PyTorch on the example inputs")
     strict: bool = _option(False, _flag(), "an instruction off the target is an error")
+    fold: str = _option(
+        "auto",
+        _choice("auto", "on", "off"),
+        "compile repeated blocks once for an NPU, with weights as inputs: auto decides by size and latency",
+    )
+    timeout: float = _option(600.0, _number(1, 86400), "seconds that one run of a vendor's compiler may take")
+    memory: int = _option(
+        0, _integer(0, 1 << 20), "MiB that one run of a vendor's compiler may take, 0 for no limit"
+    )
+    jobs: int = _option(2, _integer(1, 64), "vendor's compilers that run at the same time")
+    weights: str = _option(
+        "fp32",
+        _weights(),
+        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
+    )
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

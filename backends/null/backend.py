@@ -15,7 +15,7 @@ from forgec.ir.parser import parse
 from forgec.ir.printer import to_text
 from forgec.ir.program import Instr, Program
 
-from ..base import Answer, Backend, Memory, No, Step, Yes
+from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, Settings, Step, Yes
 from ..cpu import CpuBackend
 
 __all__ = ["NullBackend"]
@@ -59,7 +59,7 @@ class NullBackend(Backend):
             return No("refused", f"the null backend was told to refuse {instr.op}", "let the CPU run it")
         return Yes(self._cost_us)
 
-    def compile(self, segment: Program) -> bytes:
+    def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         self._maybe_fail("compile")
         return to_text(segment).encode()
 

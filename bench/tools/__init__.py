@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .base import Compiled, Stages, Tool
 
-__all__ = ["BASELINES", "COMPILERS", "Compiled", "Stages", "Tool", "get", "names"]
+__all__ = ["BASELINES", "COMPILERS", "INT8", "Compiled", "Stages", "Tool", "get", "names"]
 
 _TOOLS = {
     "forgec": "forgec_tool:ForgecTool",
@@ -14,12 +14,17 @@ _TOOLS = {
     "openvino": "openvino_tool:OpenVinoTool",
     "onnxruntime": "onnxruntime_tool:OnnxRuntimeTool",
     "torch.compile": "torch_compile:TorchCompileTool",
+    "openvino-int8": "openvino_tool:OpenVinoInt8Tool",
+    "onnxruntime-int8": "onnxruntime_tool:OnnxRuntimeInt8Tool",
 }
 COMPILERS = ("forgec", "openvino", "onnxruntime")
 """Tools whose compile time is compared."""
 
 BASELINES = ("eager", "openvino", "onnxruntime", "torch.compile")
 """Tools whose latency forgec's is compared with."""
+
+INT8 = ("forgec", "openvino-int8", "onnxruntime-int8")
+"""The peers' own int8, beside forgec in f32."""
 
 
 def names() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from .base import Compiled, Stages, Tool, by_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["OnnxRuntimeTool"]
+__all__ = ["OnnxRuntimeInt8Tool", "OnnxRuntimeTool"]
 
 
 class OnnxRuntimeTool(Tool):
@@ -23,6 +23,10 @@ class OnnxRuntimeTool(Tool):
 
     The model goes through a file, as models over 2 GiB must; the worker's folder for it is in memory.
     """
+
+    def prepared(self, path: Path, stages: Stages) -> Path:
+        """The file that the session opens."""
+        return path
 
     def missing(self) -> str | None:
         absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]
@@ -42,9 +46,24 @@ class OnnxRuntimeTool(Tool):
             assert program is not None
             with stages.stage("save"):
                 program.save(path, external_data=True)
+            path = self.prepared(path, stages)
             with stages.stage("session"):
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return _Program(session, stages.ms)
+
+
+class OnnxRuntimeInt8Tool(OnnxRuntimeTool):
+    """The same after its dynamic quantisation: int8 weights per channel, activations at run time."""
+
+    def prepared(self, path: Path, stages: Stages) -> Path:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantised = path.with_name("int8.onnx")
+        with stages.stage("quantize_dynamic"):
+            quantize_dynamic(
+                path, quantised, weight_type=QuantType.QInt8, per_channel=True, use_external_data_format=True
+            )
+        return quantised
 
 
 class _Program(Compiled):

@@ -23,6 +23,7 @@ __all__ = ["compile", "options_of"]
     "forgec compile -m gpt2-tiny -o tiny.forge",
     "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
     "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
+    "forgec compile -m qwen2-0.5b --layers 2 --weights int4:64,*.down_proj=int8 --emit-ir qwen.txt",
 )
 def compile(
     model: flags.ModelFlag,
@@ -50,6 +51,10 @@ def compile(
     ] = None,
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
     ] = None,
     capture: Annotated[
         str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
@@ -81,7 +86,9 @@ def compile(
     takes, and how far the result is from eager PyTorch. With --context it is that of the decode program.
     """
     output = Output(fmt, quiet)
-    options = options_of(option or (), fusion=fusion, capture=capture, check=check, strict=strict)
+    options = options_of(
+        option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict
+    )
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
     for path in (out, report, trace_file, emit_ir):

@@ -15,12 +15,14 @@ from pathlib import Path
 import typer
 
 from .. import debug
+from ..plan.plan import HOST
 from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, styled
 from ..version import __version__
 from . import flags
 from .boundary import EXIT_TARGET, verb
 from .output import Format, Output
+from .targets import Status, statuses
 
 __all__ = ["doctor"]
 
@@ -75,6 +77,7 @@ class Diagnosis:
     packages: list[Package]
     knobs: dict[str, str]
     problems: list[str]
+    targets: list[Status]
 
 
 @verb("forgec doctor", "forgec doctor --format json > doctor.json   # to attach to a question")
@@ -103,7 +106,7 @@ def diagnose() -> Diagnosis:
     if not os.access(machine.temporary, os.W_OK):
         problems.append(f"the temporary directory {machine.temporary} is not writable: set TMPDIR")
     knobs = {knob.name: os.environ[knob.name] for knob in debug.TABLE if os.environ.get(knob.name)}
-    return Diagnosis(machine, packages, knobs, problems)
+    return Diagnosis(machine, packages, knobs, problems, statuses())
 
 
 def _package(name: str, purpose: str) -> Package:
@@ -187,6 +190,16 @@ def _print(found: Diagnosis, printer: Printer) -> None:
         commands = sorted({p.install for p in group if p.install})
         for command in _joined(commands):
             printer.line(styled("  try: "), command)
+    printer.gap()
+    printer.line(styled("to compile for other devices", HEAD))
+    for target in found.targets:
+        if target.target == HOST:
+            continue
+        how = styled("available", GOOD) if target.available else styled("not available", DIM)
+        runs = f", runs {target.runs} here" if target.runs else ""
+        printer.line(f"  {target.target}: ", how, runs)
+        for missing in dict.fromkeys(filter(None, (target.missing, target.run_missing))):
+            printer.line(styled("    missing: "), missing)
     printer.gap()
     for problem in found.problems:
         printer.line(styled("problem: ", BAD), problem)

@@ -16,13 +16,17 @@ from .generate import chat, generate
 from .run import run
 from .show import show
 from .targets import targets
+from .toolchain import toolchain
 from .verify import verify
 
 __all__ = ["app", "main"]
 
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
-for _verb in (demo, compile, run, generate, chat, show, verify, analyze, bench, targets, doctor):
+_VERBS = (
+    demo, compile, run, generate, chat, show, verify, analyze, bench, targets, doctor, toolchain,
+)  # fmt: skip
+for _verb in _VERBS:
     _verb.register(app)
 
 

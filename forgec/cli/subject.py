@@ -120,5 +120,5 @@ def compile_subject(
             options=options or Options(check=False),
             progress=progress,
             name=subject.name,
-            weights=subject.weights,
+            origin=subject.weights,
         )

@@ -60,9 +60,9 @@ def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, C
         array = tensors.get(constant.key)
         if array is None:
             raise ArtifactError(f"the file lacks the weight {constant.key!r} of constant {constant.name}")
-        if TensorType.of(array) != constant.type:
+        if TensorType.of(array) != constant.type.stored:
             raise ArtifactError(
                 f"the weight {constant.key!r} is {TensorType.of(array)}, "
                 f"and constant {constant.name} is {constant.type}"
             )
-    return Constants(lambda constant: tensors[constant.key])
+    return Constants(lambda constant: tensors[constant.key].view(constant.type.dtype.numpy))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from forgec import backends
-from forgec.backends.base import Backend
+from forgec.backends.base import Backend, Settings
+from forgec.backends.prediction import Prediction
 
 from ..errors import ArtifactError, InputError, InternalError
 from ..ir.program import Program
@@ -90,11 +91,33 @@ class Shared:
         with self._lock:
             if index not in self._code:
                 stored = self._stored_code(index)
-                segment = self.plan.segments[index]
+                backend = self.backend(self.plan.segments[index].device)
                 self._code[index] = (
-                    self.backend(segment.device).compile(self.segments[index]) if stored is None else stored
+                    backend.compile(self.segments[index], self.constants.once) if stored is None else stored
                 )
             return self._code[index]
+
+    def compile_segments(self, settings: Settings) -> dict[int, Prediction]:
+        """Compile all segments now, those of one device together; what their vendors predict, by segment.
+
+        Raises ``BackendError`` naming a segment whose compiler fails.
+        """
+        by_device: dict[str, list[int]] = {}
+        for index, segment in enumerate(self.plan.segments):
+            if any(not get(instr.op).view for instr in self.segments[index].main.body):
+                by_device.setdefault(segment.device, []).append(index)
+        predictions: dict[int, Prediction] = {}
+        with self._lock:
+            for device, indices in by_device.items():
+                backend = self.backend(device)
+                programs = [self.segments[index] for index in indices]
+                compiled = backend.compile_all(programs, self.constants.once, settings)
+                for index, code in zip(indices, compiled, strict=True):
+                    self._code[index] = code
+                    predicted = backend.prediction(code)
+                    if predicted is not None:
+                        predictions[index] = predicted
+        return predictions
 
 
 class Executable:

@@ -62,7 +62,7 @@ class BoundProgram:
             if all(get(instr.op).view for instr in program.main.body):
                 continue
             device = backend(segment.device)
-            missing = device.available()
+            missing = device.runnable()
             if missing is not None:
                 raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
             compiled = code(index)

@@ -20,7 +20,7 @@ from ..ir.in_place import flatten
 from ..ir.op import get
 from ..ir.parser import parse
 from ..ir.printer import to_text
-from ..ir.program import Program
+from ..ir.program import Constant, Program
 from ..ir.types import TensorType
 from ..ir.verifier import verify
 from ..plan.serialise import from_json, to_json
@@ -156,13 +156,18 @@ def _members(shared: Shared, prefix: str) -> Members:
 def _weights(shared: Shared) -> dict[str, LazyTensor]:
     """Constants by key, and initial values of states."""
     weights = {
-        c.key: LazyTensor(c.key, c.type, partial(shared.constants.once, c))
+        c.key: LazyTensor(c.key, c.type.stored, partial(_stored, shared, c))
         for c in shared.plan.program.constants.values()
     }
     for name, array in shared.initial.items():
         key = _STATE + name
         weights[key] = LazyTensor(key, TensorType.of(array), partial(np.asarray, array))
     return weights
+
+
+def _stored(shared: Shared, constant: Constant) -> np.ndarray:
+    """A constant as the file holds it."""
+    return shared.constants.once(constant).view(constant.type.stored.dtype.numpy)
 
 
 def _selftest_tensors(test: SelfTest) -> list[LazyTensor]:

@@ -25,7 +25,7 @@ _PAD = "%pad."
 _MAX_HEADER = 100_000_000
 """The limit of the safetensors library itself, bytes."""
 
-_DTYPES = {dtype.safetensors: dtype for dtype in DType}
+_DTYPES = {dtype.safetensors: dtype for dtype in DType if dtype is not DType.I4}
 
 
 @dataclass(frozen=True)

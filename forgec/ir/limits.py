@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .types import TensorType
+from .types import DType, TensorType
 
 __all__ = [
     "MAX_CALL_DEPTH",
@@ -35,6 +35,8 @@ def type_excess(t: TensorType) -> str | None:
     for n in t.shape:
         if not 0 <= n <= MAX_DIM:
             return f"size {n} is outside 0..2**40"
+    if t.dtype is DType.I4 and (not t.shape or t.shape[-1] % 2):
+        return f"{t} has no even last axis"
     if math.prod([n or 1 for n in t.shape]) * t.dtype.itemsize > MAX_NBYTES:
         return f"{t} is over 2**48 bytes"
     return None

@@ -52,7 +52,8 @@ class Op:
     ``view`` ops share the bytes of operand 0. ``inplace`` lists the operands whose bytes a result of equal
     size may take when they die at this instruction: legal because each result element reads only its own
     element of those operands, or, in the norm of a sum, its own row, which kernels sum before they write it.
-    ``flops(types, result_types, attrs)`` counts arithmetic operations.
+    ``flops(types, result_types, attrs)`` counts arithmetic operations. Only ops that say ``takes_i4`` have
+    operands or results of that type.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Op:
     aten: tuple[str, ...]
     samples: Callable[[np.random.Generator], list[Sample]] | None
     doc: str
+    takes_i4: bool
 
     def result_types(
         self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]
@@ -81,7 +83,10 @@ class Op:
             if not _has_kind(value, self.attrs[key]):
                 raise IRTypeError(f"attribute {key} of {self.name} cannot be {value!r}")
         result = self.rule(*types, **{**self.attrs, **attrs})
-        return result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, tuple) else (result,)
+        if not self.takes_i4 and any(t is not None and t.dtype is DType.I4 for t in (*types, *results)):
+            raise IRTypeError(f"{self.name} does not compute with i4")
+        return results
 
     def evaluate(self, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
         """The reference evaluation on numpy arrays (literals as Python scalars).
@@ -157,6 +162,7 @@ def op(
     flops: Callable[..., float] | None = None,
     aten: tuple[str, ...] = (),
     samples: Callable[[np.random.Generator], list[Sample]] | None = None,
+    takes_i4: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the reference evaluation of a new op."""
 
@@ -180,6 +186,7 @@ def op(
             aten=aten,
             samples=samples,
             doc=(reference.__doc__ or "").strip(),
+            takes_i4=takes_i4,
         )
         return reference
 

@@ -245,6 +245,8 @@ class _Parser:
             if not cursor.accept(","):
                 break
         device = cursor.word("a device's name") if cursor.accept("@") else None
+        while device is not None and cursor.accept("-"):
+            device += "-" + cursor.word("the rest of a device's name")
         offsets: list[int | None] = []
         while cursor.token.startswith("+"):
             offsets.append(cursor.offset())

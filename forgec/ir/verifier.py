@@ -6,7 +6,7 @@ V1   Names. The entry exists; every function, constant and state stands under it
 V2   Signature. There is one name per parameter and per result; those of the entry are not empty, and
      different among parameters and among results. Constant parameters are k0, k1, ... in order; the entry
      has none.
-V3   Types have rank, sizes and bytes within ``limits``.
+V3   Types have rank, sizes and bytes within ``limits``; registers and states are not i4.
 V4   A register is defined once.
 V5   A register is defined before it is used or returned.
 V6   A use has the type of the definition; a constant, constant parameter or state that is used exists.
@@ -55,7 +55,7 @@ from .program import (
     Register,
     StateRef,
 )
-from .types import TensorType, contiguous_strides
+from .types import DType, TensorType, contiguous_strides
 
 __all__ = ["verify"]
 
@@ -99,6 +99,9 @@ def _check_tables(program: Program) -> None:
         excess = type_excess(t)
         if excess:
             _fail(3, f"{name}: {excess}")
+    for name, t in program.states.items():
+        if t.dtype is DType.I4:
+            _fail(3, f"state {name} is i4, which only constants are")
 
 
 def _check_recipe(recipe: Recipe, declared: TensorType, where: str, depth: int = 0) -> None:
@@ -221,6 +224,8 @@ class _FunctionCheck:
         if register.id in self.types:
             self.fail(4, f"{register} is defined twice")
         self.bounded(register.type)
+        if register.type.dtype is DType.I4:
+            self.fail(3, f"{register} is i4, which only constants are")
         self.types[register.id] = register.type
 
     def use(self, x: Operand, index: int | None) -> TensorType | None:

@@ -36,20 +36,20 @@ _UNBOUND = 1e9
 """Operations or bytes per microsecond of what no sample was limited by."""
 
 _MEMBERS = {
-    "matrix": "linear matmul",
+    "matrix": "linear linear_q matmul",
     "convolution": "conv",
     "attention": "attention",
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
     "sum mean max min prod any all cumsum argmax top_k",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
-    "movement": "copy concat pad flip embedding take_along gather scatter read_state write_state "
-    "update_rows write_rows",
+    "movement": "copy concat pad flip embedding embedding_q quantise scales take_along gather scatter "
+    "read_state write_state update_rows write_rows",
 }
 FAMILIES = (*_MEMBERS, "pointwise")
 """Kernels that share rates; every op that is in no list is point-wise."""
 
 _FAMILY = {op: name for name, ops in _MEMBERS.items() for op in (name, *ops.split())}
-_TABLES = {"embedding": 0, "gather": 0, "take_along": 0}
+_TABLES = {"embedding": 0, "embedding_q": 0, "gather": 0, "take_along": 0}
 """Operands of which only as many bytes are read as the result has."""
 
 

@@ -73,18 +73,19 @@ Prices = list[float | No]
 
 
 def _prices(body: Sequence[Instr], backend: Backend, cost: CostModel) -> Prices:
-    asked: dict[object, float | No] = {}
-    prices: Prices = []
+    distinct: dict[object, Instr] = {}
+    keys: list[object | None] = []
     for instr in body:
-        if get(instr.op).view:
-            prices.append(0.0)
-            continue
-        key = cost_key(instr)
-        price = asked.get(key)
-        if price is None:
-            price = asked[key] = _price(backend, backend.supports(instr), instr, cost)
-        prices.append(price)
-    return prices
+        key = None if get(instr.op).view else cost_key(instr)
+        keys.append(key)
+        if key is not None:
+            distinct.setdefault(key, instr)
+    answers = backend.answers(list(distinct.values()))
+    asked = {
+        key: _price(backend, answer, instr, cost)
+        for (key, instr), answer in zip(distinct.items(), answers, strict=True)
+    }
+    return [0.0 if key is None else asked[key] for key in keys]
 
 
 def _price(backend: Backend, answer: Answer, instr: Instr, cost: CostModel) -> float | No:

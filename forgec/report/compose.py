@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from forgec.backends.prediction import Prediction
 
 from ..errors import UnsupportedOpError
 from ..ir.op import get
@@ -20,8 +23,10 @@ from .report import (
     CostReport,
     Fallback,
     GraphReport,
+    LayerReport,
     MemoryReport,
     PlacementReport,
+    PredictionReport,
     RssReport,
 )
 from .rss import Rss
@@ -35,6 +40,7 @@ __all__ = [
     "graph_report",
     "memory_report",
     "placement_report",
+    "prediction_reports",
     "refuse_fallbacks",
     "rss_report",
     "versions",
@@ -80,6 +86,27 @@ def placement_report(plan: Plan) -> PlacementReport:
         for (op, device, code, sentence, source, fix), count in groups.items()
     ]
     return PlacementReport(dict(counts), fallbacks, plan.transitions, plan.transitions_naive, flops)
+
+
+def prediction_reports(plan: Plan, predictions: Mapping[int, Prediction]) -> list[PredictionReport]:
+    """What the vendors' models say, by segment."""
+    return [
+        PredictionReport(
+            segment=index,
+            device=plan.segments[index].device,
+            latency_us=p.latency_us,
+            kind="simulated",
+            method=p.method,
+            ddr_bytes=p.ddr_bytes,
+            spill_bytes=p.spill_bytes,
+            on_chip_bytes=p.on_chip_bytes,
+            code_bytes=p.code_bytes,
+            dispatches=p.dispatches,
+            uncosted=list(p.uncosted),
+            layers=[LayerReport(x.name, x.engine, x.start_us, x.duration_us, x.source) for x in p.layers],
+        )
+        for index, p in predictions.items()
+    ]
 
 
 def refuse_fallbacks(plan: Plan, strict: bool) -> None:

@@ -26,11 +26,13 @@ __all__ = [
     "Fidelity",
     "GraphReport",
     "Kind",
+    "LayerReport",
     "MemoryReport",
     "PassReport",
     "Phase",
     "PhaseName",
     "PlacementReport",
+    "PredictionReport",
     "Report",
     "RssReport",
 ]
@@ -184,6 +186,35 @@ class RssReport:
     method: Annotated[str, "How the peak was measured."]
 
 
+@dataclass
+class LayerReport:
+    """One layer of a segment in the vendor's model of a run."""
+
+    name: Annotated[str, "Name in the vendor's schedule."]
+    engine: Annotated[str, "What the vendor's model runs there."]
+    start_us: Annotated[float, "Microseconds from the start of the segment."]
+    duration_us: Annotated[float, "Microseconds; layers overlap."]
+    source: Annotated[str, "Where in the user's model; empty if the compiler kept no name."]
+
+
+@dataclass
+class PredictionReport:
+    """What a vendor's compiler or simulator says of one segment; null where its model does not tell."""
+
+    segment: Annotated[int, "Index of the segment in the plan."]
+    device: Annotated[str, "Target."]
+    latency_us: Annotated[float, "Microseconds of one run without the host's dispatch."]
+    kind: Annotated[Kind, "What the latency is."]
+    method: Annotated[str, "Where it comes from."]
+    ddr_bytes: Annotated[int | None, "Bytes between memory and chip."]
+    spill_bytes: Annotated[int | None, "Of these, bytes for want of on-chip memory."]
+    on_chip_bytes: Annotated[int | None, "Peak of on-chip memory."]
+    code_bytes: Annotated[int | None, "The device's code with its weights."]
+    dispatches: Annotated[int, "How often the host starts the device."]
+    uncosted: Annotated[list[str], "Kernels that the vendor's model counts as free."]
+    layers: Annotated[list[LayerReport], "Timeline of the segment."]
+
+
 @dataclass(kw_only=True)
 class Report:
     """What ``forgec.compile`` did and what came out; ``Executable.report``."""
@@ -204,6 +235,9 @@ class Report:
     rss: Annotated[RssReport, "Memory of the compile."]
     versions: Annotated[dict[str, str], "Versions by package."]
     warnings: Annotated[list[str], "What the user should know."] = field(default_factory=list)
+    predictions: Annotated[list[PredictionReport], "Segments that a vendor's model simulated."] = field(
+        default_factory=list
+    )
 
     @property
     def total_ms(self) -> float:

@@ -139,7 +139,9 @@ def _bind(executable: Executable, hook: Hook) -> BoundProgram:
 
     def code(index: int) -> bytes:
         number = pieces[index][1]
-        return shared.backend(plan.host).compile(programs[index]) if number is None else shared.code(number)
+        if number is not None:
+            return shared.code(number)
+        return shared.backend(plan.host).compile(programs[index], shared.constants.once)
 
     states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in plan.program.states.items()}
     for name, value in shared.initial.items():
@@ -158,6 +160,9 @@ class _Hooked(Backend):
 
     def available(self) -> str | None:
         return self._inner.available()
+
+    def runnable(self) -> str | None:
+        return self._inner.runnable()
 
     def supports(self, instr: Instr) -> Answer:
         return self._inner.supports(instr)

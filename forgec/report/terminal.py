@@ -214,6 +214,16 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
     ]
     rows += [
         (
+            f"segment {p.segment}",
+            f"{units.duration_us(p.latency_us)} on {p.device} ({p.kind}: {p.method})"
+            + (f", {units.nbytes(p.ddr_bytes)} over memory" if p.ddr_bytes is not None else "")
+            + (f", code {units.nbytes(p.code_bytes)}" if p.code_bytes is not None else "")
+            + (f"; not costed: {', '.join(p.uncosted)}" if p.uncosted else ""),
+        )
+        for p in report.predictions
+    ]
+    rows += [
+        (
             "CEI",
             f"{entry.cei:.2f}/s over {entry.baseline}: {entry.latency_ratio:.2f} x its speed ({entry.kind})",
         )

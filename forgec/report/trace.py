@@ -1,4 +1,5 @@
-"""Chrome trace of a compile (the catapult JSON that chrome://tracing and Perfetto open).
+"""Chrome trace of a compile, and of the runs that vendors simulated, each a process of its own (the catapult
+JSON that chrome://tracing and Perfetto open).
 
 A report holds durations and an order, no start times: phases are laid end to end, and the passes end to end
 inside their phase, so what lies between two events is not shown.
@@ -35,6 +36,14 @@ def chrome_trace(report: Report) -> dict[str, Any]:
                 events.append(_event(run.name, "pass", inner, run.ms, arguments))
                 inner += run.ms * 1000
         clock += phase.ms * 1000
+    for p in report.predictions:
+        lane = 2 + p.segment
+        name = f"segment {p.segment} on {p.device} ({p.kind})"
+        events.append({"name": "process_name", "ph": "M", "pid": lane, "tid": 1, "args": {"name": name}})
+        for layer in p.layers:
+            arguments = {"source": layer.source, "engine": layer.engine}
+            event = _event(layer.name, "layer", layer.start_us, layer.duration_us / 1000, arguments)
+            events.append({**event, "pid": lane})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 

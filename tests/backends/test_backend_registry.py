@@ -20,9 +20,18 @@ F32 = TensorType(DType.F32, (2,))
 ADD = Instr("add", (Register(0, F32), Register(0, F32)), (Register(1, F32),))
 
 
-def test_names_are_the_folders() -> None:
+def test_names_are_those_that_the_folders_list() -> None:
     assert {"cpu", "null"} <= set(backends.names())
-    assert "base" not in backends.names()
+    assert "base" not in backends.names() and "vendor" not in backends.names()
+    assert "null" not in backends.targets()
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_a_target_is_found_by_all_its_names(name: str) -> None:
+    found = backends.target(name)
+    assert found.name == name and found.title
+    for alias in found.aliases:
+        assert backends.resolve(alias) == backends.resolve(alias.upper()) == name
 
 
 def test_unknown_target_names_the_nearest() -> None:
@@ -58,6 +67,10 @@ PROGRAM = parse(
 MEMORY = {0: np.ones(2, np.float32), 1: np.zeros(2, np.float32)}
 
 
+def no_constants(constant):
+    raise AssertionError(f"the program has no constant {constant}")
+
+
 def resolve(operand):
     return MEMORY[operand.id] if isinstance(operand, Register) else operand.value
 
@@ -67,7 +80,7 @@ def test_null_fails_at_the_asked_moment_and_not_before(moment: str) -> None:
     backend = NullBackend(fails=moment)
     done = []
     with pytest.raises(BackendError, match=moment):
-        code = backend.compile(PROGRAM)
+        code = backend.compile(PROGRAM, no_constants)
         done.append("compile")
         steps = backend.load(PROGRAM, code, resolve)
         done.append("load")
@@ -78,7 +91,7 @@ def test_null_fails_at_the_asked_moment_and_not_before(moment: str) -> None:
 
 def test_null_lags() -> None:
     backend = NullBackend(lag_s=0.05)
-    steps = backend.load(PROGRAM, backend.compile(PROGRAM), resolve)
+    steps = backend.load(PROGRAM, backend.compile(PROGRAM, no_constants), resolve)
     start = time.perf_counter()
     for step in steps:
         step()

@@ -78,14 +78,17 @@ def run_segment(backend: Backend, segment: Program, memory: dict[Operand, Any]) 
     def resolve(operand: Operand) -> Any:
         return operand.value if isinstance(operand, Literal) else None if operand is None else memory[operand]
 
-    steps = backend.load(segment, backend.compile(segment), resolve)
+    def value(constant: Constant) -> np.ndarray:
+        return memory[ConstRef(constant.name, constant.type)]
+
+    steps = backend.load(segment, backend.compile(segment, value), resolve)
     with np.errstate(all="ignore"):
         for _ in range(2):
             for step in steps:
                 step()
 
 
-@pytest.mark.parametrize("name", backends.names())
+@pytest.mark.parametrize("name", ["cpu", "null"])
 class TestBackend:
     def test_has_its_name_and_says_if_it_is_available(self, name: str) -> None:
         backend = backends.get(name)

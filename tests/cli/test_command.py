@@ -24,6 +24,7 @@ VERBS = (
     "bench",
     "targets",
     "doctor",
+    "toolchain",
 )
 
 
@@ -80,11 +81,17 @@ def test_version(forgec):
 def test_targets(forgec):
     result = forgec("targets")
     assert result.exit_code == 0
-    assert re.search(r"^cpu +available$", result.stdout, re.MULTILINE)
-    assert "null" not in result.stdout
-    assert {"target": "cpu", "available": True, "missing": None} in json.loads(
-        forgec("targets", "--format", "json").stdout
-    )
+    assert re.search(r"^cpu +.*available +measured", result.stdout, re.MULTILINE)
+    assert "null" not in result.stdout and "lunar-lake" in result.stdout
+    by_name = {entry["target"]: entry for entry in json.loads(forgec("targets", "--format", "json").stdout)}
+    assert by_name["cpu"]["available"] and by_name["cpu"]["missing"] is None
+    assert by_name["intel-npu4000"]["precision"] == "f16" and by_name["intel-npu4000"]["limits"]
+
+
+def test_toolchain_refuses_what_it_does_not_know(forgec):
+    result = forgec("toolchain", "install", "abacus")
+    assert result.exit_code == 2 and "intel-npu" in result.stderr
+    assert forgec("toolchain", "remove", "intel-npu").exit_code == 2
 
 
 def test_doctor(forgec, monkeypatch):

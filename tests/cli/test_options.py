@@ -16,6 +16,7 @@ def test_defaults():
         "capture": "auto",
         "check": True,
         "strict": False,
+        "weights": "fp32",
     }
 
 
@@ -52,6 +53,8 @@ def test_values_have_one_type():
         ("capture", "block", "one of auto, blocks, full"),
         ("check", 1, "true or false"),
         ("strict", "yes", "true or false"),
+        ("weights", "int9", "no weight format 'int9'"),
+        ("weights", ["int8"], "weights is .* and must be"),
     ],
 )
 def test_illegal_values(name, value, message):
@@ -77,6 +80,7 @@ def test_an_unknown_option_names_the_nearest(name, hint):
 def test_parse():
     texts = ["fusion=0.5", "rounds = 3", "passes=-cse, -layout", "capture=full", "check=no", "strict=TRUE"]
     assert Options.of(Options.parse(texts)) == Options(0.5, 3, ("-cse", "-layout"), "full", False, True)
+    assert Options.of(Options.parse(["weights=int4:64,lm_head=int8"])).weights == "int4:64,lm_head=int8"
     assert Options.parse([]) == {}
 
 

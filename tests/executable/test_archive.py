@@ -165,7 +165,7 @@ class TestTensorFile:
     @pytest.mark.parametrize("seed", range(20))
     def test_layout_is_aligned_and_parses_back(self, seed) -> None:
         rng = np.random.default_rng(seed)
-        types = list(DType)
+        types = [dtype for dtype in DType if dtype is not DType.I4]
         tensors = [
             (
                 f"t{i}",

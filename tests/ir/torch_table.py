@@ -65,6 +65,42 @@ def attention(
     return y.transpose(1, 2) if seq_major else y
 
 
+def scales(weight: Any, bits: int, group: int) -> Any:
+    """One group at a time: the element of the largest magnitude, the first one among equals' low and high."""
+    parts = torch.split(weight.float(), group or weight.shape[1], dim=1)
+    if bits == 8:
+        return torch.stack([p.abs().amax(1) / 127 for p in parts])
+    low, high = [p.amin(1) for p in parts], [p.amax(1) for p in parts]
+    return torch.stack([torch.where(a.abs() >= b.abs(), a, b) / -8 for a, b in zip(low, high, strict=True)])
+
+
+def spread(s: Any, width: int, group: int) -> Any:
+    """Scales [groups, n] as [n, width]."""
+    return s.T.repeat_interleave(group or width, dim=1)[:, :width]
+
+
+def quantise(weight: Any, s: Any, bits: int, group: int) -> Any:
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    codes = torch.round(weight * spread(1 / s, weight.shape[1], group)).nan_to_num(0).clamp(low, high)
+    return codes.to(torch.int8)
+
+
+def linear_q(
+    x: Any, weight: Any, s: Any, bias: Any, residual: Any, act: str, group: int, dynamic: bool
+) -> Any:
+    w = weight.double() * spread(s.double(), weight.shape[1], group)
+    rows = x.double()
+    if dynamic:
+        unit = x.abs().amax(-1, keepdim=True) / 127
+        rows = torch.round(x * (127 / x.abs().amax(-1, keepdim=True))).double() * unit.double()
+    y = ACTIVATIONS[act](F.linear(rows, w, None if bias is None else bias.double()))
+    return (y if residual is None else y + residual.double()).to(x.dtype)
+
+
+def embedding_q(table: Any, ids: Any, s: Any, group: int) -> Any:
+    return F.embedding(ids, table.float() * spread(s, table.shape[1], group).float())
+
+
 def rope(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
     size = cos.shape[-1]
     head, rest = x[..., :size], x[..., size:]
@@ -201,4 +237,8 @@ TORCH: dict[str, Callable[..., Any]] = {
         cache, cache.ndim - 2, torch.arange(new.shape[-2]) + int(position), new
     ),
     "rope": rope,
+    "scales": scales,
+    "quantise": quantise,
+    "linear_q": linear_q,
+    "embedding_q": embedding_q,
 }

@@ -9,7 +9,7 @@ import numpy as np
 from .elementwise import bind_activation
 from .registry import Array, Call, Step, is_blas_float, kernel, overlap
 
-__all__ = ["blas_ready"]
+__all__ = ["as_rows", "blas_ready"]
 
 
 def _is_blas_matrix(x: Array) -> bool:
@@ -27,7 +27,7 @@ def blas_ready(x: Array, call: Call) -> tuple[Array, Step | None]:
     return work, partial(np.copyto, work, x)
 
 
-def _as_rows(x: Array, call: Call) -> tuple[Array, Step | None]:
+def as_rows(x: Array, call: Call) -> tuple[Array, Step | None]:
     """All leading axes of ``x`` as one, in memory that suits BLAS."""
     shape = (int(np.prod(x.shape[:-1])), x.shape[-1])
     rows = x.reshape(shape)
@@ -43,7 +43,7 @@ def _linear(call: Call) -> Step | None:
     out, act = call.out, call.attrs["act"]
     if not is_blas_float(x):
         return None
-    rows, prepare = _as_rows(x, call)
+    rows, prepare = as_rows(x, call)
     columns, prepare_weight = blas_ready(weight, call)
     product = call.scratch.take(out.shape, out.dtype) if overlap(residual, out) else out
     flat = product.reshape(-1, weight.shape[0])

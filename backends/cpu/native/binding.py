@@ -14,6 +14,7 @@ from forgec.ir.op import get, literal_array
 from forgec.ir.program import ConstRef, Instr, Literal, Operand
 from forgec.ir.types import DType, TensorType, contiguous_strides
 
+from . import compressed
 from .machine import Team, extension, isa
 
 __all__ = ["PANEL", "NativeStep", "bound_op", "pack", "packed_operand", "packing", "steps", "supports"]
@@ -38,6 +39,8 @@ def packing(isa: str) -> str:
 
 def packed_operand(instr: Instr) -> int | None:
     """Index of the constant operand that :func:`pack` makes fast, or None."""
+    if instr.op == "linear_q":
+        return 1 if isinstance(instr.operands[1], ConstRef) else None
     if instr.op != "linear" or not isinstance(instr.operands[1], ConstRef):
         return None
     return 1 if instr.operands[1].type.dtype is DType.F32 else None
@@ -45,6 +48,8 @@ def packed_operand(instr: Instr) -> int | None:
 
 def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
     """The constant at :func:`packed_operand` of an instruction in the layout that :func:`packing` names."""
+    if instr.op == "linear_q":
+        return compressed.pack(constant)
     return np.asarray(extension().pack(constant, isa()))
 
 
@@ -152,6 +157,8 @@ def steps(
         if get(instr.op).view:
             continue
         which = packed_operand(instr)
+        if which is None and instr.op == "embedding_q" and str(instr.operands[0]) in weights:
+            which = 0  # a table that a product has packed anyway
         weight = None if which is None else weights[str(instr.operands[which])]
         inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
@@ -191,5 +198,5 @@ def _pack_all(
 
 def _placeholder(t: TensorType) -> np.ndarray:
     """A contiguous array of the type in name only: it stands for memory that nobody reads or writes."""
-    strides = tuple(s * t.dtype.itemsize for s in contiguous_strides(t.shape))
-    return np.lib.stride_tricks.as_strided(np.zeros((), t.dtype.numpy), t.shape, strides)
+    strides = tuple(s * t.dtype.itemsize for s in contiguous_strides(t.array_shape))
+    return np.lib.stride_tricks.as_strided(np.zeros((), t.dtype.numpy), t.array_shape, strides)

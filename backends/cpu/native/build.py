@@ -39,6 +39,11 @@ ISA_FLAGS = {
     "kernels_portable.cpp": [],
     "kernels_avx2.cpp": ["-mavx2", "-mfma"],
     "kernels_avx512.cpp": _AVX512 + _QUIET,
+    "quant_portable.cpp": [],
+    "quant_avx2.cpp": ["-mavx2", "-mfma"],
+    "quant_avx512.cpp": _AVX512 + _QUIET,
+    "dot_avxvnni.cpp": ["-mavx2", "-mavxvnni"],
+    "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
 }
 """Additional flags by file; all other files must run on any machine of the architecture."""
 

@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    compressed,
     elementwise,
     indexing,
     linear,

@@ -84,11 +84,13 @@ def require_exact(value: float, dtype: DType, what: str) -> None:
 
 
 def is_exact(value: int | float | bool, dtype: DType) -> bool:
-    """True if an element type can hold a scalar; floating point may round it."""
+    """True if an element type can hold a scalar; floating point may round it, i4 stands beside none."""
     if dtype.is_float:
         return True
     if dtype is DType.BOOL:
         return value in (0, 1)
+    if dtype is DType.I4:
+        return False
     info = np.iinfo(dtype.numpy)
     return value == value // 1 and bool(info.min <= value <= info.max)
 

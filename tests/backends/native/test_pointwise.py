@@ -141,8 +141,8 @@ def test_integer_unary(isa: str, op: str, dtype: str) -> None:
     assert_matches(op, [np.array([info.min, info.max, 0, 1, 5], info.dtype)], {})
 
 
-@pytest.mark.parametrize("source", [d.value for d in DType])
-@pytest.mark.parametrize("target", [d.value for d in DType])
+@pytest.mark.parametrize("source", [d.value for d in DType if d is not DType.I4])
+@pytest.mark.parametrize("target", [d.value for d in DType if d is not DType.I4])
 def test_casts(isa: str, source: str, target: str) -> None:
     values = np.array([0, 1, 2, 3, 100, 127], np.float64)
     if source in ("f64", "f32", "f16", "bf16"):

@@ -9,6 +9,7 @@ const BindTable& binders() {
   static const BindTable table = [] {
     BindTable t;
     add_matrix_binders(t);
+    add_quant_binders(t);
     add_normalisation_binders(t);
     add_pointwise_binders(t);
     add_movement_binders(t);

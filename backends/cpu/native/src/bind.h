@@ -87,6 +87,7 @@ using Bind = void (*)(Binder&, const Call&);
 using BindTable = std::map<std::string, Bind>;
 
 void add_matrix_binders(BindTable& table);
+void add_quant_binders(BindTable& table);
 void add_normalisation_binders(BindTable& table);
 void add_pointwise_binders(BindTable& table);
 void add_movement_binders(BindTable& table);

@@ -1,5 +1,9 @@
 #include "isa.h"
 
+#include <map>
+
+#include "quant.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -27,19 +31,26 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-const Kernels* kernels_for(const std::string& isa) {
-  if (isa == "portable") return &kPortable;
-  if (isa == "avx2" || isa == "avxvnni") return &kAvx2;
-  if (isa == "avx512" || isa == "avx512vnni") return &kAvx512;
-  return nullptr;
+static std::map<std::string, Kernels> all_kernels() {
+  return {{"portable", kPortable}, {"avx2", kAvx2}, {"avxvnni", kAvx2}, {"avx512", kAvx512}, {"avx512vnni", kAvx512}};
 }
 
 #else
 
 std::vector<std::string> instruction_sets() { return {"portable"}; }
 
-const Kernels* kernels_for(const std::string& isa) { return isa == "portable" ? &kPortable : nullptr; }
+static std::map<std::string, Kernels> all_kernels() { return {{"portable", kPortable}}; }
 
 #endif
+
+const Kernels* kernels_for(const std::string& isa) {
+  static const std::map<std::string, Kernels> table = [] {
+    std::map<std::string, Kernels> kernels = all_kernels();
+    for (auto& [name, entry] : kernels) entry.quant = quant_kernels_for(name.c_str());
+    return kernels;
+  }();
+  const auto found = table.find(isa);
+  return found == table.end() ? nullptr : &found->second;
+}
 
 }  // namespace forgec

@@ -5,6 +5,7 @@
 
 #include "bind.h"
 #include "isa.h"
+#include "module_quant.h"
 
 namespace py = pybind11;
 
@@ -19,6 +20,7 @@ DType dtype_of(const py::array& array) {
   if (kind == 'u' && size == 1) return DType::u8;
   if (kind == 'b') return DType::b8;
   if (kind == 'V' && size == 2) return DType::bf16;  // ml_dtypes' bfloat16
+  if (kind == 'V' && size == 1) return DType::i4;
   throw std::invalid_argument("numpy type " + std::string(py::str(array.dtype())) + " has no tensor type");
 }
 
@@ -77,8 +79,9 @@ class Bound {
     binder.bind(call);
     scratch_ = std::max(scratch_, binder.scratch_bytes());
     calls_.push_back(std::move(call));
+    const size_t replaced = op == "embedding_q" ? 0 : 1;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (packed_weight.is_none() || i != 1) kept_.append(inputs[i]);  // a packed weight stands in for its original
+      if (packed_weight.is_none() || i != replaced) kept_.append(inputs[i]);  // a packed weight stands in for its original
     }
     kept_.append(outputs);
     kept_.append(packed_weight);
@@ -205,5 +208,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("isas", &instruction_sets);
   m.def("allocate", &allocate, py::arg("bytes"));
   m.def("pack", &pack, py::arg("weight"), py::arg("isa"));
+  add_quant_functions(m);
   m.def("peak_flops", &peak_flops, py::arg("team"), py::arg("isa"));
 }

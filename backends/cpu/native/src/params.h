@@ -108,6 +108,8 @@ enum class Binary : int32_t {
   add, sub, mul, div, floor_div, mod, pow, maximum, minimum, eq, ne, lt, le, gt, ge, count
 };
 
+struct QuantKernels;  // quant.h
+
 struct Kernels {
   const char* name;
   int tile_rows;               // rows of the register tile
@@ -118,6 +120,7 @@ struct Kernels {
   // dst[j * dst_row + i] = src[i * src_row + j]
   void (*transpose)(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row);
   double (*multiply_adds)(int64_t rounds);  // floating-point operations done by a loop in registers
+  const QuantKernels* quant = nullptr;
 };
 
 extern const Kernels kPortable;

@@ -6,7 +6,8 @@
 
 namespace forgec {
 
-enum class DType : uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, b8 };
+// An element of i4 is a byte with two numbers: the last axis of such a tensor counts pairs.
+enum class DType : uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, b8, i4 };
 
 constexpr int64_t item_size(DType type) {
   switch (type) {

@@ -1,0 +1,182 @@
+// Binders of what reads compressed weights: linear_q and embedding_q.
+#include <algorithm>
+#include <cstring>
+
+#include "bind.h"
+#include "half.h"
+#include "quant.h"
+
+namespace forgec {
+namespace {
+
+constexpr double kParallelWork = 100e3;      // multiply-adds that are worth a second thread
+constexpr int64_t kParallelElements = 16384;
+constexpr int64_t kBlockFloats = 1024 * kPanel;  // room for a decoded block; gemm.h has shorter ones
+constexpr int64_t kLongestSum = 65536;       // products of two bytes whose sum fits 32 bits
+
+Code code_of(const Tensor& weight) {
+  switch (weight.dtype) {
+    case DType::i8:
+      return Code::i8;
+    case DType::i4:
+      return Code::i4;
+    case DType::bf16:
+      return Code::bf16;
+    default:
+      throw Unsupported("compressed weights have no native kernel for this element type");
+  }
+}
+
+int64_t columns_of(const Tensor& weight) { return weight.shape[1] * (weight.dtype == DType::i4 ? 2 : 1); }
+
+// The panels of a weight: those packed before, or packed now at every run.
+const char* codes_of(Binder& binder, const Call& call, const Tensor& weight, Code code, int64_t k) {
+  if (call.packed_weight != nullptr) return reinterpret_cast<const char*>(call.packed_weight);
+  const Tensor rows = binder.contiguous(weight, 1);
+  PackCodes p{};
+  p.from = rows.data;
+  p.n = rows.shape[0];
+  p.k = k;
+  p.row_bytes = rows.shape[1] * item_size(rows.dtype);
+  p.row_step = rows.strides[0] * item_size(rows.dtype);
+  p.code = code;
+  p.to = binder.take((p.n + kPanel - 1) / kPanel * panel_bytes(code, k));
+  binder.emit(binder.kernels().quant->pack, p, false);
+  return p.to;
+}
+
+int64_t group_of(const Call& call, int64_t k) {
+  const int64_t group = call.integer("group");
+  return std::max<int64_t>(1, group == 0 ? k : group);
+}
+
+void bind_linear_q(Binder& binder, const Call& call) {
+  const Tensor &x = call.input(0), &weight = call.input(1), &out = call.out();
+  require_dtype(x, DType::f32, "linear_q");
+  const QuantKernels& kernels = *binder.kernels().quant;
+  const Code code = code_of(weight);
+  const bool dynamic = call.flag("dynamic");
+  QuantGemm q{};
+  Gemm& g = q.gemm;
+  const Tensor left = binder.rows(x, &g.m, &g.a_row);
+  g.a = left.as<const float>();
+  g.a_col = 1;
+  g.k = x.shape[x.rank - 1];
+  g.n = weight.shape[0];
+  g.c = out.as<float>();
+  g.ldc = g.n;
+  g.act = parse_act(call.text("act"));
+  q.group = group_of(call, g.k);
+  if (q.group < g.k && q.group % per_word(code) != 0) throw Unsupported("groups do not divide into 32-bit words");
+  if (dynamic && g.k > kLongestSum) throw Unsupported("rows are too long for sums of 32 bits");
+  if (call.has(2)) {
+    require_dtype(call.input(2), DType::f32, "linear_q");
+    q.scales = binder.contiguous(call.input(2)).as<const float>();
+  }
+  if (call.has(3)) g.bias = binder.contiguous(call.input(3)).as<const float>();
+  if (call.has(4)) {
+    int64_t count;
+    g.residual = binder.rows(call.input(4), &count, &g.ldr).as<const float>();
+  }
+  q.codes = codes_of(binder, call, weight, code, g.k);
+  const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+  const bool parallel = work > kParallelWork;
+  if (!dynamic) {
+    if (g.m > kernels.thin_rows) {
+      g.packed_a = binder.floats(g.m * g.k);
+      q.own_floats = kBlockFloats;
+      q.own = binder.floats(q.own_floats * binder.threads());
+    }
+    binder.emit(kernels.weights[static_cast<int>(code)], q, parallel);
+    return;
+  }
+  DynamicGemm p{};
+  p.quant = q;
+  p.dot = kernels.dot;
+  p.rows = binder.take(g.m * words_of(code, g.k) * p.dot->quad_bytes());
+  p.row_scales = binder.floats(g.m);
+  p.own_bytes = kMaxTile * (g.k + 64) * (p.dot->quad_bytes() / 4);
+  p.own_bytes = (p.own_bytes + 63) / 64 * 64;
+  p.own = binder.take(p.own_bytes * binder.threads());
+  binder.emit(kernels.dynamic, p, parallel);
+}
+
+struct EmbeddingQ {
+  const char *codes, *ids;
+  bool wide, packed;
+  Code code;
+  const float* scales;       // [groups, rows], or null
+  int64_t group, rows, size, row_step, count;
+  float* out;
+};
+
+float code_value(Code code, const char* word_or_row, int64_t i) {
+  if (code == Code::i8) return static_cast<float>(static_cast<int8_t>(word_or_row[i]));
+  if (code == Code::i4) {
+    const int byte = static_cast<uint8_t>(word_or_row[i / 2]);
+    return static_cast<float>(((i % 2 == 0 ? byte : byte >> 4) & 15) ^ 8) - 8.0f;
+  }
+  Brain x;
+  std::memcpy(&x, word_or_row + 2 * i, 2);
+  return brain_to_float(x);
+}
+
+void run_embedding_q(const void* params, Context& context) {
+  const EmbeddingQ& p = *static_cast<const EmbeddingQ*>(params);
+  const int64_t per = per_word(p.code);
+  int64_t begin, end;
+  context.share(p.count, 1, &begin, &end);
+  for (; begin < end; ++begin) {
+    const int64_t id = p.wide ? reinterpret_cast<const int64_t*>(p.ids)[begin] : reinterpret_cast<const int32_t*>(p.ids)[begin];
+    if (id < 0 || id >= p.rows) return context.fail(id, p.rows);
+    float* out = p.out + begin * p.size;
+    for (int64_t first = 0, group = 0; first < p.size; first += p.group, ++group) {
+      const int64_t last = std::min(p.size, first + p.group);
+      const float scale = p.scales != nullptr ? p.scales[group * p.rows + id] : 1.0f;
+      if (p.packed) {
+        const char* column = p.codes + id / kPanel * panel_bytes(p.code, p.size) + id % kPanel * 4;
+        for (int64_t k = first; k < last; ++k) out[k] = code_value(p.code, column + k / per * kPanel * 4, k % per) * scale;
+      } else {
+        const char* row = p.codes + id * p.row_step;
+        for (int64_t k = first; k < last; ++k) out[k] = code_value(p.code, row, k) * scale;
+      }
+    }
+  }
+}
+
+void bind_embedding_q(Binder& binder, const Call& call) {
+  const Tensor &table = call.input(0), &out = call.out();
+  require_dtype(out, DType::f32, "embedding_q");
+  const Tensor ids = binder.contiguous(call.input(1));
+  EmbeddingQ p{};
+  p.code = code_of(table);
+  p.rows = table.shape[0];
+  p.size = columns_of(table);
+  p.group = group_of(call, p.size);
+  p.packed = call.packed_weight != nullptr;
+  if (p.packed) {
+    p.codes = reinterpret_cast<const char*>(call.packed_weight);
+  } else {
+    const Tensor rows = binder.contiguous(table, 1);
+    p.codes = rows.data;
+    p.row_step = rows.strides[0] * item_size(rows.dtype);
+  }
+  if (call.has(2)) {
+    require_dtype(call.input(2), DType::f32, "embedding_q");
+    p.scales = binder.contiguous(call.input(2)).as<const float>();
+  }
+  p.ids = ids.data;
+  p.wide = ids.dtype == DType::i64;
+  p.count = ids.numel();
+  p.out = out.as<float>();
+  binder.emit(run_embedding_q, p, out.numel() > kParallelElements);
+}
+
+}  // namespace
+
+void add_quant_binders(BindTable& table) {
+  table["linear_q"] = bind_linear_q;
+  table["embedding_q"] = bind_embedding_q;
+}
+
+}  // namespace forgec

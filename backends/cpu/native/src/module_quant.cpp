@@ -1,0 +1,115 @@
+#include "module_quant.h"
+
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+
+#include "isa.h"
+#include "memory.h"
+#include "quant.h"
+
+namespace py = pybind11;
+
+namespace forgec {
+namespace {
+
+// Row-major codes [n, bytes of a row] as panels, see quant.h. `format` is i8, i4 or bf16.
+py::array_t<uint8_t> pack_compressed(const py::array_t<uint8_t>& rows, const std::string& format,
+                                     const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  const bool known = format == "i8" || format == "i4" || format == "bf16";
+  if (rows.ndim() != 2 || !known || kernels == nullptr || (rows.shape(1) > 1 && rows.strides(1) != 1)) {
+    throw std::invalid_argument("pack takes rows of bytes, a format and an instruction set");
+  }
+  PackCodes p{};
+  p.code = format == "i8" ? Code::i8 : format == "i4" ? Code::i4 : Code::bf16;
+  p.from = reinterpret_cast<const char*>(rows.data());
+  p.n = rows.shape(0);
+  p.row_bytes = rows.shape(1);
+  p.row_step = rows.strides(0);
+  p.k = p.code == Code::i8 ? p.row_bytes : p.code == Code::i4 ? p.row_bytes * 2 : p.row_bytes / 2;
+  const int64_t panels = (p.n + kPanel - 1) / kPanel, bytes = panel_bytes(p.code, p.k);
+  Pages pages = allocate_pages(static_cast<size_t>(panels * bytes));
+  p.to = pages.get();
+  const py::capsule owner(pages.release(), [](void* data) { FreePages()(static_cast<char*>(data)); });
+  const py::array_t<uint8_t> packed({panels, bytes}, reinterpret_cast<uint8_t*>(p.to), owner);
+  const py::gil_scoped_release release;
+  Context alone;
+  kernels->quant->pack(&p, alone);
+  return packed;
+}
+
+struct Read {
+  const uint64_t* data;
+  int64_t words;
+};
+
+// Bytes per second at which all threads together read memory once, in order: the best of some passes.
+double read_bandwidth(const std::shared_ptr<Team>& team, const py::array_t<uint8_t>& buffer) {
+  const Read whole{reinterpret_cast<const uint64_t*>(buffer.data()), static_cast<int64_t>(buffer.size() / 8)};
+  Program program(team);
+  program.emit([](const void* p, Context& context) {
+    const Read& read = *static_cast<const Read*>(p);
+    int64_t begin, end;
+    context.share(read.words, 512, &begin, &end);
+    uint64_t sums[8] = {};
+    for (; begin + 8 <= end; begin += 8) {
+      for (int i = 0; i < 8; ++i) sums[i] += read.data[begin + i];
+      __builtin_prefetch(read.data + begin + 256);
+    }
+    volatile uint64_t keep = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+    (void)keep;
+  }, whole, 0, true);
+  const py::gil_scoped_release release;
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    Failure failure;
+    const auto start = std::chrono::steady_clock::now();
+    program.run(&failure, nullptr);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(whole.words * 8) / seconds.count());
+  }
+  return best;
+}
+
+struct Integers {
+  const Dot* dot;
+  int64_t rounds;
+};
+
+constexpr int64_t kPeakWords = 64;  // of a tile whose operands stay in the first-level cache
+
+// Operations per second of all threads in integer tiles that read nothing but the first-level cache.
+double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  if (kernels == nullptr) throw std::invalid_argument("unknown instruction set " + isa);
+  const Dot* dot = kernels->quant->dot;
+  Program program(team);
+  program.emit([](const void* p, Context&) {
+    const auto* work = static_cast<const Integers*>(p);
+    alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kPanel * 4] = {};
+    alignas(64) int32_t c[kMaxTile * kPanel];
+    const DotArgs args{kPeakWords, a, b, c};
+    for (int64_t i = 0; i < work->rounds; ++i) work->dot->of_rows[work->dot->rows](args);
+  }, Integers{dot, 2000}, 0, true);
+  const py::gil_scoped_release release;
+  double best = 0;
+  for (int i = 0; i < 50; ++i) {
+    Failure failure;
+    const auto start = std::chrono::steady_clock::now();
+    program.run(&failure, nullptr);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 2000.0 * 2.0 * static_cast<double>(dot->rows * kPanel * kPeakWords * 4) / seconds.count());
+  }
+  return best * team->threads();
+}
+
+}  // namespace
+
+void add_quant_functions(py::module_& m) {
+  m.def("pack_compressed", &pack_compressed, py::arg("rows"), py::arg("format"), py::arg("isa"));
+  m.def("read_bandwidth", &read_bandwidth, py::arg("team"), py::arg("buffer"));
+  m.def("peak_integer", &peak_integer, py::arg("team"), py::arg("isa"));
+}
+
+}  // namespace forgec

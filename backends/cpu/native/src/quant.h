@@ -1,0 +1,88 @@
+// Matrix products with compressed weights: parameters, layout of the codes, and the table of their kernels.
+//
+// Codes lie in panels [n / 32][words][32 columns] of 32-bit words, the last panel padded with zeros. A word has
+// the codes of one column for `per_word` successive k, the first in its lowest bits: 4 of i8, 8 of i4, 2 of bf16.
+// These are the bytes that the row-major weight has at that place too, so that one transposition of words packs
+// all formats. A panel of i8 is followed by 128 times the sums of its columns over k, as int32.
+#pragma once
+
+#include "params.h"
+
+namespace forgec {
+
+enum class Code : int32_t { i8, i4, bf16 };
+constexpr int kCodes = 3;
+
+constexpr int per_word(Code code) { return code == Code::i8 ? 4 : code == Code::i4 ? 8 : 2; }
+
+constexpr int64_t words_of(Code code, int64_t k) { return (k + per_word(code) - 1) / per_word(code); }
+
+constexpr int64_t panel_bytes(Code code, int64_t k) {
+  return (words_of(code, k) + (code == Code::i8 ? 1 : 0)) * kPanel * 4;
+}
+
+// C[m, n] = act(A[m, k] W[k, n] + bias) + residual with W[k, n] = code * scales[k / group, n].
+struct QuantGemm {
+  Gemm gemm;             // its right factor is not used
+  const char* codes;
+  const float* scales;   // [groups, n], or null for bf16
+  int64_t group;         // k that share a scale
+  float* own;            // room per thread for a decoded block of a panel
+  int64_t own_floats;
+};
+
+// Tiles of exact integer products: C[rows, 32] = A[rows, words * 4] B[words, 32] with sums in int32.
+struct DotArgs {
+  int64_t words;
+  const char* a;         // [words][rows] groups of four numbers
+  const char* b;         // words of a panel of i8
+  int32_t* c;            // [rows][32]
+};
+using DotFunction = void (*)(const DotArgs&);
+
+struct Dot {
+  int rows;              // of the largest tile
+  bool bytes;            // A has bytes with 128 added, else 16-bit integers
+  DotFunction of_rows[kMaxTile + 1];
+
+  int64_t quad_bytes() const { return bytes ? 4 : 8; }
+};
+
+// The same with A quantised row by row at run time: C = act(s[m] scales[n] (Q W) + bias) + residual.
+struct DynamicGemm {
+  QuantGemm quant;
+  const Dot* dot;
+  char* rows;            // room for m * words quads of A
+  float* row_scales;     // [m]
+  char* own;             // room per thread: rows of a tile before they are packed
+  int64_t own_bytes;
+};
+
+// Packs a weight of `row_bytes` per row; `from` may be unaligned.
+struct PackCodes {
+  const char* from;
+  int64_t n, k, row_bytes, row_step;
+  Code code;
+  char* to;
+};
+
+struct QuantKernels {
+  int thin_rows;         // up to so many rows are multiplied while decoding, without room for a packed A
+  const Dot* dot;
+  Run weights[kCodes];   // QuantGemm
+  Run dynamic;           // DynamicGemm
+  Run pack;              // PackCodes
+};
+
+extern const QuantKernels kQuantPortable;
+#if defined(__x86_64__)
+extern const QuantKernels kQuantAvx2;
+extern const QuantKernels kQuantAvx512;
+extern const Dot kDotAvxVnni;
+extern const Dot kDotAvx512Vnni;
+#endif
+
+// Kernels of an instruction set; null for an unknown name.
+const QuantKernels* quant_kernels_for(const char* isa);
+
+}  // namespace forgec

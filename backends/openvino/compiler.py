@@ -1,0 +1,179 @@
+"""Driving Intel's NPU compiler: models in, blobs and what it said about them out.
+
+Every model is compiled in a process of its own, several at a time; a batch of tiny models shares one process.
+Results are kept in the compile cache under the model's content, the platform, the options and the compiler.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import openvino as ov
+
+from forgec.errors import BackendError
+
+from ..base import Settings
+from ..vendor.cache import Cache, key_of
+from ..vendor.worker import Job, Outcome, error_of, run, run_all
+from .messages import clean, failures, translate
+from .toolchain import Toolchain
+
+__all__ = ["Built", "Model", "Rejected", "build", "build_batch"]
+
+_MODE = "dump-task-stats=true enable-schedule-trace=true enable-weights-sparsity=false"
+"""Statistics and the simulated schedule; dense weights are not searched for zeros."""
+
+_TRACE = "compileTimeScheduleTrace.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An OpenVINO model as files in memory. ``what`` names it in errors; ``sources`` are places in the user's
+    model by the register that names of nodes begin with."""
+
+    what: str
+    xml: bytes
+    weights: bytes
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ov.Model, what: str) -> Model:
+        with tempfile.TemporaryDirectory() as folder:
+            xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
+            ov.serialize(model, xml, weights)
+            return cls(what, xml.read_bytes(), weights.read_bytes())
+
+    def write(self, folder: Path, name: str = "model") -> Path:
+        """Write the two files; the path of the first."""
+        (folder / f"{name}.bin").write_bytes(self.weights)
+        path = folder / f"{name}.xml"
+        path.write_bytes(self.xml)
+        return path
+
+
+@dataclass(frozen=True)
+class Built:
+    """A blob, the compiler's log and its simulated schedule (JSON, empty if there is none)."""
+
+    blob: bytes
+    log: str
+    schedule: bytes
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("blob", self.blob)
+            archive.writestr("log", self.log, zipfile.ZIP_DEFLATED)
+            archive.writestr("schedule", self.schedule, zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Built:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return cls(archive.read("blob"), archive.read("log").decode(), archive.read("schedule"))
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The compiler's reason for refusing a model, in our words."""
+
+    reason: str
+
+
+def build(
+    models: Sequence[Model],
+    platform: str,
+    toolchain: Toolchain,
+    settings: Settings,
+    cache: Cache,
+    properties: Mapping[str, str] | None = None,
+) -> list[Built | Rejected]:
+    """Compile models for a platform, from the cache where they are there.
+
+    Raises ``BackendError`` if the compiler dies, hangs or takes too much memory.
+    """
+    options = _properties(platform, properties)
+    keys = [_key(model, options, toolchain) for model in models]
+    results: dict[int, Built | Rejected] = {}
+    for index, key in enumerate(keys):
+        found = cache.get(key)
+        if found is not None:
+            results[index] = Built.from_bytes(found)
+    todo = [index for index in range(len(models)) if index not in results]
+    with tempfile.TemporaryDirectory() as temporary:
+        jobs = [_job([models[i]], Path(temporary) / str(i), options, toolchain) for i in todo]
+        for index, job, outcome in zip(todo, jobs, run_all(jobs, settings), strict=True):
+            results[index] = result = _result(job, outcome, settings)
+            if isinstance(result, Built):
+                cache.put(keys[index], result.to_bytes())
+    return [results[index] for index in range(len(models))]
+
+
+def build_batch(
+    models: Sequence[Model], platform: str, toolchain: Toolchain, settings: Settings
+) -> list[Built | Rejected]:
+    """Compile small models in one process; one that kills it is rejected, and the rest go on in another."""
+    options = {**_properties(platform, None), "NPU_COMPILATION_MODE_PARAMS": "enable-weights-sparsity=false"}
+    results: list[Built | Rejected] = []
+    while len(results) < len(models):
+        rest = models[len(results) :]
+        with tempfile.TemporaryDirectory() as temporary:
+            job = _job(rest, Path(temporary), options, toolchain)
+            outcome = run(job, settings)
+            log = clean(outcome.log)
+            failed = failures(log)
+            if -1 in failed:
+                raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
+            for index in range(len(rest)):
+                blob = job.folder / f"{index}.blob"
+                if index in failed:
+                    results.append(Rejected(translate(failed[index], log)))
+                elif f"@done {index} " in log and blob.exists():
+                    results.append(Built(blob.read_bytes(), "", b""))
+                else:
+                    results.append(Rejected(f"Intel's compiler {outcome.stopped or 'died'} on it"))
+                    break
+    return results
+
+
+def _properties(platform: str, more: Mapping[str, str] | None) -> dict[str, str]:
+    return {
+        "NPU_COMPILER_TYPE": "PLUGIN",
+        "NPU_PLATFORM": platform,
+        "NPU_COMPILATION_MODE_PARAMS": _MODE,
+        **(more or {}),
+        "LOG_LEVEL": "LOG_INFO",
+    }
+
+
+def _key(model: Model, options: Mapping[str, str], toolchain: Toolchain) -> str:
+    return key_of("intel", toolchain.identity, repr(sorted(options.items())), model.xml, model.weights)
+
+
+def _job(models: Sequence[Model], folder: Path, options: Mapping[str, str], toolchain: Toolchain) -> Job:
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for index, model in enumerate(models):
+        model.write(folder, str(index))
+        lines += [f"{index}.xml", f"{index}.blob"]
+    (folder / "jobs").write_text("\n".join(lines) + "\n")
+    what = models[0].what if len(models) == 1 else f"{len(models)} models"
+    return Job(what, toolchain.command("NPU", "jobs", options), folder, toolchain.environment)
+
+
+def _result(job: Job, outcome: Outcome, settings: Settings) -> Built | Rejected:
+    log = clean(outcome.log)
+    failed = failures(log)
+    if -1 in failed:
+        raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
+    if 0 in failed:
+        return Rejected(translate(failed[0], log))
+    blob, trace = job.folder / "0.blob", job.folder / _TRACE
+    if outcome.stopped or "@done 0 " not in log or not blob.exists():
+        raise error_of(job, outcome, settings)
+    return Built(blob.read_bytes(), log, trace.read_bytes() if trace.exists() else b"")

@@ -1,0 +1,96 @@
+"""A legalised segment as an OpenVINO model: one emitter per op, names that lead back to the user's model.
+
+Every node is called ``r12.linear`` after the register and op of its instruction, so that the compiler's
+messages and schedules can be joined to instructions. Constants are converted one at a time; the model holds
+copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import openvino as ov
+import openvino.opset15 as opset
+
+from forgec.errors import BackendError, InternalError
+from forgec.ir.printer import format_instr
+from forgec.ir.program import ConstRef, Instr, Operand, Program, Register
+
+from ..base import Constants
+from .nodes import EMITTERS, Context
+from .types import HALF, Precision
+
+__all__ = ["emit", "label"]
+
+
+def label(instr: Instr) -> str:
+    """Name of an instruction's nodes; those behind the last have a number after it."""
+    return f"r{instr.results[0].id}.{instr.op}"
+
+
+def emit(
+    segment: Program,
+    constants: Constants,
+    precision: Precision = HALF,
+    *,
+    as_inputs: Collection[str] = (),
+) -> ov.Model:
+    """The model of a segment; its inputs and outputs are the segment's parameters and results, in order.
+
+    Constants named in ``as_inputs`` become further inputs, in that order. ``BackendError`` if an op has no
+    emitter or OpenVINO refuses it.
+    """
+    main = segment.main
+    nodes: dict[Operand, Any] = {}
+    parameters = []
+
+    def parameter(operand: Register | ConstRef) -> None:
+        node = opset.parameter(list(operand.type.shape), precision.openvino(operand.type.dtype))
+        node.set_friendly_name(f"in{len(parameters)}")
+        nodes[operand] = node
+        parameters.append(node)
+
+    for register in main.params:
+        parameter(register)
+    for name in as_inputs:
+        parameter(ConstRef(name, segment.constants[name].type))
+
+    def node(operand: Operand) -> Any:
+        if operand not in nodes:
+            if not isinstance(operand, ConstRef):
+                raise InternalError(f"{operand} is read before it is written, or is a state")
+            array = precision.array(constants(segment.constants[operand.name]), operand.type.dtype)
+            nodes[operand] = opset.constant(array)
+            nodes[operand].set_friendly_name(operand.name)
+        return nodes[operand]
+
+    for instr in main.body:
+        made = _emit(instr, precision, node)
+        nodes.update(zip(instr.results, made, strict=True))
+    results = []
+    for number, register in enumerate(main.results):
+        results.append(opset.result(node(register)))
+        results[-1].set_friendly_name(f"out{number}")
+    return ov.Model(results, parameters, segment.entry)
+
+
+def _emit(instr: Instr, precision: Precision, node: Any) -> list[Any]:
+    where = f"{format_instr(instr)}{f'  # {instr.source}' if instr.source else ''}"
+    if instr.op not in EMITTERS:
+        raise BackendError(f"{instr.op} has no form in OpenVINO", where, "leave it on the CPU")
+    made: list[Any] = []
+    try:
+        found = EMITTERS[instr.op](Context(instr, precision, node, made))
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO refuses {instr.op}: {str(error).strip()}", where) from error
+    for number, each in enumerate(reversed(made)):
+        each.set_friendly_name(label(instr) + (f".{number}" if number else ""))
+    outputs = list(found) if isinstance(found, tuple | list) else [found]
+    for output, register in zip(outputs, instr.results, strict=True):
+        value = output if isinstance(output, ov.Output) else output.output(0)
+        want = precision.openvino(register.type.dtype)
+        if tuple(value.get_shape()) != register.type.shape or value.get_element_type() != want:
+            got = f"{value.get_element_type()}{list(value.get_shape())}"
+            raise InternalError(f"{instr.op} was emitted as {got}, not {register.type}", where)
+    return outputs

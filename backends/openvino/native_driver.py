@@ -1,0 +1,39 @@
+"""The counterpart of ``driver.c`` where OpenVINO's own NPU compiler library is installed.
+
+``python -m forgec.backends.openvino.native_driver DEVICE JOBS [KEY=VALUE ...]``: same list of jobs, same
+lines printed. It runs in a process of its own, as the compiler may die.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(words: list[str]) -> int:
+    import openvino as ov
+
+    device, jobs, *properties = words
+    core = ov.Core()
+    config = dict(text.split("=", 1) for text in properties)
+    lines = [line for line in Path(jobs).read_text().splitlines() if line]
+    failed = False
+    for index, (xml, blob) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
+        print(f"@begin {index}", flush=True)
+        start = time.perf_counter()
+        try:
+            compiled = core.compile_model(core.read_model(xml), device, config)
+            Path(blob).write_bytes(compiled.export_model())
+        except RuntimeError as error:
+            failed = True
+            print(f"@failed {index} compile\n{error}\n@end", flush=True)
+        else:
+            print(f"@done {index} {time.perf_counter() - start:.3f}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""What a vendor's compiler or simulator says of compiled code, before any device has run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Layer", "Prediction"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Time that one layer of the compiled code takes on one engine, in the vendor's model.
+
+    ``source`` is where it comes from in the user's model, as far as the compiler kept names.
+    """
+
+    name: str
+    engine: str
+    start_us: float
+    duration_us: float
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A simulated run of one segment. None stands for what the vendor's model does not tell.
+
+    ``latency_us`` is one run without the host's dispatch. ``ddr_bytes`` go between memory and chip,
+    ``spill_bytes`` of them only because on-chip memory was short, ``on_chip_bytes`` is the peak there.
+    ``uncosted`` are kernels that the vendor's model counts as free. ``code_bytes`` is the size of the
+    device's code with its weights. ``dispatches`` is how often the host starts the device.
+    """
+
+    latency_us: float
+    method: str
+    ddr_bytes: int | None = None
+    spill_bytes: int | None = None
+    on_chip_bytes: int | None = None
+    code_bytes: int | None = None
+    dispatches: int = 1
+    uncosted: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = field(default=(), repr=False)

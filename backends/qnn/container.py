@@ -1,0 +1,107 @@
+"""The code of a compiled segment: a head in JSON, then the vendor's files as they are.
+
+Layout: magic, length of the head (8 bytes, little endian), head (zlib), files one after the other. The head
+says what the ports are, which compiler made the files for which chip, and what the vendor's model predicts.
+Reading checks every length before use.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from forgec.errors import BackendError
+from forgec.ir.types import DType, TensorType
+
+from .edge import Port
+
+__all__ = ["Container", "pack", "unpack"]
+
+_MAGIC = b"forgqnn1"
+_HEAD_LIMIT = 1 << 28
+
+
+@dataclass(frozen=True)
+class Container:
+    """``files`` are the vendor's, by name; ``prediction`` is as :mod:`.prediction` stores it, or None.
+
+    ``tables`` says which inputs are ids of a table with so many rows, by position.
+    """
+
+    compiler: str
+    soc: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    tables: Mapping[int, int]
+    prediction: dict[str, Any] | None
+    files: Mapping[str, bytes]
+
+
+def pack(code: Container) -> bytes:
+    head = {
+        "compiler": code.compiler,
+        "soc": code.soc,
+        "inputs": [_port(port) for port in code.inputs],
+        "outputs": [_port(port) for port in code.outputs],
+        "tables": {str(i): rows for i, rows in code.tables.items()},
+        "prediction": code.prediction,
+        "files": {name: len(data) for name, data in code.files.items()},
+    }
+    packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
+    return b"".join(
+        (_MAGIC, len(packed).to_bytes(8, "little"), packed, *(data for _, data in sorted(code.files.items())))
+    )
+
+
+def unpack(data: bytes, *, files: bool = True) -> Container:
+    """What :func:`pack` packed; ``BackendError`` if it is damaged. Without ``files`` those are left out."""
+    try:
+        return _unpack(data, files)
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise BackendError(
+            f"the code of a Hexagon segment is damaged: {error}", hint="compile again"
+        ) from None
+
+
+def _unpack(data: bytes, files: bool) -> Container:
+    start = len(_MAGIC) + 8
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError("it does not begin as such code does")
+    length = int.from_bytes(data[len(_MAGIC) : start], "little")
+    if not 0 < length <= len(data) - start:
+        raise ValueError(f"a head of {length} bytes does not fit")
+    inflater = zlib.decompressobj()
+    head = json.loads(inflater.decompress(data[start : start + length], _HEAD_LIMIT))
+    sizes = {str(name): int(size) for name, size in head["files"].items()}
+    if any(size < 0 for size in sizes.values()) or start + length + sum(sizes.values()) != len(data):
+        raise ValueError(f"files of {sum(sizes.values())} bytes are announced in {len(data)} bytes")
+    if any("/" in name or "\\" in name or name.startswith(".") for name in sizes):
+        raise ValueError("a file's name is a path")
+    found, place = {}, start + length
+    for name, size in sizes.items() if files else ():
+        found[name] = data[place : place + size]
+        place += size
+    return Container(
+        str(head["compiler"]),
+        int(head["soc"]),
+        tuple(_read_port(port) for port in head["inputs"]),
+        tuple(_read_port(port) for port in head["outputs"]),
+        {int(i): int(rows) for i, rows in head["tables"].items()},
+        head["prediction"],
+        found,
+    )
+
+
+def _port(port: Port) -> dict[str, Any]:
+    fields = asdict(port)
+    return {**fields, "type": [port.type.dtype.value, list(port.type.shape)]}
+
+
+def _read_port(fields: dict[str, Any]) -> Port:
+    dtype, shape = fields["type"]
+    return Port(
+        int(fields["register"]), str(fields["name"]), TensorType(DType(dtype), tuple(map(int, shape)))
+    )

@@ -1,0 +1,56 @@
+"""Matrix products as rank-2 Gemm where one side is a weight, and convolutions.
+
+``Gemm`` with a bias becomes one FullyConnected on HTP; ``MatMul`` and ``Add`` on rank 3 become three ops.
+"""
+
+from __future__ import annotations
+
+import math
+
+from forgec.ir.program import Instr, Register
+
+from .builder import Builder, rows_of
+from .elementwise import activate
+from .registry import emits
+
+__all__: list[str] = []
+
+
+@emits("linear")
+def linear(b: Builder, instr: Instr) -> None:
+    x, weight, bias, residual = instr.operands
+    result = instr.results[0]
+    inputs = [b.rows(x), b.value(weight)]
+    if bias is not None:
+        inputs.append(b.value(bias))
+    y = activate(b, b.node("Gemm", *inputs, transB=1), str(instr.attrs.get("act", "")))
+    if residual is not None:
+        y = b.node("Add", y, b.rows(residual), step="residual")
+    b.define(result, y, rows_of(result.type.shape))
+
+
+@emits("matmul")
+def matmul(b: Builder, instr: Instr) -> None:
+    """Rank 4 at most: more axes are put together where the two batches agree."""
+    left, right = instr.operands
+    result = instr.results[0].type
+    assert left is not None and right is not None
+    if result.rank <= 4:
+        b.define(instr.results[0], b.node("MatMul", b.value(left), b.value(right)))
+        return
+    batch = math.prod(result.shape[:-2])
+    sides = [b.value(x, (batch, *x.type.shape[-2:])) for x in instr.operands if isinstance(x, Register)]
+    b.define(instr.results[0], b.node("MatMul", *sides), (batch, *result.shape[-2:]))
+
+
+@emits("conv")
+def conv(b: Builder, instr: Instr) -> None:
+    x, weight, bias = instr.operands
+    inputs = [b.value(x), b.value(weight), *([b.value(bias)] if bias is not None else [])]
+    attrs = {key: instr.attrs.get(key, default) for key, default in _CONV.items()}
+    stride, padding, dilation = (list(attrs[key]) for key in ("stride", "padding", "dilation"))
+    y = b.node("Conv", *inputs, strides=stride, pads=padding * 2, dilations=dilation, group=attrs["groups"])
+    b.define(instr.results[0], y)
+
+
+_CONV = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": 1}

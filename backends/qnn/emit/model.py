@@ -1,0 +1,97 @@
+"""Emission of a whole segment, and what its ports look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from forgec.errors import BackendError
+from forgec.ir.printer import format_instr
+from forgec.ir.program import Program, Register
+from forgec.ir.types import DType, TensorType
+
+from ...base import Constants
+from ..edge import Port
+from . import attention, elementwise, matrix, movement, normalisation  # noqa: F401  (fill the table)
+from .builder import Builder
+from .registry import EMITTERS
+from .weights import WeightFile
+
+__all__ = ["Emitted", "emit"]
+
+MODEL = "model.onnx"
+_OPSET, _IR_VERSION = 23, 11
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A model file, with its weights in a file beside it, and the order of its ports."""
+
+    path: Path
+    weights: Path
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def emit(program: Program, constants: Constants, folder: Path, floats: DType = DType.F16) -> Emitted:
+    """Write the segment's model into ``folder``.
+
+    Raises ``BackendError`` listing the instructions that have no form in ONNX.
+    """
+    _check(program)
+    main = program.main
+    with WeightFile(folder / "weights.bin") as weights:
+        b = Builder(program, constants, weights, floats)
+        inputs = []
+        for r in main.params:
+            port = Port(r.id, f"in{r.id}", TensorType(b.dtype(r.type.dtype), r.type.shape))
+            b.define(r, port.name)
+            inputs.append(port)
+        for instr in main.body:
+            b.begin(instr)
+            EMITTERS[instr.op](b, instr)
+        outputs = [_output(b, r) for r in main.results]
+    graph = helper.make_graph(
+        b.nodes,
+        "segment",
+        [b.info(p.name, p.type, p.type.shape) for p in inputs],
+        [b.info(p.name, p.type, p.type.shape) for p in outputs],
+        list(b.initializers.values()),
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="forgec"
+    )
+    path = folder / MODEL
+    onnx.save(model, path)
+    return Emitted(path, weights.path, tuple(inputs), tuple(outputs))
+
+
+def _check(program: Program) -> None:
+    unknown = {f"{i.op}  # {i.source or format_instr(i)}" for i in program.main.body if i.op not in EMITTERS}
+    if unknown:
+        raise BackendError("no form in ONNX for" + "".join(f"\n  {line}" for line in sorted(unknown)))
+
+
+def _output(b: Builder, register: Register) -> Port:
+    """The port of a result, in whichever form it is."""
+    shape, name = b.form(register)
+    port = Port(register.id, f"out{register.id}", TensorType(b.dtype(register.type.dtype), shape))
+    _rename(b, name, port.name)
+    return port
+
+
+def _rename(b: Builder, old: str, new: str) -> None:
+    """Give a value its port's name, or copy what already has a name to keep."""
+    maker = next((n for n in b.nodes if old in n.output), None)
+    if maker is None or old.startswith("out"):
+        b.nodes.append(helper.make_node("Identity", [old], [new], name=new))
+        return
+    for node in b.nodes:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+    b.renamed(old, new)

@@ -1,0 +1,203 @@
+"""Ops that move or re-index elements, and look-ups."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from forgec.ir.program import ConstRef, Instr, Register
+from forgec.ir.types import DType
+
+from .builder import Builder, rows_of
+from .registry import emits
+
+__all__: list[str] = []
+
+
+def _axis(instr: Instr, default: int = 0) -> int:
+    return int(instr.attrs.get("axis", default))  # type: ignore[arg-type]
+
+
+def _ints(instr: Instr, key: str) -> tuple[int, ...]:
+    value = instr.attrs.get(key, ())
+    assert isinstance(value, tuple)
+    return value
+
+
+@emits("reshape", "copy")
+def same_elements(b: Builder, instr: Instr) -> None:
+    """Nothing yet: who reads the result asks for the shape that it wants."""
+    x, result = instr.operands[0], instr.results[0]
+    if isinstance(x, Register):
+        b.alias(result, x)
+    else:
+        b.define(result, b.value(x, result.type.shape))
+
+
+@emits("transpose")
+def transpose(b: Builder, instr: Instr) -> None:
+    b.define(instr.results[0], b.transposed(instr.operands[0], _ints(instr, "perm")))
+
+
+@emits("slice")
+def slice_(b: Builder, instr: Instr) -> None:
+    """Of rows where the slice is of the last axis of rows."""
+    (x,), result = instr.operands, instr.results[0]
+    assert isinstance(x, Register | ConstRef)
+    axis = _axis(instr) % x.type.rank
+    rows = rows_of(x.type.shape)
+    start, stop, step = (
+        int(instr.attrs.get(key, 1 if key == "step" else 0)) for key in ("start", "stop", "step")
+    )  # type: ignore[arg-type]
+    on_rows = isinstance(x, Register) and axis == x.type.rank - 1 and b.has(x, rows)
+    name = b.rows(x) if on_rows else b.value(x)
+    bounds = [b.ints([value]) for value in (start, stop, 1 if on_rows else axis, step)]
+    b.define(result, b.node("Slice", name, *bounds), rows_of(result.type.shape) if on_rows else None)
+
+
+@emits("expand")
+def expand(b: Builder, instr: Instr) -> None:
+    x, shape = instr.operands[0], instr.results[0].type.shape
+    b.define(instr.results[0], b.node("Expand", b.value(x), b.ints(shape)))
+
+
+@emits("concat")
+def concat(b: Builder, instr: Instr) -> None:
+    b.define(instr.results[0], b.node("Concat", *(b.value(x) for x in instr.operands), axis=_axis(instr)))
+
+
+@emits("pad")
+def pad(b: Builder, instr: Instr) -> None:
+    x, result = instr.operands[0], instr.results[0]
+    value = instr.attrs.get("value", 0.0)
+    assert isinstance(value, int | float)
+    widths = b.ints((*_ints(instr, "before"), *_ints(instr, "after")))
+    b.define(result, b.node("Pad", b.value(x), widths, b.scalar(value, result.type.dtype)))
+
+
+@emits("flip")
+def flip(b: Builder, instr: Instr) -> None:
+    name = b.value(instr.operands[0])
+    lowest = np.iinfo(np.int64).min
+    for axis in _ints(instr, "axes"):
+        name = b.node(
+            "Slice", name, b.ints([-1]), b.ints([lowest]), b.ints([axis]), b.ints([-1]), step="flip"
+        )
+    b.define(instr.results[0], name if instr.attrs.get("axes") else b.node("Identity", name))
+
+
+@emits("embedding")
+def embedding(b: Builder, instr: Instr) -> None:
+    table, ids = instr.operands
+    assert isinstance(ids, Register | ConstRef)
+    flat = b.value(ids, (ids.type.numel,))
+    shape = instr.results[0].type.shape
+    b.define(instr.results[0], b.node("Gather", b.value(table), flat, axis=0), rows_of(shape))
+
+
+@emits("gather")
+def gather(b: Builder, instr: Instr) -> None:
+    """The axis comes first: with one behind others and computed indices HTP silently mixes up rows."""
+    x, index, *more = instr.operands
+    assert isinstance(x, Register | ConstRef)
+    axis = _axis(instr) % x.type.rank
+    in_front = math.prod(x.type.shape[:axis]) == 1 or isinstance(index, ConstRef)
+    if not more and in_front:
+        b.define(instr.results[0], b.node("Gather", b.value(x), b.value(index), axis=axis))
+        return
+    count = len(instr.operands) - 1
+    perm = (*range(axis, axis + count), *range(axis), *range(axis + count, x.type.rank))
+    source = b.transposed(x, perm)
+    if more:
+        looked = b.node("GatherND", source, _tuples(b, instr, instr.operands[1:]))
+    else:
+        looked = b.node("Gather", source, b.value(index), axis=0)
+    rank = instr.results[0].type.rank
+    indexed = rank - (x.type.rank - count)
+    back = (*range(indexed, indexed + axis), *range(indexed), *range(indexed + axis, rank))
+    shape = tuple(instr.results[0].type.shape[back.index(i)] for i in range(rank))
+    b.define(instr.results[0], b.transpose(looked, shape, back) if axis else looked)
+
+
+def _tuples(b: Builder, instr: Instr, indices: tuple) -> str:
+    """Index tensors, broadcast together, as the last axis of one; these two operators insist on i64."""
+    shape = np.broadcast_shapes(*(x.type.shape for x in indices))
+    arrays = [b.static(x) for x in indices]
+    if all(array is not None for array in arrays):
+        return b.int64(np.stack(np.broadcast_arrays(*arrays), axis=-1))
+    columns = []
+    for x in indices:
+        name = b.value(x, (1,) * (len(shape) - x.type.rank) + x.type.shape)
+        if x.type.numel != int(np.prod(shape)):
+            name = b.node("Expand", name, b.ints(shape))
+        columns.append(b.reshape(name, (*shape, 1)))
+    name = columns[0]
+    if len(columns) > 1:
+        name = b.node("Concat", *columns, axis=len(shape), step="tuples")
+    return b.node("Cast", name, to=TensorProto.INT64)
+
+
+@emits("scatter")
+def scatter(b: Builder, instr: Instr) -> None:
+    x, updates, *indices = instr.operands
+    assert isinstance(x, Register | ConstRef) and isinstance(updates, Register | ConstRef)
+    tuples = _tuples(b, instr, tuple(indices))
+    shape = np.broadcast_shapes(*(i.type.shape for i in indices))  # type: ignore[union-attr]
+    target = (*shape, *x.type.shape[len(indices) :])
+    name = b.value(updates)
+    if updates.type.shape != target:
+        name = b.node("Expand", name, b.ints(target))
+    mode = {"reduction": "add"} if instr.attrs.get("accumulate") else {}
+    b.define(instr.results[0], b.node("ScatterND", b.value(x), tuples, name, **mode))
+
+
+@emits("take_along")
+def take_along(b: Builder, instr: Instr) -> None:
+    x, index = instr.operands
+    b.define(instr.results[0], b.node("GatherElements", b.value(x), b.value(index), axis=_axis(instr)))
+
+
+_REDUCTIONS = {
+    "sum": "ReduceSum",
+    "mean": "ReduceMean",
+    "max": "ReduceMax",
+    "min": "ReduceMin",
+    "any": "ReduceMax",
+    "all": "ReduceMin",
+}
+
+
+@emits(*_REDUCTIONS)
+def reduction(b: Builder, instr: Instr) -> None:
+    x = instr.operands[0]
+    name, truth = b.value(x), instr.op in ("any", "all")
+    if truth:
+        name = b.cast(name, DType.F32)
+    axes, keep = _ints(instr, "axes"), int(bool(instr.attrs.get("keepdims")))
+    name = b.node(_REDUCTIONS[instr.op], name, b.ints(axes), keepdims=keep, noop_with_empty_axes=1)
+    if truth:
+        name = b.node("Greater", name, b.scalar(0.5, DType.F32))
+    b.define(instr.results[0], name)
+
+
+@emits("cumsum")
+def cumsum(b: Builder, instr: Instr) -> None:
+    axis = b.once(("axis", _axis(instr)), lambda: b.initializer(np.array(_axis(instr), np.int32)))
+    b.define(instr.results[0], b.node("CumSum", b.value(instr.operands[0]), axis))
+
+
+@emits("argmax")
+def argmax(b: Builder, instr: Instr) -> None:
+    keep = int(bool(instr.attrs.get("keepdims")))
+    name = b.node("ArgMax", b.value(instr.operands[0]), axis=_axis(instr, -1), keepdims=keep)
+    b.define(instr.results[0], b.cast(name, DType.I32))
+
+
+@emits("top_k")
+def top_k(b: Builder, instr: Instr) -> None:
+    k = b.ints([int(instr.attrs.get("k", 1))])  # type: ignore[arg-type]
+    values, places = b.node("TopK", b.value(instr.operands[0]), k, outputs=2)
+    b.define(instr.results[0], values)
+    b.define(instr.results[1], b.cast(places, DType.I32))

@@ -1,0 +1,79 @@
+"""What runs in a process of its own: compile ONNX models with Qualcomm's execution provider, one by one.
+
+``python process.py`` in a folder with ``tasks.json``, a list of tasks. For every task one line of JSON goes
+to ``results.jsonl``, so that whoever started this knows which task it died in. It imports nothing of forgec,
+because a start has to be quick and the vendor's bytes are only reproducible in a fresh process.
+
+No fallback is left open: operators on ONNX Runtime's own CPU provider are an error, and so is a provider
+that does not start.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PROVIDER = "QNNExecutionProvider"
+TASKS, RESULTS = "tasks.json", "results.jsonl"
+
+
+def session_options(soc: int, provider: dict[str, str], entries: dict[str, str]) -> Any:
+    """Options of a session that runs on HTP as a whole or not at all."""
+    import onnxruntime
+    import onnxruntime_qnn
+
+    if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    given = {
+        "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
+        "soc_model": str(soc),
+        "htp_performance_mode": "burst",
+        **provider,
+    }
+    options.add_provider_for_devices(devices[:1], given)
+    return options
+
+
+def compile_one(task: dict[str, Any]) -> dict[str, Any]:
+    """Compile ``task["model"]``; ``context`` is the path to keep the result at, or null."""
+    import onnxruntime
+
+    entries = {}
+    if task["context"]:
+        entries = {
+            "ep.context_enable": "1",
+            "ep.context_embed_mode": "0",
+            "ep.context_file_path": task["context"],
+        }
+    start = time.perf_counter()
+    try:
+        options = session_options(task["soc"], task["provider"], entries)
+        onnxruntime.InferenceSession(task["model"], options, enable_fallback=0)
+    except Exception as error:  # whatever the vendor raises is the answer
+        return {"error": str(error), "seconds": time.perf_counter() - start}
+    return {"error": "", "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    tasks = json.loads(Path(TASKS).read_text())
+    for task in tasks:
+        print(f"task {task['model']}", file=sys.stderr, flush=True)
+        result = compile_one(task)
+        with open(RESULTS, "a") as file:
+            file.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Running compiled code: on the device through ONNX Runtime, or in the vendor's emulator on x86.
+
+Values cross the edge in the device's types: floats as f16, integers as i32. The emulator is functional: its
+numbers are the device's, its time is not.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forgec.errors import BackendError, InputError
+
+from ..base import Step
+from .container import Container
+from .edge import to_float
+
+__all__ = ["emulated", "steps", "take"]
+
+
+def emulated() -> bool:
+    """True where the vendor's library is the emulator: everywhere but on its own processors."""
+    return platform.machine().lower() not in ("aarch64", "arm64")
+
+
+def steps(
+    code: Container, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], what: str
+) -> list[Step]:
+    """One step that reads ``inputs`` and writes ``outputs``, the program's own arrays."""
+    session = _open(code, what)
+    names = [port.name for port in code.outputs]
+    staged = [np.empty(port.type.shape, port.type.dtype.numpy) for port in code.inputs]
+    feeds = {port.name: array for port, array in zip(code.inputs, staged, strict=True)}
+
+    def run() -> None:
+        for index, (source, target) in enumerate(zip(inputs, staged, strict=True)):
+            take(source, target, code.tables.get(index))
+        try:
+            results = session.run(names, feeds)
+        except Exception as error:
+            raise BackendError(f"Qualcomm's runtime failed: {_first(error)}", what) from error
+        for result, place in zip(results, outputs, strict=True):
+            np.copyto(place, result.reshape(place.shape), casting="unsafe")
+
+    return [run]
+
+
+def _open(code: Container, what: str) -> Any:
+    try:
+        import onnxruntime
+
+        from .process import session_options
+    except ImportError as error:
+        raise BackendError(f"{error}", what, "pip install forgec[qnn]") from error
+    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
+        for file, data in code.files.items():
+            (Path(name) / file).write_bytes(data)
+        models = [file for file in code.files if file.endswith(".onnx")]
+        try:
+            options = session_options(code.soc, {}, {})
+            options.log_severity_level = 4
+            return onnxruntime.InferenceSession(Path(name) / models[0], options, enable_fallback=0)
+        except Exception as error:
+            hint = f"compile again: it was made by {code.compiler}"
+            raise BackendError(
+                f"Qualcomm's runtime does not load the code: {_first(error)}", what, hint
+            ) from error
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def take(source: np.ndarray, target: np.ndarray, rows: int | None) -> None:
+    """Copy a value of the program into an array of the device's type."""
+    if rows is not None and source.size:
+        wrong = source.min() if source.min() < 0 else source.max()
+        if not 0 <= wrong < rows:
+            raise InputError(f"id {wrong} is outside a table of {rows} rows")
+    shaped = source.reshape(target.shape)
+    with np.errstate(over="ignore"):
+        np.copyto(target, shaped, casting="unsafe")
+    if target.dtype == np.float16 and not np.isfinite(target).all():
+        target[...] = to_float(shaped, target.dtype)
+    elif target.dtype == np.int32 and source.dtype != np.int32 and not np.array_equal(target, shaped):
+        raise InputError(f"an integer is outside i32: {source.min()} to {source.max()}")

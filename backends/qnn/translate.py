@@ -1,0 +1,48 @@
+"""What Qualcomm's compiler says against a model, in words of the user's model.
+
+Our nodes are named after the register that they compute, so an operator that the vendor names leads to the
+instruction and its line in the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from forgec.ir.program import Instr, Program
+
+__all__ = ["originals", "refused_instructions", "refused_nodes"]
+
+_NODE = re.compile(r"name:\s*([^\s,}]+),\s*[Tt]ype:\s*(\w+)")
+
+
+def refused_nodes(log: str) -> list[tuple[str, str]]:
+    """Name and operator of the nodes that the vendor lists as unsupported, each once."""
+    found: dict[tuple[str, str], None] = {}
+    for line in log.splitlines():
+        if "Unsupported nodes" in line:
+            found.update(dict.fromkeys(_NODE.findall(line)))
+    return list(found)
+
+
+def refused_instructions(error: str, log: str, program: Program) -> dict[str, Instr | None]:
+    """A line for people, and the instruction, of every operator that the vendor refuses."""
+    made = {str(r): instr for instr in program.main.body for r in instr.results}
+    found: dict[str, Instr | None] = {}
+    for name, operator in refused_nodes(log + "\n" + error):
+        instr = made.get(name.split(".")[0])
+        found[f"{operator}, part of {_place(instr)}" if instr else f"{operator} {name}"] = instr
+    return found
+
+
+def originals(segment: Program, instrs: Iterable[Instr | None]) -> list[Instr]:
+    """The instructions of a segment that legalised ones come from, by result or by place in the model."""
+    wanted = [instr for instr in instrs if instr is not None]
+    ids = {r.id for instr in wanted for r in instr.results}
+    sources = {instr.source for instr in wanted if instr.source is not None}
+    by_id = [instr for instr in segment.main.body if any(r.id in ids for r in instr.results)]
+    return by_id or [instr for instr in segment.main.body if instr.source in sources]
+
+
+def _place(instr: Instr) -> str:
+    return f"{instr.op}  # {instr.source}" if instr.source else instr.op

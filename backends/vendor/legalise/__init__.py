@@ -1,0 +1,26 @@
+"""Rewrites that turn a segment into the form that a vendor's compiler handles best, IR to IR.
+
+A target's backend lists the rules that it wants; each is one file here.
+"""
+
+from .attention import decompose_attention
+from .builder import Builder, Legal, Rule, legalise, type_of
+from .flat_rows import flatten_rows
+from .fused_linear import split_linear
+from .gated_unit import split_gated
+from .residual_norm import split_residual_norm
+from .rotary import split_rope
+
+__all__ = [
+    "Builder",
+    "Legal",
+    "Rule",
+    "decompose_attention",
+    "flatten_rows",
+    "legalise",
+    "split_gated",
+    "split_linear",
+    "split_residual_norm",
+    "split_rope",
+    "type_of",
+]

@@ -1,0 +1,280 @@
+"""Compressed weights: the ops that make them, which stand in constant recipes, and the ops that read them.
+
+A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``,
+with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-127, 127],
+i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..op import Sample, op
+from ..types import DType, TensorType, pack_i4, unpack_i4
+from .elementwise import ACTIVATIONS, activate
+from .rules import require, require_float, tensor
+
+__all__ = ["MAX_DYNAMIC_DEPTH", "dequantise"]
+
+Array = np.ndarray
+Types = Sequence[TensorType | None]
+
+MAX_DYNAMIC_DEPTH = 1 << 16
+"""Length of a row up to which sums of products of two bytes fit 32 bits."""
+
+_ROWS = 1 << 20
+"""Elements that a recipe works on at a time: its temporaries fit the cache."""
+_TINY = np.float32(2.0**-100)
+
+
+def _groups(depth: int, group: int) -> int:
+    return 1 if group == 0 else -(-depth // group)
+
+
+def _by_group(x: Array, depth: int, group: int) -> Array:
+    """Scales [groups, n] as one for each element [n, depth]."""
+    columns = np.ascontiguousarray(x.T)
+    return columns if group == 0 or group >= depth else np.repeat(columns, group, axis=1)[:, :depth]
+
+
+def codes_of(weight: Array) -> Array:
+    """Codes as numbers: i4 one per element, as int8."""
+    return unpack_i4(weight) if weight.dtype == DType.I4.numpy else weight
+
+
+def dequantise(weight: Array, scales: Array | None, group: int, dtype: np.dtype) -> Array:
+    """The weight that codes and scales stand for."""
+    codes = codes_of(weight).astype(dtype)
+    return codes if scales is None else codes * _by_group(scales.astype(dtype), codes.shape[1], group)
+
+
+# --- making them -------------------------------------------------------------------------------------------
+
+
+def _scales_rule(weight: TensorType | None, *, bits: int, group: int) -> TensorType:
+    w = require_float(weight, "weight")
+    require(
+        w.rank == 2 and bits in (4, 8) and group >= 0, f"no {bits}-bit scales for {w} in groups of {group}"
+    )
+    return TensorType(DType.F32, (_groups(w.shape[1], group), w.shape[0]))
+
+
+@op(
+    "scales",
+    "weight",
+    rule=_scales_rule,
+    attrs={"bits": 8, "group": 0},
+    samples=lambda rng: [
+        Sample((rng.standard_normal((5, 8)).astype(np.float32),), {}),
+        Sample((rng.standard_normal((5, 9)).astype(np.float32),), {"bits": 4, "group": 4}),
+    ],
+)
+def scales(weight: Array, *, bits: int, group: int) -> Array:
+    """Scales [groups, out] for codes of a weight: the largest magnitude becomes 127, or -8 for 4 bits.
+
+    A group of zeros has the scale 0; one with NaN or an infinity a scale that is not finite.
+    """
+    n, depth = weight.shape
+    step = depth if group == 0 else group
+    result = np.zeros((_groups(depth, group), n), np.float32)
+    for g in range(result.shape[0] if depth else 0):
+        part = weight[:, g * step : (g + 1) * step]
+        low, high = part.min(axis=1), part.max(axis=1)
+        if bits == 8:
+            result[g] = np.maximum(np.abs(low), np.abs(high)) / np.float32(127)
+        else:
+            result[g] = np.where(np.abs(low) >= np.abs(high), low, high) / np.float32(-8)
+    return result
+
+
+def _quantise_rule(
+    weight: TensorType | None, scales: TensorType | None, *, bits: int, group: int
+) -> TensorType:
+    w, s = require_float(weight, "weight"), require_float(scales, "scales")
+    require(
+        s.shape == _scales_rule(w, bits=bits, group=group).shape,
+        f"scales {s} do not fit {w} in groups of {group}",
+    )
+    require(bits == 8 or w.shape[1] % 2 == 0, f"rows of i4 have an even length, not {w.shape[1]}")
+    return TensorType(DType.I8 if bits == 8 else DType.I4, w.shape)
+
+
+@op(
+    "quantise",
+    "weight scales",
+    rule=_quantise_rule,
+    attrs={"bits": 8, "group": 0},
+    takes_i4=True,
+    samples=lambda rng: [
+        Sample((_x(rng, 5, 8), np.abs(_x(rng, 1, 5))), {}),
+        Sample((_x(rng, 5, 9), np.abs(_x(rng, 3, 5)) / 9), {"group": 4}),
+    ],
+)
+def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
+    """Codes of a weight: weight * (1 / scales), to the nearest, ties to even, within the codes' range.
+
+    Where that is NaN, as in a group of zeros, the code is 0.
+    """
+    n, depth = weight.shape
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    codes = np.empty((n, depth), np.int8)
+    step = max(1, _ROWS // max(1, depth))
+    for row in range(0, n, step):
+        part = slice(row, row + step)
+        inverse = np.reciprocal(scales[:, part])
+        quotient = weight[part] * _by_group(inverse, depth, group)
+        np.rint(quotient, out=quotient)
+        np.clip(quotient, low, high, out=quotient)
+        codes[part] = np.nan_to_num(quotient, copy=False)
+    return codes if bits == 8 else pack_i4(codes)
+
+
+# --- reading them ------------------------------------------------------------------------------------------
+
+
+def _check_codes(weight: TensorType | None, scales: TensorType | None, group: int) -> TensorType:
+    w = tensor(weight, "weight")
+    require(w.rank == 2 and w.dtype in (DType.I8, DType.I4, DType.BF16), f"codes are i8, i4 or bf16, not {w}")
+    require(group == 0 or (group >= 8 and group % 8 == 0), f"a group is a multiple of 8, not {group}")
+    if w.dtype is DType.BF16:
+        require(scales is None and group == 0, "bf16 has no scales and no groups")
+    else:
+        s = require_float(scales, "scales")
+        wanted = (_groups(w.shape[1], group), w.shape[0])
+        require(s.shape == wanted, f"scales {s} of {w} must have the shape {list(wanted)}")
+    return w
+
+
+def _linear_q_rule(
+    x: TensorType | None,
+    weight: TensorType | None,
+    scales: TensorType | None,
+    bias: TensorType | None,
+    residual: TensorType | None,
+    *,
+    act: str,
+    group: int,
+    dynamic: bool,
+) -> TensorType:
+    a, w = require_float(x, "x"), _check_codes(weight, scales, group)
+    require(a.rank >= 1 and a.shape[-1] == w.shape[1], f"x {a} and weight {w} (out x in) do not fit")
+    result = TensorType(a.dtype, (*a.shape[:-1], w.shape[0]))
+    if bias is not None:
+        require(bias == TensorType(a.dtype, (w.shape[0],)), f"bias {bias} does not fit weight {w}")
+    if residual is not None:
+        require(residual == result, f"residual {residual} must have the result's type {result}")
+    require(act == "" or act in ACTIVATIONS, f"unknown activation {act!r}")
+    require(not (act and residual is not None), "linear_q takes an activation or a residual, not both")
+    if dynamic:
+        require(w.dtype is DType.I8 and group == 0, f"dynamic activations go with i8 rows, not {w}")
+        require(w.shape[1] <= MAX_DYNAMIC_DEPTH, f"rows of {w.shape[1]} are too long for sums of 32 bits")
+    return result
+
+
+def _linear_q_flops(types: Types, results: Sequence[TensorType], attrs: Mapping[str, Any]) -> float:
+    return 2.0 * results[0].numel * tensor(types[1]).shape[1]
+
+
+def _x(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _codes(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.integers(-127, 128, shape, np.int8)
+
+
+@op(
+    "linear_q",
+    "x weight scales? bias? residual?",
+    rule=_linear_q_rule,
+    attrs={"act": "", "group": 0, "dynamic": False},
+    inplace=(4,),
+    flops=_linear_q_flops,
+    takes_i4=True,
+    samples=lambda rng: [
+        Sample((_x(rng, 2, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, None), {}),
+        Sample(
+            (_x(rng, 3, 19), _codes(rng, 5, 19), _x(rng, 3, 5) / 99, _x(rng, 5), None),
+            {"act": "gelu", "group": 8},
+        ),
+        Sample((_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, _x(rng, 5), _x(rng, 3, 5)), {}),
+        Sample(
+            (_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, _x(rng, 3, 5)), {"dynamic": True}
+        ),
+    ],
+)
+def linear_q(
+    x: Array,
+    weight: Array,
+    scales: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    *,
+    act: str,
+    group: int,
+    dynamic: bool,
+) -> Array:
+    """linear on a compressed weight: act(x @ (codes * scales).T + bias) + residual.
+
+    With ``dynamic`` each row of x is quantised to i8 first, symmetrically by its largest magnitude m, with
+    q = round(x * (127 / m)): the product is exact in integers and times (m / 127) * scales. A row that is not
+    finite gives NaN, a row with m below 2**-100 counts as zero.
+    """
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    if dynamic:
+        assert scales is not None
+        codes, row_scales = quantise_rows(rows)
+        exact = codes.astype(np.float64) @ weight.T.astype(np.float64)
+        y = exact.astype(x.dtype) * (row_scales[:, None] * scales[0])
+    else:
+        y = rows @ dequantise(weight, scales, group, x.dtype).T
+    if bias is not None:
+        y = y + bias
+    y = activate(y, act).reshape(*x.shape[:-1], weight.shape[0])
+    return y if residual is None else y + residual
+
+
+def quantise_rows(rows: Array) -> tuple[Array, Array]:
+    """Codes in [-127, 127], as floats, and the scale of each row; for rows that are not finite 0 and NaN."""
+    largest = np.abs(rows).max(axis=1, initial=0)
+    finite = np.isfinite(rows).all(axis=1)
+    some = finite & (largest >= _TINY)
+    limit = rows.dtype.type(127)
+    factor = np.where(some, limit / largest, 0).astype(rows.dtype)
+    codes = np.rint(np.where(some[:, None], rows, 0) * factor[:, None])
+    return codes, np.where(finite, np.where(some, largest / limit, 0), np.nan).astype(rows.dtype)
+
+
+def _embedding_q_rule(
+    table: TensorType | None, ids: TensorType | None, scales: TensorType | None, *, group: int
+) -> TensorType:
+    t, index = _check_codes(table, scales, group), tensor(ids, "ids")
+    require(index.dtype in (DType.I64, DType.I32), f"an index must be i64 or i32, not {index}")
+    return TensorType(DType.F32, (*index.shape, t.shape[1]))
+
+
+@op(
+    "embedding_q",
+    "table ids scales?",
+    rule=_embedding_q_rule,
+    attrs={"group": 0},
+    takes_i4=True,
+    samples=lambda rng: [
+        Sample((_codes(rng, 9, 4), rng.integers(0, 9, (2, 3)), _x(rng, 1, 9)), {}),
+        Sample((_codes(rng, 9, 12), np.array(8), _x(rng, 2, 9)), {"group": 8}),
+    ],
+)
+def embedding_q(table: Array, ids: Array, scales: Array | None, *, group: int) -> Array:
+    """Rows of a compressed table by id, as f32; an id out of range is an error (IndexError)."""
+    if ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
+        raise IndexError(
+            f"id {ids.min() if ids.min() < 0 else ids.max()} is outside a table of {table.shape[0]} rows"
+        )
+    flat = ids.reshape(-1)
+    picked = None if scales is None else scales[:, flat]
+    rows = dequantise(table[flat], picked, group, np.dtype(np.float32))
+    return rows.reshape(*ids.shape, rows.shape[1])

@@ -1,0 +1,104 @@
+"""Weight formats: what ``Options.weights`` says, and which format a parameter gets.
+
+The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a
+glob pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a
+group size: ``int4:64,lm_head=int8,*.mlp.*=int4:32``. The last pattern that matches counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from .errors import OptionError
+
+__all__ = ["FORMATS", "GROUPS", "Format", "WeightSpec"]
+
+FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4")
+"""From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
+with activations of 8 bits per row; 4 bits in groups."""
+
+GROUPS = (32, 64, 128)
+"""Numbers along a row that share a scale, in int4."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """``group`` is 0 where a scale is for a whole row, or there is none."""
+
+    name: str
+    group: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Format:
+        """A format such as ``int4:64``; ``ValueError`` with one sentence if it is none."""
+        name, colon, group = text.strip().partition(":")
+        if name not in FORMATS:
+            raise ValueError(f"there is no weight format {name!r}: {', '.join(FORMATS)}")
+        if not colon:
+            return cls(name, 128 if name == "int4" else 0)
+        if name != "int4" or not group.isdecimal() or int(group) not in GROUPS:
+            raise ValueError(f"{text.strip()!r}: only int4 has groups, of {', '.join(map(str, GROUPS))}")
+        return cls(name, int(group))
+
+    @property
+    def exactness(self) -> tuple[int, int]:
+        """Sorts formats, the most exact first."""
+        return FORMATS.index(self.name), self.group
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """The format of all parameters, and the exceptions."""
+
+    default: Format = Format("fp32")
+    overrides: tuple[tuple[str, Format], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> WeightSpec:
+        """The text of ``Options.weights``; ``ValueError`` with one sentence if it is malformed."""
+        default = Format("fp32")
+        overrides = []
+        for index, part in enumerate(text.split(",")):
+            pattern, equals, name = part.rpartition("=")
+            if equals and pattern.strip():
+                overrides.append((pattern.strip(), Format.parse(name)))
+            elif index == 0 and not equals:
+                default = Format.parse(part)
+            else:
+                raise ValueError(f"{part!r} is no override: write PATTERN=FORMAT, as in lm_head=int8")
+        return cls(default, tuple(overrides))
+
+    @property
+    def compresses(self) -> bool:
+        """Whether any parameter could get another format than its own."""
+        return any(f.name != "fp32" for f in (self.default, *(f for _, f in self.overrides)))
+
+    @property
+    def least_exact(self) -> Format:
+        """The least exact format that any parameter may get."""
+        return max((self.default, *(f for _, f in self.overrides)), key=lambda f: f.exactness)
+
+    def of(self, names: Iterable[str]) -> Format:
+        """The format of a weight made of these parameters: the most exact of theirs."""
+        return min((self._of(name) for name in names), key=lambda f: f.exactness, default=Format("fp32"))
+
+    def _of(self, name: str) -> Format:
+        matching = [f for pattern, f in self.overrides if _matches(pattern, name)]
+        return matching[-1] if matching else self.default
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise :class:`OptionError` for a pattern that matches none of the names."""
+        known = sorted(set(names))
+        for pattern, _ in self.overrides:
+            if not any(_matches(pattern, name) for name in known):
+                some = ", ".join([*known[:3], "...", *known[-3:]] if len(known) > 7 else known) or "none"
+                raise OptionError(
+                    f"option weights: the pattern {pattern!r} matches no weight",
+                    hint=f"the weights are {some}; tied weights have one name",
+                )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

@@ -1,0 +1,244 @@
+"""Products with compressed weights, natively, against the reference in float64 and in exact integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from forgec.backends.cpu import native
+from forgec.backends.cpu.native import compressed
+from forgec.backends.cpu.native.binding import NativeStep
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from native_runs import instruction, strided, team
+
+from forgec.errors import InputError
+from forgec.ir.op import get
+from forgec.ir.program import ConstRef, Instr, Register
+from forgec.ir.types import DType, TensorType, pack_i4, unpack_i4
+
+FORMATS = ["i8", "i8 groups", "i4", "bf16", "dynamic"]
+ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
+
+
+def _x(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def weight_of(
+    rng: np.random.Generator, kind: str, n: int, depth: int, group: int
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Codes that use their whole range, scales and attributes."""
+    if kind == "bf16":
+        weight = _x(rng, n, depth) / np.float32(max(depth, 1) ** 0.5)
+        return weight.astype(DType.BF16.numpy), None, {}
+    group = group if kind in ("i8 groups", "i4") else 0
+    groups = -(-depth // group) if group else 1
+    scales = _x(rng, groups, n) / np.float32((8 if kind == "i4" else 127) * max(depth, 1) ** 0.5)
+    if kind == "i4":
+        return pack_i4(rng.integers(-8, 8, (n, depth), np.int8)), scales, {"group": group}
+    codes = rng.integers(-127, 128, (n, depth), np.int8)
+    return codes, scales, {"group": group, "dynamic": kind == "dynamic"}
+
+
+def run(
+    operands: list[Any], attrs: dict[str, Any], out: np.ndarray, *, packed: bool, threads: int
+) -> np.ndarray:
+    instr = instruction("linear_q", operands, attrs, (1,) if packed else ())
+    step = NativeStep(team(threads))
+    reason = step.add(instr, operands, [out], native.pack(instr, operands[1]) if packed else None)
+    assert reason is None, reason
+    step()
+    return out
+
+
+def expected(operands: list[Any], attrs: dict[str, Any]) -> np.ndarray:
+    """In float64; with dynamic rows in f32, whose integers are exact."""
+    wide = [
+        x.astype(np.float64)
+        if isinstance(x, np.ndarray) and x.dtype == np.float32 and not attrs.get("dynamic")
+        else x
+        for x in operands
+    ]
+    if operands[1].dtype == DType.BF16.numpy:
+        wide[1] = operands[1].astype(np.float64)
+        return get("linear").evaluate([wide[0], wide[1], *wide[3:]], {"act": attrs.get("act", "")})[0]
+    return get("linear_q").evaluate(wide, attrs)[0]
+
+
+def check(got: np.ndarray, want: np.ndarray) -> None:
+    finite = np.isfinite(want)
+    scale = max(1.0, float(np.abs(want[finite]).max(initial=0.0)))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_allclose(got, want, rtol=5e-6, atol=5e-6 * scale)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.one_of(st.integers(0, 9), st.integers(10, 70)),
+    n=st.integers(1, 100),
+    depth=st.one_of(st.integers(1, 40), st.integers(41, 700)),
+    group=st.sampled_from([32, 64, 128]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_generated_products(
+    isa: str, kind: str, rows: int, n: int, depth: int, group: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    depth += depth % 2 if kind == "i4" else 0
+    codes, scales, attrs = weight_of(rng, kind, n, depth, group)
+    lead = (rows,) if rng.random() < 0.7 else (1, rows, 1)
+    with_residual = bool(rng.random() < 0.3)
+    attrs["act"] = "" if with_residual else ACTS[int(rng.integers(len(ACTS)))]
+    operands = [
+        strided(rng, _x(rng, *lead, depth)),
+        codes,
+        scales,
+        _x(rng, n) if rng.random() < 0.5 else None,
+        strided(rng, _x(rng, *lead, n)) if with_residual else None,
+    ]
+    want = expected(operands, attrs)
+    for packed, threads in ((True, 1), (True, 2), (False, 1)):
+        out = np.full((*lead, n), 113, np.float32)
+        check(run(operands, attrs, out, packed=packed, threads=threads), want)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rows", [1, 4, 5, 14, 15, 200])
+def test_whole_tiles_and_panels(isa: str, kind: str, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    codes, scales, attrs = weight_of(rng, kind, 96, 1024, 128)
+    operands = [_x(rng, rows, 1024), codes, scales, _x(rng, 96), None]
+    out = np.empty((rows, 96), np.float32)
+    check(run(operands, attrs, out, packed=True, threads=2), expected(operands, attrs))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rows", [1, 20])
+def test_residual_in_place(isa: str, kind: str, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    codes, scales, attrs = weight_of(rng, kind, 70, 300, 32)
+    x, bias, place = _x(rng, rows, 300), _x(rng, 70), _x(rng, rows, 70)
+    want = expected([x, codes, scales, bias, place.copy()], attrs)
+    check(run([x, codes, scales, bias, place], attrs, place, packed=True, threads=2), want)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rows", [1, 20])
+def test_values_that_are_not_finite(isa: str, kind: str, rows: int) -> None:
+    rng = np.random.default_rng(5)
+    codes, scales, attrs = weight_of(rng, kind, 40, 70, 32)
+    x = _x(rng, rows + 3, 70)
+    x[0, 69], x[1, 3], x[2] = np.nan, np.inf, 0
+    for part in (x[:1], x[1:2], x[2:3], x):
+        operands = [part, codes, scales, None, None]
+        got = run(operands, attrs, np.empty((len(part), 40), np.float32), packed=True, threads=1)
+        want = expected(operands, attrs)
+        finite = np.isfinite(want)
+        np.testing.assert_array_equal(np.isfinite(got), finite)
+        check(got[finite.all(axis=1)], want[finite.all(axis=1)])
+
+
+def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str) -> None:
+    """Sums of the largest products, which a saturating instruction would cut off."""
+    depth = 4096
+    x = np.tile(np.float32([5, -5, 5, 5]), (3, depth // 4))
+    x[1] = 5
+    codes = np.full((33, depth), 127, np.int8)
+    codes[1] = -127
+    operands = [x, codes, np.ones((1, 33), np.float32), None, None]
+    got = run(operands, {"dynamic": True}, np.empty((3, 33), np.float32), packed=True, threads=1)
+    np.testing.assert_array_equal(got, get("linear_q").evaluate(operands, {"dynamic": True})[0])
+    assert got[1, 0] == np.float32(127 * 127 * depth) * np.float32(5 / 127)
+
+
+def test_empty_products(isa: str) -> None:
+    for kind in FORMATS:
+        rng = np.random.default_rng(0)
+        codes, scales, attrs = weight_of(rng, kind, 5, 0, 32)
+        if scales is not None and attrs["group"]:
+            scales = np.zeros((0, 5), np.float32)
+        operands = [np.zeros((3, 0), np.float32), codes, scales, np.arange(5, dtype=np.float32), None]
+        got = run(operands, attrs, np.empty((3, 5), np.float32), packed=True, threads=1)
+        np.testing.assert_array_equal(got, np.tile(operands[3], (3, 1)))
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", "bf16"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_embedding(isa: str, kind: str, packed: bool) -> None:
+    rng = np.random.default_rng(2)
+    table, scales, attrs = weight_of(rng, kind, 50, 42, 32)
+    ids = rng.integers(0, 50, (7, 3))
+    attrs = {"group": attrs.get("group", 0)}
+    operands = [table, ids, scales]
+    instr = instruction("embedding_q", operands, attrs)
+    out = np.empty((7, 3, 42), np.float32)
+    step = NativeStep(team(2))
+    assert step.add(instr, operands, [out], compressed.pack(table) if packed else None) is None
+    step()
+    np.testing.assert_array_equal(out, get("embedding_q").evaluate(operands, attrs)[0])
+    ids[0, 0] = 50
+    with pytest.raises(InputError, match="index 50 is outside an axis of 50"):
+        step()
+
+
+def test_layouts(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (40, 6), np.int8)
+    packed = compressed.pack(codes)
+    padded = np.zeros((64, 8), np.int8)
+    padded[:40, :6] = codes
+    words = packed[:, : 2 * 128].view(np.int8).reshape(2, 2, 32, 4)
+    np.testing.assert_array_equal(words, padded.reshape(2, 32, 2, 4).transpose(0, 2, 1, 3))
+    sums = packed[:, 2 * 128 :].copy().view(np.int32)
+    np.testing.assert_array_equal(sums.reshape(-1), 128 * padded.astype(int).sum(axis=1))
+    four = pack_i4(rng.integers(-8, 8, (33, 16), np.int8))
+    words = compressed.pack(four).reshape(2, 2, 32, 4).transpose(0, 2, 1, 3)
+    np.testing.assert_array_equal(words.reshape(64, 8)[:33], four.view(np.uint8))
+    half = _x(rng, 5, 3).astype(DType.BF16.numpy)
+    words = compressed.pack(half).view(np.uint16).reshape(2, 32, 2).transpose(1, 0, 2).reshape(32, 4)
+    np.testing.assert_array_equal(words[:5, :3], half.view(np.uint16))
+    assert not words[5:].any() and not words[:, 3].any()
+    np.testing.assert_array_equal(compressed.pack(np.asfortranarray(codes)), packed)
+    assert set(compressed.LAYOUTS) == {DType.I8, DType.I4, DType.BF16}
+
+
+def test_a_tied_table_is_read_from_the_packed_head(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    codes, scales, _ = weight_of(rng, "i8", 50, 64, 0)
+    assert scales is not None
+    f32, table = DType.F32, ConstRef("c0", TensorType.of(codes))
+    unit = ConstRef("c1", TensorType.of(scales))
+    ids, rows, out = (
+        Register(0, TensorType(DType.I64, (3,))),
+        Register(1, TensorType(f32, (3, 64))),
+        Register(2, TensorType(f32, (3, 50))),
+    )
+    body = [
+        Instr("embedding_q", (table, ids, unit), (rows,), {}),
+        Instr("linear_q", (rows, table, unit, None, None), (out,), {}),
+    ]
+    arrays = {r: np.zeros(r.type.shape, r.type.dtype.numpy) for r in (ids, rows, out)}
+    arrays[ids][:] = [4, 49, 0]
+    read: list[str] = []
+
+    def memory(operand: Any) -> Any:
+        if isinstance(operand, ConstRef):
+            read.append(operand.name)
+            return codes if operand.name == "c0" else scales
+        return None if operand is None else arrays[operand]
+
+    kept: dict[str, np.ndarray] = {}
+    for step in native.steps(body, memory, pytest.fail, team(1), kept):  # type: ignore[arg-type]
+        step()
+    weight = codes * scales.T
+    np.testing.assert_allclose(arrays[rows], weight[[4, 49, 0]], rtol=1e-6)
+    np.testing.assert_allclose(arrays[out], weight[[4, 49, 0]] @ weight.T, rtol=1e-4, atol=1e-4)
+    assert read.count("c0") == 1, "the table is read once, to pack it"
+
+
+def test_i4_codes_survive_packing() -> None:
+    codes = np.arange(-8, 8, dtype=np.int8).reshape(1, 16)
+    np.testing.assert_array_equal(unpack_i4(pack_i4(codes)), codes)
