@@ -20,6 +20,7 @@ from forgec.backends.base import Backend, Settings
 from forgec.backends.prediction import Prediction
 
 from ..errors import ArtifactError, InputError, InternalError
+from ..ir.op import get
 from ..ir.program import Program
 from ..ir.types import TensorType
 from ..plan.plan import Plan
