@@ -63,6 +63,7 @@ def compile_language_model(
             name=loaded.name,
             origin=loaded.weights,
             states={CACHE: CACHE},
+            readers=loaded.readers,
             progress=progress,
         )
     entries[DECODE].add_extra(extra)
