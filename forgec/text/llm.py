@@ -98,6 +98,17 @@ class LLM:
         text = render(main.extra(TEMPLATE_FILE).decode(), messages, self.info.special)
         return self.generate(self.tokenizer.encode(text, special=False), sampling, **named)
 
+    def logits(self, ids: Sequence[int], prompt: int) -> Iterator[np.ndarray]:
+        """Logits [vocabulary] after the first ``prompt`` tokens of a text, and after each one that follows.
+
+        Raises :class:`InputError` as :meth:`generate` does.
+        """
+        tokens = self._ids(ids)
+        self._texts += 1
+        yield self._prefill(tokens[:prompt])
+        for position in range(prompt, len(tokens)):
+            yield self._decode(tokens[position], position)
+
     def close(self) -> None:
         """Release the memory of the programs."""
         self.programs.close()
