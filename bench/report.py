@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         fusion,
         kernels,
         calibrate,
-    )  # fmt: skip
+    )
 }
 """By name, in the order of the document."""
 
