@@ -12,7 +12,7 @@ results those that are read after it, never views; registers keep the numbers of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,8 +30,10 @@ __all__ = [
     "Constants",
     "Memory",
     "No",
+    "Packing",
     "RejectedError",
     "Settings",
+    "Span",
     "Step",
     "Yes",
 ]
@@ -40,14 +42,32 @@ Constants = Callable[[Constant], np.ndarray]
 """The value of a constant, read-only, computed for this one use."""
 
 Step = Callable[[], Any]
-"""Does a part of a run; what it reads and writes was settled when it was made."""
+"""Does a part of a run; what it reads and writes was settled when it was made.
+
+It may have a method ``trace()`` that does the same and gives a :class:`Span` per kernel and thread."""
 
 Memory = Callable[[Operand], Any]
 """What an operand is while the program is loaded: the numpy array that a register, constant or state has for
 good (constants read-only), the Python scalar of a literal, None for an operand left out.
 
-It may have two attributes: ``once(constant)`` gives a constant for this one use, without keeping it, and
-``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are."""
+It may have attributes: ``threads`` is how many threads to use, None for as many as the backend thinks right;
+``once(constant)`` gives a constant for this one use, without keeping it, and
+``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are; it
+starts with the constants that the file holds in a :class:`Packing`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One thread's part in an instruction, in nanoseconds of ``time.perf_counter_ns``.
+
+    ``waited_ns`` of the time between ``begin_ns`` and ``end_ns`` the thread waited for others.
+    """
+
+    instr: Instr
+    thread: int
+    begin_ns: int
+    end_ns: int
+    waited_ns: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,19 @@ class No:
 
 
 Answer = Yes | No
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A layout in which a device reads a constant; see :mod:`.packing` for the layouts there are.
+
+    ``pack`` makes it from the row-major constant. ``alone`` says that no instruction of the segment reads the
+    constant in any other way.
+    """
+
+    layout: str
+    pack: Callable[[np.ndarray], np.ndarray]
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +175,14 @@ class Backend(ABC):
         """
         return b""
 
+    def packings(self, segment: Program) -> Mapping[str, Packing]:
+        """Constants of a segment, by name, that files are to hold in the device's own layout.
+
+        ``load`` finds them in ``memory.derived`` under :func:`.packing.stored_name`, unless the file has
+        another layout or the program was not loaded from one; then it packs them itself.
+        """
+        return {}
+
     def compile_all(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[bytes]:
@@ -151,6 +192,10 @@ class Backend(ABC):
     def prediction(self, code: bytes) -> Prediction | None:
         """What the vendor's model says of compiled code; None if there is none."""
         return None
+
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """The files in compiled code that the vendor's own tools take, by name; empty if there are none."""
+        return {}
 
     @abstractmethod
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:

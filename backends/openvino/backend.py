@@ -9,7 +9,7 @@ in 32.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,13 @@ class OpenVinoBackend(Backend):
 
     def prediction(self, code: bytes) -> Prediction | None:
         return Code.prediction_of(code) if code else None
+
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """The OpenVINO model and the blob of its compiler."""
+        if not code:
+            return {}
+        parts = Code.from_bytes(code)
+        return {"model.xml": parts.xml, "model.bin": parts.weights, "model.blob": parts.blob}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         from .runner import steps

@@ -8,24 +8,36 @@ runs in the vendor's x86 emulator, which computes what the device does in its ow
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
-from forgec.ir.program import Instr, Program
+from forgec.ir.op import get
+from forgec.ir.program import Instr, Program, Register, StateRef
+from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
 from ..prediction import Prediction
 from ..target import Target
+from ..vendor.support import Support, exact
 from . import compiler, container, session
 from .cost import estimate_us
 from .prediction import from_dict
 from .socs import CHIPS
-from .support import Support, signature
+from .trial import try_out
 
-__all__ = ["QnnBackend", "by_rule"]
+__all__ = ["FAMILY", "KNOWN", "QnnBackend", "by_rule"]
+
+FAMILY = "hexagon"
+"""What answers of the compiler are kept under: they do not differ between the chips."""
+
+KNOWN = Path(__file__).with_name("known.json")
 
 _MAX_RANK = 5
+_COMPRESSED = {"linear_q": (1, 2), "embedding_q": (0, 2)}
+"""By op: the operands that are decompressed at compile time, and so have to be constant."""
 
 
 class QnnBackend(Backend):
@@ -69,7 +81,8 @@ class QnnBackend(Backend):
 
     def _learnt(self) -> Support:
         if self._support is None:
-            self._support = Support(compiler.compiler_id(), self.chip.proxy)
+            ask = partial(try_out, soc=self.chip.proxy)
+            self._support = Support(FAMILY, compiler.compiler_id(), ask, KNOWN)
         return self._support
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
@@ -81,13 +94,20 @@ class QnnBackend(Backend):
         try:
             return compiler.compile_segments(segments, constants, settings, self.chip)
         except compiler.Refused as refused:
-            for instr in refused.instrs:
-                self._learnt().learn(signature(instr), "Qualcomm's compiler refuses it in its place")
+            placed = [instr for instr in refused.instrs if not get(instr.op).view]
+            if not placed:  # nothing that planning again could put elsewhere
+                raise
+            for instr in placed:
+                self._learnt().learn(exact(instr), "Qualcomm's compiler refuses it in its place")
             raise RejectedError(refused.what, refused.where, refused.hint) from refused
 
     def prediction(self, code: bytes) -> Prediction | None:
         stored = container.unpack(code, files=False).prediction if code else None
         return None if stored is None else from_dict(stored, self.chip.proxy_name)
+
+    def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
+        """An ONNX model with one ``EPContext`` node, and the context binary beside it."""
+        return container.unpack(code).files if code else {}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         main = segment.main
@@ -99,11 +119,14 @@ def by_rule(instr: Instr) -> No | None:
     """Refusals that need no compiler; None leaves the answer to it."""
     from .emit import EMITTERS
 
-    if instr.op in ("read_state", "write_state", "call"):
+    if instr.op == "call" or any(isinstance(x, StateRef) for x in instr.operands):
         return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
     if instr.op not in EMITTERS:
         return No("op", f"{instr.op} has no form in ONNX that Hexagon runs", "write it with other operators")
-    types = [x.type for x in (*instr.operands, *instr.results) if hasattr(x, "type")]
+    packed = [instr.operands[i] for i in _COMPRESSED.get(instr.op, ())]
+    if any(isinstance(x, Register) for x in packed):
+        return No("op", f"{instr.op} has a weight computed in the program", "keep the weight constant")
+    types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
     for t in types:
         if t.numel == 0:
             return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")

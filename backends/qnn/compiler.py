@@ -245,8 +245,8 @@ def _tables(segment: Program) -> dict[int, int]:
     position = {r.id: i for i, r in enumerate(segment.main.params)}
     rows: dict[int, int] = {}
     for instr in segment.main.body:
-        ids = instr.operands[1] if instr.op == "embedding" else None
-        table = instr.operands[0] if instr.op == "embedding" else None
+        look_up = instr.op in ("embedding", "embedding_q")
+        table, ids = instr.operands[:2] if look_up else (None, None)
         if isinstance(ids, Register) and ids.id in position and table is not None:
             rows[position[ids.id]] = table.type.shape[0]  # type: ignore[union-attr]
     return rows

@@ -51,9 +51,8 @@ def pack(code: Container) -> bytes:
         "files": {name: len(data) for name, data in code.files.items()},
     }
     packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
-    return b"".join(
-        (_MAGIC, len(packed).to_bytes(8, "little"), packed, *(data for _, data in sorted(code.files.items())))
-    )
+    files = (data for _, data in sorted(code.files.items()))
+    return b"".join((_MAGIC, len(packed).to_bytes(8, "little"), packed, *files))
 
 
 def unpack(data: bytes, *, files: bool = True) -> Container:

@@ -1,24 +1,30 @@
-"""``python -m forgec.backends.qnn.learn`` learns what the installed compiler takes, from the ops' samples.
+"""``python -m forgec.backends.qnn.learn [IR.txt ...]`` learns what the installed compiler takes.
 
-Writes the answers into ``known.json`` beside those of other compilers; they ship with forgec.
+It asks for the ops' own samples and for the instructions of programs given as IR text, and writes the answers
+into ``known.json`` beside those of other compilers; they ship with forgec.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from forgec.ir import ops  # noqa: F401  (registers the records)
+from forgec.ir.inline import inline
 from forgec.ir.op import OPS, Op, Sample
+from forgec.ir.parser import parse
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import TensorType
 
-from .backend import by_rule
+from ..vendor.support import signature
+from .backend import FAMILY, KNOWN, by_rule
 from .compiler import compiler_id
 from .socs import CHIPS
-from .support import KNOWN, signature, try_out
+from .trial import try_out
 
 __all__: list[str] = []
 
@@ -26,10 +32,12 @@ _SEED = 1
 
 
 def _instructions() -> Iterator[Instr]:
-    """Every sample with its operands computed, and with all but the first constant."""
+    """Every sample with its operands computed, and with all but the first constant; then the programs'."""
     for op in OPS.values():
         for sample in op.samples(np.random.default_rng(_SEED)) if op.samples else ():
             yield from _variants(op, sample)
+    for path in sys.argv[1:]:
+        yield from inline(parse(Path(path).read_text())).main.body
 
 
 def _variants(op: Op, sample: Sample) -> Iterator[Instr]:
@@ -49,10 +57,12 @@ def _variants(op: Op, sample: Sample) -> Iterator[Instr]:
 
 def main() -> None:
     known = json.loads(KNOWN.read_text()) if KNOWN.is_file() else {}
+    answers = known.setdefault(FAMILY, {}).setdefault(compiler_id(), {})
     distinct = {signature(i): i for i in _instructions() if by_rule(i) is None}
+    distinct = {key: instr for key, instr in distinct.items() if key not in answers}
     soc = CHIPS["hexagon-v73"].proxy
     reasons = try_out(list(distinct.values()), soc)
-    known[compiler_id()] = dict(sorted(zip(distinct, reasons, strict=True)))
+    answers.update(zip(distinct, reasons, strict=True))
     KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 

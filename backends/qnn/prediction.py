@@ -64,7 +64,7 @@ def from_dict(stored: Mapping[str, Any], proxy: str) -> Prediction:
     """The prediction that :func:`read_profile` gave, back from JSON."""
     try:
         low, middle, high = stored["cycles"]
-        method = f"simulated by the vendor's model of {proxy}: {middle:,} cycles ({low:,} to {high:,})"
+        method = f"the vendor's model of {proxy}: {middle:,} cycles ({low:,} to {high:,})"
         return Prediction(
             latency_us=float(stored["us"]),
             method=method,

@@ -20,25 +20,27 @@ PROVIDER = "QNNExecutionProvider"
 TASKS, RESULTS = "tasks.json", "results.jsonl"
 
 
-def session_options(soc: int, provider: dict[str, str], entries: dict[str, str]) -> Any:
-    """Options of a session that runs on HTP as a whole or not at all."""
+def session_options(soc: int | None, provider: dict[str, str], entries: dict[str, str]) -> Any:
+    """Options of a session that runs on HTP as a whole or not at all.
+
+    ``soc`` is the chip to compile for or to emulate; None is the one that this runs on.
+    """
     import onnxruntime
     import onnxruntime_qnn
 
     if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
         onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    npu = onnxruntime.OrtHardwareDeviceType.NPU
+    devices.sort(key=lambda device: device.device.type != npu)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
-    given = {
-        "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
-        "soc_model": str(soc),
-        "htp_performance_mode": "burst",
-        **provider,
-    }
+    given = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "htp_performance_mode": "burst", **provider}
+    if soc is not None:
+        given["soc_model"] = str(soc)
     options.add_provider_for_devices(devices[:1], given)
     return options
 
@@ -66,9 +68,9 @@ def compile_one(task: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)
-    tasks = json.loads(Path(TASKS).read_text())
-    for task in tasks:
+    for task in json.loads(Path(TASKS).read_text()):
+        # the vendor's reasons for what it refuses come at the most talkative level only
+        onnxruntime.set_default_logger_severity(0 if task.get("reasons") else 3)
         print(f"task {task['model']}", file=sys.stderr, flush=True)
         result = compile_one(task)
         with open(RESULTS, "a") as file:

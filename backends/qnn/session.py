@@ -6,9 +6,13 @@ numbers are the device's, its time is not.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,16 @@ def steps(
     staged = [np.empty(port.type.shape, port.type.dtype.numpy) for port in code.inputs]
     feeds = {port.name: array for port, array in zip(code.inputs, staged, strict=True)}
 
+    first: AbstractContextManager[None] = _to_stderr() if emulated() else nullcontext()
+
     def run() -> None:
+        nonlocal first
         for index, (source, target) in enumerate(zip(inputs, staged, strict=True)):
             take(source, target, code.tables.get(index))
         try:
-            results = session.run(names, feeds)
+            with first:
+                results = session.run(names, feeds)
+            first = nullcontext()
         except Exception as error:
             raise BackendError(f"Qualcomm's runtime failed: {_first(error)}", what) from error
         for result, place in zip(results, outputs, strict=True):
@@ -62,14 +71,29 @@ def _open(code: Container, what: str) -> Any:
             (Path(name) / file).write_bytes(data)
         models = [file for file in code.files if file.endswith(".onnx")]
         try:
-            options = session_options(code.soc, {}, {})
+            options = session_options(code.soc if emulated() else None, {}, {})
             options.log_severity_level = 4
-            return onnxruntime.InferenceSession(Path(name) / models[0], options, enable_fallback=0)
+            with _to_stderr() if emulated() else nullcontext():
+                return onnxruntime.InferenceSession(Path(name) / models[0], options, enable_fallback=0)
         except Exception as error:
             hint = f"compile again: it was made by {code.compiler}"
             raise BackendError(
                 f"Qualcomm's runtime does not load the code: {_first(error)}", what, hint
             ) from error
+
+
+@contextmanager
+def _to_stderr() -> Iterator[None]:
+    """The emulator greets on the process's standard output, which is where results go; not so in here."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _first(error: Exception) -> str:

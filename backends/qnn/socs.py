@@ -36,9 +36,9 @@ _PRODUCTS = {
     "hexagon-v81": ("Snapdragon 8 Elite Gen 5", ("snapdragon-8-elite-gen-5", "sm8850")),
 }
 _LIMITS = (
-    ("types", "computes floats in f16 and integers in i32"),
+    ("types", "floats are computed in f16, integers in i32"),
     ("rank", "tensors have at most 5 axes"),
-    ("shapes", "all static"),
+    ("shapes", "static shapes"),
 )
 
 TARGETS = tuple(

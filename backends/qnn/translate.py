@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from forgec.ir.program import Instr, Program
 
-__all__ = ["originals", "refused_instructions", "refused_nodes"]
+__all__ = ["originals", "refused_instructions", "refused_nodes", "vendor_reasons"]
 
+_REASON = re.compile(r"REASON\s*:\s*(.*?)\.?(?:\w+ node `[^`]*` will not be assigned.*)?$", re.MULTILINE)
 _NODE = re.compile(r"name:\s*([^\s,}]+),\s*[Tt]ype:\s*(\w+)")
 
 
@@ -23,6 +24,12 @@ def refused_nodes(log: str) -> list[tuple[str, str]]:
         if "Unsupported nodes" in line:
             found.update(dict.fromkeys(_NODE.findall(line)))
     return list(found)
+
+
+def vendor_reasons(log: str) -> list[str]:
+    """The compiler's sentences about what it refuses, each once, without its node names."""
+    found = (match.strip() for match in _REASON.findall(log))
+    return list(dict.fromkeys(text for text in found if text))
 
 
 def refused_instructions(error: str, log: str, program: Program) -> dict[str, Instr | None]:

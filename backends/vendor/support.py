@@ -93,11 +93,17 @@ def _shipped(path: Path) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
 
 
 def single(instr: Instr) -> Program:
-    """A program of one instruction, its constants named in order."""
+    """A program of one instruction, its constants named in order.
+
+    If all that it reads is constant, the first constant becomes an input: some take no model without.
+    """
+    computed = any(isinstance(x, Register) for x in instr.operands)
     params: dict[int, Register] = {}
     constants: dict[str, Constant] = {}
     operands: list[Operand] = []
     for x in instr.operands:
+        if isinstance(x, ConstRef) and not computed:
+            computed, x = True, Register(-1, x.type)
         if isinstance(x, ConstRef):
             name = f"c{len(constants)}"
             constants[name] = Constant(name, x.type, Leaf(name, x.type))

@@ -77,6 +77,9 @@ def compile(
     emit_ir: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the program as IR text.")
     ] = None,
+    emit: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the vendors' own files of an NPU's parts.")
+    ] = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -134,6 +137,13 @@ def compile(
 
         write_text(emit_ir, to_text(executable.program))
         wrote(emit_ir)
+
+    if emit is not None:
+        from ..executable.vendor_files import write_vendor_files
+
+        for path in write_vendor_files(executable, emit):
+            wrote(path)
+            output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
 
     output.result(result, lambda printer: terminal.print_report(result, printer.file))
     for path in filter(None, (out, report, trace_file, emit_ir)):

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from forgec.errors import InternalError
+from forgec.ir.ops.compressed import dequantise
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register
 from forgec.ir.types import DType, TensorType
 
@@ -114,6 +115,17 @@ class Builder:
     def static(self, x: Operand) -> np.ndarray | None:
         """The value of a constant operand, None for anything else."""
         return self._constants(self.program.constants[x.name]) if isinstance(x, ConstRef) else None
+
+    def decompressed(self, codes: Operand, scales: Operand, group: int) -> str:
+        """The weight that constant codes and scales stand for."""
+        assert isinstance(codes, ConstRef)
+
+        def make() -> str:
+            values, factors = self.static(codes), self.static(scales)
+            assert values is not None
+            return self.initializer(dequantise(values, factors, group, DType.F32.numpy), codes.name)
+
+        return self.once((codes.name, "decompressed"), make)
 
     def value(self, x: Operand, shape: Shape | None = None, like: DType | None = None) -> str:
         """The name of an operand in its own shape or another one; a literal takes the type ``like``."""

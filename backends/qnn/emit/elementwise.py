@@ -7,6 +7,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import DType
 
+from ..attributes import text
 from .builder import Builder, Shape, rows_of
 from .registry import emits
 
@@ -116,9 +117,7 @@ def rsqrt(b: Builder, instr: Instr) -> None:
 def gated(b: Builder, instr: Instr) -> None:
     shape = common_shape(b, instr)
     gate, up = (b.value(x, shape) for x in instr.operands)
-    b.define(
-        instr.results[0], b.node("Mul", activate(b, gate, str(instr.attrs.get("act", "silu"))), up), shape
-    )
+    b.define(instr.results[0], b.node("Mul", activate(b, gate, text(instr, "act")), up), shape)
 
 
 @emits(*_BINARY)

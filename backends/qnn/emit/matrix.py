@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
-from forgec.ir.program import Instr, Register
+from forgec.ir.program import Instr, Operand, Register
 
+from ..attributes import integer, integers, text
 from .builder import Builder, rows_of
 from .elementwise import activate
 from .registry import emits
@@ -19,11 +20,22 @@ __all__: list[str] = []
 @emits("linear")
 def linear(b: Builder, instr: Instr) -> None:
     x, weight, bias, residual = instr.operands
+    _product(b, instr, x, b.value(weight), bias, residual)
+
+
+@emits("linear_q")
+def linear_q(b: Builder, instr: Instr) -> None:
+    """On the weight that codes and scales stand for: HTP would decompress such weights itself, to f16."""
+    x, weight, scales, bias, residual = instr.operands
+    _product(b, instr, x, b.decompressed(weight, scales, integer(instr, "group")), bias, residual)
+
+
+def _product(b: Builder, instr: Instr, x: Operand, weight: str, bias: Operand, residual: Operand) -> None:
     result = instr.results[0]
-    inputs = [b.rows(x), b.value(weight)]
+    inputs = [b.rows(x), weight]
     if bias is not None:
         inputs.append(b.value(bias))
-    y = activate(b, b.node("Gemm", *inputs, transB=1), str(instr.attrs.get("act", "")))
+    y = activate(b, b.node("Gemm", *inputs, transB=1), text(instr, "act"))
     if residual is not None:
         y = b.node("Add", y, b.rows(residual), step="residual")
     b.define(result, y, rows_of(result.type.shape))
@@ -47,10 +59,12 @@ def matmul(b: Builder, instr: Instr) -> None:
 def conv(b: Builder, instr: Instr) -> None:
     x, weight, bias = instr.operands
     inputs = [b.value(x), b.value(weight), *([b.value(bias)] if bias is not None else [])]
-    attrs = {key: instr.attrs.get(key, default) for key, default in _CONV.items()}
-    stride, padding, dilation = (list(attrs[key]) for key in ("stride", "padding", "dilation"))
-    y = b.node("Conv", *inputs, strides=stride, pads=padding * 2, dilations=dilation, group=attrs["groups"])
+    y = b.node(
+        "Conv",
+        *inputs,
+        strides=list(integers(instr, "stride")),
+        pads=list(integers(instr, "padding")) * 2,
+        dilations=list(integers(instr, "dilation")),
+        group=integer(instr, "groups"),
+    )
     b.define(instr.results[0], y)
-
-
-_CONV = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": 1}

@@ -7,23 +7,14 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from forgec.ir.program import ConstRef, Instr, Register
+from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
+from ..attributes import flag, integer, integers, number
 from .builder import Builder, rows_of
 from .registry import emits
 
 __all__: list[str] = []
-
-
-def _axis(instr: Instr, default: int = 0) -> int:
-    return int(instr.attrs.get("axis", default))  # type: ignore[arg-type]
-
-
-def _ints(instr: Instr, key: str) -> tuple[int, ...]:
-    value = instr.attrs.get(key, ())
-    assert isinstance(value, tuple)
-    return value
 
 
 @emits("reshape", "copy")
@@ -38,7 +29,7 @@ def same_elements(b: Builder, instr: Instr) -> None:
 
 @emits("transpose")
 def transpose(b: Builder, instr: Instr) -> None:
-    b.define(instr.results[0], b.transposed(instr.operands[0], _ints(instr, "perm")))
+    b.define(instr.results[0], b.transposed(instr.operands[0], integers(instr, "perm")))
 
 
 @emits("slice")
@@ -46,11 +37,9 @@ def slice_(b: Builder, instr: Instr) -> None:
     """Of rows where the slice is of the last axis of rows."""
     (x,), result = instr.operands, instr.results[0]
     assert isinstance(x, Register | ConstRef)
-    axis = _axis(instr) % x.type.rank
+    axis = integer(instr, "axis") % x.type.rank
     rows = rows_of(x.type.shape)
-    start, stop, step = (
-        int(instr.attrs.get(key, 1 if key == "step" else 0)) for key in ("start", "stop", "step")
-    )  # type: ignore[arg-type]
+    start, stop, step = (integer(instr, key) for key in ("start", "stop", "step"))
     on_rows = isinstance(x, Register) and axis == x.type.rank - 1 and b.has(x, rows)
     name = b.rows(x) if on_rows else b.value(x)
     bounds = [b.ints([value]) for value in (start, stop, 1 if on_rows else axis, step)]
@@ -65,15 +54,16 @@ def expand(b: Builder, instr: Instr) -> None:
 
 @emits("concat")
 def concat(b: Builder, instr: Instr) -> None:
-    b.define(instr.results[0], b.node("Concat", *(b.value(x) for x in instr.operands), axis=_axis(instr)))
+    b.define(
+        instr.results[0], b.node("Concat", *(b.value(x) for x in instr.operands), axis=integer(instr, "axis"))
+    )
 
 
 @emits("pad")
 def pad(b: Builder, instr: Instr) -> None:
     x, result = instr.operands[0], instr.results[0]
-    value = instr.attrs.get("value", 0.0)
-    assert isinstance(value, int | float)
-    widths = b.ints((*_ints(instr, "before"), *_ints(instr, "after")))
+    value = number(instr, "value")
+    widths = b.ints((*integers(instr, "before"), *integers(instr, "after")))
     b.define(result, b.node("Pad", b.value(x), widths, b.scalar(value, result.type.dtype)))
 
 
@@ -81,20 +71,29 @@ def pad(b: Builder, instr: Instr) -> None:
 def flip(b: Builder, instr: Instr) -> None:
     name = b.value(instr.operands[0])
     lowest = np.iinfo(np.int64).min
-    for axis in _ints(instr, "axes"):
+    for axis in integers(instr, "axes"):
         name = b.node(
             "Slice", name, b.ints([-1]), b.ints([lowest]), b.ints([axis]), b.ints([-1]), step="flip"
         )
-    b.define(instr.results[0], name if instr.attrs.get("axes") else b.node("Identity", name))
+    b.define(instr.results[0], name if integers(instr, "axes") else b.node("Identity", name))
 
 
 @emits("embedding")
 def embedding(b: Builder, instr: Instr) -> None:
     table, ids = instr.operands
+    _look_up(b, instr, b.value(table), ids)
+
+
+@emits("embedding_q")
+def embedding_q(b: Builder, instr: Instr) -> None:
+    table, ids, scales = instr.operands
+    _look_up(b, instr, b.decompressed(table, scales, integer(instr, "group")), ids)
+
+
+def _look_up(b: Builder, instr: Instr, table: str, ids: Operand) -> None:
     assert isinstance(ids, Register | ConstRef)
     flat = b.value(ids, (ids.type.numel,))
-    shape = instr.results[0].type.shape
-    b.define(instr.results[0], b.node("Gather", b.value(table), flat, axis=0), rows_of(shape))
+    b.define(instr.results[0], b.node("Gather", table, flat, axis=0), rows_of(instr.results[0].type.shape))
 
 
 @emits("gather")
@@ -102,7 +101,7 @@ def gather(b: Builder, instr: Instr) -> None:
     """The axis comes first: with one behind others and computed indices HTP silently mixes up rows."""
     x, index, *more = instr.operands
     assert isinstance(x, Register | ConstRef)
-    axis = _axis(instr) % x.type.rank
+    axis = integer(instr, "axis") % x.type.rank
     in_front = math.prod(x.type.shape[:axis]) == 1 or isinstance(index, ConstRef)
     if not more and in_front:
         b.define(instr.results[0], b.node("Gather", b.value(x), b.value(index), axis=axis))
@@ -125,8 +124,9 @@ def _tuples(b: Builder, instr: Instr, indices: tuple) -> str:
     """Index tensors, broadcast together, as the last axis of one; these two operators insist on i64."""
     shape = np.broadcast_shapes(*(x.type.shape for x in indices))
     arrays = [b.static(x) for x in indices]
-    if all(array is not None for array in arrays):
-        return b.int64(np.stack(np.broadcast_arrays(*arrays), axis=-1))
+    known = [array for array in arrays if array is not None]
+    if len(known) == len(arrays):
+        return b.int64(np.stack(np.broadcast_arrays(*known), axis=-1))
     columns = []
     for x in indices:
         name = b.value(x, (1,) * (len(shape) - x.type.rank) + x.type.shape)
@@ -149,14 +149,16 @@ def scatter(b: Builder, instr: Instr) -> None:
     name = b.value(updates)
     if updates.type.shape != target:
         name = b.node("Expand", name, b.ints(target))
-    mode = {"reduction": "add"} if instr.attrs.get("accumulate") else {}
-    b.define(instr.results[0], b.node("ScatterND", b.value(x), tuples, name, **mode))
+    mode = "add" if flag(instr, "accumulate") else "none"
+    b.define(instr.results[0], b.node("ScatterND", b.value(x), tuples, name, reduction=mode))
 
 
 @emits("take_along")
 def take_along(b: Builder, instr: Instr) -> None:
     x, index = instr.operands
-    b.define(instr.results[0], b.node("GatherElements", b.value(x), b.value(index), axis=_axis(instr)))
+    b.define(
+        instr.results[0], b.node("GatherElements", b.value(x), b.value(index), axis=integer(instr, "axis"))
+    )
 
 
 _REDUCTIONS = {
@@ -175,7 +177,7 @@ def reduction(b: Builder, instr: Instr) -> None:
     name, truth = b.value(x), instr.op in ("any", "all")
     if truth:
         name = b.cast(name, DType.F32)
-    axes, keep = _ints(instr, "axes"), int(bool(instr.attrs.get("keepdims")))
+    axes, keep = integers(instr, "axes"), int(flag(instr, "keepdims"))
     name = b.node(_REDUCTIONS[instr.op], name, b.ints(axes), keepdims=keep, noop_with_empty_axes=1)
     if truth:
         name = b.node("Greater", name, b.scalar(0.5, DType.F32))
@@ -184,20 +186,22 @@ def reduction(b: Builder, instr: Instr) -> None:
 
 @emits("cumsum")
 def cumsum(b: Builder, instr: Instr) -> None:
-    axis = b.once(("axis", _axis(instr)), lambda: b.initializer(np.array(_axis(instr), np.int32)))
+    axis = b.once(
+        ("axis", integer(instr, "axis")), lambda: b.initializer(np.array(integer(instr, "axis"), np.int32))
+    )
     b.define(instr.results[0], b.node("CumSum", b.value(instr.operands[0]), axis))
 
 
 @emits("argmax")
 def argmax(b: Builder, instr: Instr) -> None:
-    keep = int(bool(instr.attrs.get("keepdims")))
-    name = b.node("ArgMax", b.value(instr.operands[0]), axis=_axis(instr, -1), keepdims=keep)
+    keep = int(flag(instr, "keepdims"))
+    name = b.node("ArgMax", b.value(instr.operands[0]), axis=integer(instr, "axis"), keepdims=keep)
     b.define(instr.results[0], b.cast(name, DType.I32))
 
 
 @emits("top_k")
 def top_k(b: Builder, instr: Instr) -> None:
-    k = b.ints([int(instr.attrs.get("k", 1))])  # type: ignore[arg-type]
+    k = b.ints([integer(instr, "k")])
     values, places = b.node("TopK", b.value(instr.operands[0]), k, outputs=2)
     b.define(instr.results[0], values)
     b.define(instr.results[1], b.cast(places, DType.I32))

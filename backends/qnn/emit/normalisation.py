@@ -10,6 +10,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
+from ..attributes import number
 from .builder import Builder, rows_of
 from .registry import emits
 
@@ -19,13 +20,13 @@ __all__: list[str] = []
 @emits("layer_norm")
 def layer_norm(b: Builder, instr: Instr) -> None:
     x, weight, bias = instr.operands
-    _define(b, instr.results[0], _layer_norm(b, x, b.rows(x), weight, bias, _eps(instr, 1e-5)))
+    _define(b, instr.results[0], _layer_norm(b, x, b.rows(x), weight, bias, number(instr, "eps")))
 
 
 @emits("rms_norm")
 def rms_norm(b: Builder, instr: Instr) -> None:
     x, weight = instr.operands
-    _define(b, instr.results[0], _rms_norm(b, x, b.rows(x), weight, _eps(instr, 1e-6)))
+    _define(b, instr.results[0], _rms_norm(b, x, b.rows(x), weight, number(instr, "eps")))
 
 
 @emits("add_layer_norm")
@@ -33,7 +34,7 @@ def add_layer_norm(b: Builder, instr: Instr) -> None:
     x, residual, weight, bias = instr.operands
     total = b.node("Add", b.rows(x), b.rows(residual), step="residual")
     _define(b, instr.results[0], total)
-    _define(b, instr.results[1], _layer_norm(b, x, total, weight, bias, _eps(instr, 1e-5)))
+    _define(b, instr.results[1], _layer_norm(b, x, total, weight, bias, number(instr, "eps")))
 
 
 @emits("add_rms_norm")
@@ -41,11 +42,7 @@ def add_rms_norm(b: Builder, instr: Instr) -> None:
     x, residual, weight = instr.operands
     total = b.node("Add", b.rows(x), b.rows(residual), step="residual")
     _define(b, instr.results[0], total)
-    _define(b, instr.results[1], _rms_norm(b, x, total, weight, _eps(instr, 1e-6)))
-
-
-def _eps(instr: Instr, default: float) -> float:
-    return float(instr.attrs.get("eps", default))  # type: ignore[arg-type]
+    _define(b, instr.results[1], _rms_norm(b, x, total, weight, number(instr, "eps")))
 
 
 def _define(b: Builder, register: Register, name: str) -> None:

@@ -16,6 +16,7 @@ from forgec.ir.op import get
 from forgec.ir.program import Apply, Constant, ConstRef, Instr, Leaf, Literal, Operand, Program, Register
 
 from ...vendor.legalise import Builder, Rule
+from ..attributes import number, text
 from .split_projections import splits
 from .users import readers
 
@@ -62,7 +63,7 @@ def _plan(segment: Program) -> tuple[dict[int, float], set[int]]:
     factors: dict[int, float] = {}
     folded: set[int] = set()
     for instr in segment.main.body:
-        scale = float(instr.attrs.get("scale", 1.0)) if instr.op == "attention" else 1.0  # type: ignore[arg-type]
+        scale = number(instr, "scale") if instr.op == "attention" else 1.0
         if scale == 1.0:
             continue
         source = _source(instr.operands[0], made, users)
@@ -98,7 +99,7 @@ def _part_of_product(
 
 def _constant(instr: Instr) -> bool:
     """True if all that a factor would go to is constant, and nothing bends or adds to the result after."""
-    if instr.op == "linear" and (instr.attrs.get("act") or instr.operands[3] is not None):
+    if instr.op == "linear" and (text(instr, "act") or instr.operands[3] is not None):
         return False
     operands = [instr.operands[i] for i in _SCALED[instr.op]]
     return isinstance(operands[0], ConstRef) and all(x is None or isinstance(x, ConstRef) for x in operands)

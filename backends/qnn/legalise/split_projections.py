@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from forgec.ir.program import ConstRef, Instr, Operand, Program
 
 from ...vendor.legalise import Builder, Rule
+from ..attributes import integer
 from .users import readers
 
 __all__ = ["split_projections", "splits"]
@@ -38,7 +39,7 @@ def split_projections(segment: Program) -> list[Rule]:
             return None
         x, weight, bias, _ = whole.operands
         assert isinstance(weight, ConstRef)
-        start, stop = (int(instr.attrs.get(key, 0)) for key in ("start", "stop"))  # type: ignore[arg-type]
+        start, stop = (integer(instr, key) for key in ("start", "stop"))
         part = build.constant("slice", weight, axis=0, start=start, stop=stop)
         shift = None
         if isinstance(bias, ConstRef):
@@ -58,7 +59,7 @@ def splits(instr: Instr, users: Mapping[int, list[Instr | None]]) -> bool:
     return result.id in users and all(
         user is not None
         and user.op == "slice"
-        and int(user.attrs.get("axis", 0)) % (last + 1) == last  # type: ignore[arg-type]
-        and user.attrs.get("step", 1) == 1
+        and integer(user, "axis") % (last + 1) == last
+        and integer(user, "step") == 1
         for user in users[result.id]
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from forgec.backends.qnn.backend import by_rule
 from forgec.backends.qnn.emit import EMITTERS, emit
 from qnn_programs import Case, single
 
@@ -15,7 +16,17 @@ from forgec.ir.op import OPS, get
 from forgec.ir.types import DType
 
 SEED = 20261122
-NO_FORM = {"call", "read_state", "write_state", "mod", "floor_div", "prod"}
+NO_FORM = {
+    "call",
+    "read_state",
+    "write_state",
+    "view_state",
+    "write_rows",
+    "update_rows",
+    "mod",
+    "floor_div",
+    "prod",
+} | {"scales", "quantise"}
 
 
 def _cases() -> list:
@@ -43,9 +54,12 @@ def run_f32(case: Case, folder: Path) -> list[np.ndarray]:
 
 
 def check(case: Case, folder: Path) -> None:
+    """To f32's accuracy; where the reference quantises activations, which HTP does not, to that of 8 bits."""
+    dynamic = any(instr.attrs.get("dynamic") for instr in case.program.main.body)
+    tolerance = 3e-2 if dynamic else 2e-5
     expected = Interpreter(case.program, case.tensors.__getitem__).run(case.inputs)
     for found, wanted in zip(run_f32(case, folder), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_every_op_has_a_form_or_is_known_to_have_none():
@@ -53,9 +67,13 @@ def test_every_op_has_a_form_or_is_known_to_have_none():
 
 
 @pytest.mark.parametrize(("op", "index"), _cases())
-@pytest.mark.parametrize("weights", ["runtime", "constant"])
+@pytest.mark.parametrize("weights", ["runtime", "constant", "table"])
 def test_op(op: str, index: int, weights: str, tmp_path: Path):
     sample = get(op).samples(np.random.default_rng(SEED))[index]
     arrays = [i for i, x in enumerate(sample.operands) if isinstance(x, np.ndarray)]
-    constant = frozenset(arrays[1:]) if weights == "constant" else frozenset()
-    check(single(op, sample, constant), tmp_path)
+    constant = {"runtime": [], "constant": arrays[1:], "table": arrays[:1] + arrays[2:]}[weights]
+    case = single(op, sample, frozenset(constant))
+    if by_rule(case.program.main.body[0]) is not None:
+        assert op in ("linear_q", "embedding_q", "slice")
+        return
+    check(case, tmp_path)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forgec.backends.base import DEFAULTS, RejectedError, Settings
-from forgec.backends.qnn import compiler, support
-from forgec.backends.qnn.backend import QnnBackend
+from forgec.backends.qnn import compiler, trial
+from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
-from forgec.backends.qnn.support import Support, signature
-from forgec.backends.qnn.translate import refused_instructions, refused_nodes
+from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
 from forgec.backends.vendor.cache import Cache
+from forgec.backends.vendor.support import Support
+from forgec.backends.vendor.support import single as alone
 from qnn_programs import single
 
 from forgec.errors import BackendError
@@ -38,6 +39,16 @@ def no_constants(constant: object) -> np.ndarray:
 
 def test_refused_nodes_are_read_from_the_log() -> None:
     assert refused_nodes(LOG) == [("r4.erf", "Erf"), ("r9.erf", "Erf")]
+
+
+def test_the_vendors_reasons_are_read_from_the_log() -> None:
+    log = "x\n\tREASON : Operators of type `Erf` are not supported by QNN EP.Erf node `r2.erf` will not be assigned to QNN EP.\n"
+    log += "\tREASON : QNN.backendValidateOpConfig() failed with code 3110\n"
+    reasons = [
+        "Operators of type `Erf` are not supported by QNN EP",
+        "QNN.backendValidateOpConfig() failed with code 3110",
+    ]
+    assert vendor_reasons(2 * log) == reasons
 
 
 def test_refused_nodes_lead_to_the_line() -> None:
@@ -65,10 +76,29 @@ def test_the_backend_learns_from_a_refusal(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(compiler, "compile_segments", refuse)
     qnn = QnnBackend(TARGETS[0])
-    qnn._support = Support("a compiler", 77, Cache(tmp_path))
+    qnn._support = Support(
+        "t", "a compiler", lambda instrs: [""] * len(instrs), tmp_path / "none", Cache(tmp_path)
+    )
     with pytest.raises(RejectedError):
         qnn.compile(ERF, no_constants)
     assert qnn.supports(refused).reason.startswith("mul: ")
+
+
+@pytest.mark.parametrize("op", [None, "reshape"])
+def test_a_refusal_that_planning_cannot_mend_is_final(
+    op: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = parse(
+        'program @main(r0 "x": f32[2]) -> (r1 "y": f32[2,1]) {\n  r1: f32[2,1] = reshape r0 {shape=[2,1]}\n  return r1\n}\n'
+    ).main.body
+
+    def refuse(*_: object) -> list[bytes]:
+        raise compiler.Refused("no", None, None, view if op else [])
+
+    monkeypatch.setattr(compiler, "compile_segments", refuse)
+    with pytest.raises(BackendError) as caught:
+        QnnBackend(TARGETS[0]).compile(ERF, no_constants)
+    assert not isinstance(caught.value, RejectedError)
 
 
 def test_a_failure_without_names_is_bisected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,38 +136,20 @@ def test_a_process_that_dies_is_an_answer(tmp_path: Path, monkeypatch: pytest.Mo
         "        os.abort()\n"
         "    open('results.jsonl', 'a').write(json.dumps({'error': ''}) + '\\n')\n"
     )
-    monkeypatch.setattr(support, "__file__", str(tmp_path / "support.py"))
+    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
     x = np.ones((2, 3), np.float32)
     instrs: list[Instr] = [single(op, Sample((x,), {})).program.main.body[0] for op in ("exp", "sin", "cos")]
-    assert support.try_out(instrs, 77) == ["", "Qualcomm's compiler dies of it", ""]
-
-
-def test_signatures_ignore_sizes_and_nothing_else() -> None:
-    def of(op: str, *shape: int, **attrs: object) -> str:
-        return signature(single(op, Sample((np.ones(shape, np.float32),), attrs)).program.main.body[0])
-
-    assert of("exp", 2, 3) == of("exp", 5, 7)
-    assert of("exp", 2, 3) != of("exp", 2, 3, 1)
-    assert of("exp", 2, 3) != of("sin", 2, 3)
-    assert of("softmax", 2, 3, axis=0) != of("softmax", 2, 3, axis=1)
-
-
-def test_answers_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (instr,) = single("exp", Sample((np.ones((2, 3), np.float32),), {})).program.main.body
-    asked = []
-
-    def try_out(instrs: list[Instr], soc: int) -> list[str]:
-        asked.append(len(instrs))
-        return ["because"] * len(instrs)
-
-    monkeypatch.setattr(support, "try_out", try_out)
-    for _ in range(2):
-        assert Support("a compiler", 77, Cache(tmp_path)).reasons([instr, instr]) == ["because"] * 2
-    assert asked == [1]
+    assert trial.try_out(instrs, 77) == ["", "Qualcomm's compiler dies of it", ""]
 
 
 def test_what_ships_is_of_known_ops() -> None:
-    known = json.loads(support.KNOWN.read_text())
-    for answers in known.values():
+    known = json.loads(KNOWN.read_text())
+    for answers in known[FAMILY].values():
         assert answers.get("erf(f32/3) {}")
         assert answers["exp(f32/3) {}"] == ""
+
+
+def test_an_instruction_on_constants_alone_gets_an_input() -> None:
+    x = np.ones((2, 3), np.float32)
+    instr = single("mul", Sample((2.0, x), {}), frozenset({1})).program.main.body[0]
+    assert [r.type.shape for r in alone(instr).main.params] == [(2, 3)]

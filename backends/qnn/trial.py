@@ -1,0 +1,96 @@
+"""Asking Qualcomm's compiler whether it takes an instruction: one small model each, compiled for real.
+
+All that are asked together are compiled in one worker process; one that kills the compiler is refused, and
+the rest is asked in a new process. The answers are kept by :mod:`forgec.backends.vendor.support`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forgec.errors import BackendError
+from forgec.ir.program import Constant, Instr
+from forgec.ir.types import DType, TensorType
+
+from ..base import Settings
+from ..vendor.support import single
+from ..vendor.worker import Job, Outcome, run
+from .process import RESULTS, TASKS
+from .translate import vendor_reasons
+
+__all__ = ["try_out"]
+
+_REFUSED = "Qualcomm's compiler refuses it"
+
+_BOUND = Settings(timeout_s=120.0)
+
+
+def try_out(instrs: Sequence[Instr], soc: int) -> list[str]:
+    """Compile each instruction alone, for real; the reason where that fails, empty where it does not."""
+    from .emit import emit
+
+    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
+        tasks: list[dict[str, Any]] = []
+        for i, instr in enumerate(instrs):
+            folder = Path(name) / str(i)
+            folder.mkdir()
+            emit(single(instr), _filling, folder)
+            tasks.append({"model": f"{i}/model.onnx", "soc": soc, "context": None, "provider": {}})
+        answers: list[str] = []
+        while len(answers) < len(tasks):
+            answers += _answers(tasks[len(answers) :], Path(name))
+        return [
+            _vendors_reason(task, Path(name)) if answer == _REFUSED else answer
+            for task, answer in zip(tasks, answers, strict=True)
+        ]
+
+
+def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """Answers up to the first task that kills the process, that one included."""
+    results = folder / RESULTS
+    outcome = _run(tasks, folder)
+    lines = results.read_text().splitlines() if results.is_file() else []
+    answers = [_reason(json.loads(line)["error"]) for line in lines]
+    if len(answers) < len(tasks):
+        if not answers and "task " not in outcome.log:
+            raise BackendError(f"Qualcomm's compiler does not start: {outcome.log.strip()[-300:]}")
+        answers.append(
+            "Qualcomm's compiler dies of it" if not outcome.stopped else "Qualcomm's compiler hangs"
+        )
+    return answers
+
+
+def _run(tasks: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
+    (folder / TASKS).write_text(json.dumps(tasks))
+    (folder / RESULTS).unlink(missing_ok=True)
+    script = Path(__file__).with_name("process.py")
+    return run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
+
+
+def _vendors_reason(task: Mapping[str, Any], folder: Path) -> str:
+    """The refusal of a task, with what the compiler says about it when it is asked to say more."""
+    reasons = vendor_reasons(_run([{**task, "reasons": True}], folder).log)
+    return f"{_REFUSED}: {'; '.join(reasons)}" if reasons else _REFUSED
+
+
+def _reason(error: str) -> str:
+    if not error:
+        return ""
+    if "assigned to the default CPU EP" in error or "Unsupported nodes" in error:
+        return _REFUSED
+    return f"Qualcomm's compiler fails: {error.splitlines()[0][:200]}"
+
+
+def _filling(constant: Constant) -> np.ndarray:
+    """Values for a constant of a trial: small, different from each other, legal as indices."""
+    t: TensorType = constant.type
+    if t.dtype is DType.BOOL or t.dtype.is_int:
+        return np.zeros(t.shape, t.dtype.numpy)
+    return np.resize(np.linspace(0.1, 0.9, 251, dtype=np.float32), t.shape).astype(t.dtype.numpy)
