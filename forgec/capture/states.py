@@ -34,7 +34,6 @@ def bind_states(graph: CapturedGraph, pairs: Mapping[str, str]) -> None:
         )
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     output = next(iter(reversed(graph.graph.nodes)))
-    results: list[fx.Node] = list(output.args[0])
     first = _first_operator(graph.graph)
     for before, after in zip(given, returned, strict=True):
         old = placeholders[before.index]
@@ -43,14 +42,15 @@ def bind_states(graph: CapturedGraph, pairs: Mapping[str, str]) -> None:
             read = graph.graph.call_function(read_state, (before.name,))
         read.meta = dict(old.meta)
         old.replace_all_uses_with(read)
+        value: fx.Node = output.args[0][after.index]
         with graph.graph.inserting_before(output):
-            written = graph.graph.call_function(write_state, (before.name, results[after.index]))
-        written.meta = {"type": (), "source": results[after.index].meta.get("source")}
+            written = graph.graph.call_function(write_state, (before.name, value))
+        written.meta = {"type": (), "source": value.meta.get("source")}
         graph.graph.erase_node(old)
         # On the meta device: a state that starts at zero and takes no memory until it runs.
         graph.states[before.name] = torch.empty(kind.shape, dtype=torch_dtype(kind.dtype), device="meta")
     gone = {leaf.index for leaf in returned}
-    output.args = (tuple(value for i, value in enumerate(results) if i not in gone),)
+    output.args = (tuple(value for i, value in enumerate(output.args[0]) if i not in gone),)
     graph.signature = without_states(signature, pairs)
 
 

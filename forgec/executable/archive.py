@@ -48,6 +48,7 @@ __all__ = [
     "digest",
     "entry_prefix",
     "in_file",
+    "is_entry",
     "segment_name",
 ]
 
@@ -171,7 +172,7 @@ class Manifest:
         texts = {key: value.get(key) for key in ("forgec", "name", "target", "weights")}
         options, members = value.get("options"), value.get("members")
         entry, entries = value.get("entry", ""), value.get("entries", {})
-        if not isinstance(entries, dict) or not all(map(_is_entry, [entry, *entries] if entries else [])):
+        if not isinstance(entries, dict) or not all(map(is_entry, [entry, *entries] if entries else [])):
             raise _malformed("its entries are not signatures by name")
         for key, text in texts.items():
             if not isinstance(text, str):
@@ -187,7 +188,8 @@ class Manifest:
         )
 
 
-def _is_entry(name: Any) -> bool:
+def is_entry(name: Any) -> bool:
+    """Whether something can be the name of a program in a file."""
     return isinstance(name, str) and _ENTRY.fullmatch(name) is not None
 
 

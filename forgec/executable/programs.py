@@ -11,8 +11,9 @@ from types import TracebackType
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import ArtifactError, InputError
 from ..ir.program import Constant
+from .archive import is_entry
 from .constants import Constants
 from .executable import Executable
 from .states import States
@@ -27,8 +28,12 @@ class Programs(Mapping[str, Executable]):
     def __init__(self, entries: Mapping[str, Executable]) -> None:
         """Of executables compiled one by one: from now on they share constants and states.
 
-        Raises :class:`ArtifactError` if two of them have states of one name and other types.
+        Raises :class:`ArtifactError` if two of them have states of one name and other types, or a name is
+        none that a file can have.
         """
+        wrong = next((name for name in entries if not is_entry(name)), None)
+        if wrong is not None:
+            raise ArtifactError(f"a program cannot be called {wrong!r}", hint="use letters, digits, '.', '-'")
         shared = [executable.shared for executable in entries.values()]
         constants = _union([(s.plan.program.constants, s.constants) for s in shared])
         initial = {name: array for s in shared for name, array in s.initial.items()}

@@ -25,8 +25,8 @@ def forgec(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     from forgec.cli.main import app
 
-    def run(*arguments):
-        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="forgec")
+    def run(*arguments, **more):
+        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="forgec", **more)
 
     return run
 

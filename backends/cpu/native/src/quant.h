@@ -10,8 +10,6 @@
 
 namespace forgec {
 
-constexpr int kCodePanel = 32;  // columns of a panel of codes, the same for all instruction sets
-
 enum class Code : int32_t { i8, i4, bf16 };
 constexpr int kCodes = 3;
 

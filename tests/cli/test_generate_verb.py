@@ -1,0 +1,78 @@
+"""From a Hugging Face directory to text: compile --context, generate, chat."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tokenizers
+from tokenizers import decoders, pre_tokenizers
+from tokenizers import models as token_models
+
+import forgec as package
+from forgec import models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama with a tokenizer of single bytes and a chat template."""
+    folder = tmp_path_factory.mktemp("model")
+    models.load("llama-3.2-1b-tiny").module.save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:128]
+    made = tokenizers.Tokenizer(token_models.BPE({c: i for i, c in enumerate(["<s>", "</s>", *letters])}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}{{ m['content'] }};{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "chat_template": template}))
+    return folder
+
+
+@pytest.fixture
+def file(forgec, folder, tmp_path):
+    path = tmp_path / "model.forge"
+    result = forgec(
+        "compile", "-m", str(folder), "--context", "32", "--chunk", "8", "--no-check", "-q", "-o", str(path)
+    )
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def test_generate_prints_the_text_and_what_it_took(forgec, file):
+    result = forgec("generate", "-m", str(file), "-p", "hello you", "-n", "5")
+    assert result.exit_code == 0, result.stderr
+    with package.LLM(file) as llm:
+        text = "".join(map(str, llm.generate("hello you", max_tokens=5)))
+    assert result.stdout.rstrip("\n") == text.rstrip("\n")
+    assert "9 prompt tokens, 5 new (length)" in result.stderr
+    assert "decode" in result.stderr and "(measured)" in result.stderr
+
+
+def test_generate_as_json(forgec, file):
+    result = forgec(
+        "generate", "-m", str(file), "-p", "hello", "-n", "3", "--logprobs", "2", "--format", "json"
+    )
+    document = json.loads(result.stdout)
+    assert len(document["tokens"]) == 3 and document["finish"] == "length"
+    assert all(len(token["top"]) == 2 for token in document["tokens"])
+    assert document["measured"]["prompt_tokens"] == 5
+
+
+def test_chat_takes_turns(forgec, file):
+    result = forgec("chat", "-m", str(file), "-n", "2", input="hey\n\n")
+    assert result.exit_code == 0, result.stderr
+    assert "4 prompt tokens, 2 new" in result.stderr
+
+
+def test_wrong_calls_are_usage_errors(forgec, file, forge):
+    for arguments, message in (
+        (("-m", str(file), "-p", "x" * 40), "leaves no room in a context of 32"),
+        (("-m", str(file), "-p", ""), "no tokens"),
+        (("-m", str(file), "-p", "x", "--top-p", "2"), "top_p is 2.0"),
+        (("-m", str(forge), "-p", "x"), "--context N"),
+    ):
+        result = forgec("generate", *arguments)
+        assert result.exit_code in (1, 2)
+        assert message in result.stderr
+    result = forgec("compile", "-m", "gpt2-tiny", "--chunk", "8")
+    assert result.exit_code == 2 and "--context" in result.stderr
