@@ -14,7 +14,6 @@ namespace forgec {
 
 constexpr int kPanel = 48;     // columns of a packed weight panel, the same for all instruction sets
 constexpr int kKeyPanel = 32;   // keys of a panel that attention packs
-constexpr int kCodePanel = 32;  // columns of a panel of compressed weights
 constexpr int kMaxTile = 16;   // at least the rows of any register tile
 
 enum class Act : int32_t { none, gelu, gelu_tanh, relu, silu, sigmoid, tanh };
