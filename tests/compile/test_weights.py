@@ -118,6 +118,27 @@ def test_a_pattern_without_a_weight() -> None:
         forgec.Options(weights=8)  # type: ignore[arg-type]
 
 
+def test_a_language_model_decodes_with_compressed_weights(tmp_path: Path) -> None:
+    from forgec.language import compile_language_model
+
+    texts = {}
+    for weights in ("fp32", "int8", "int4:32"):
+        path = tmp_path / f"{weights[:4]}.forge"
+        programs = compile_language_model(
+            "llama-3.2-1b-tiny", context=24, chunks=(8,), weights=weights, check=False
+        )
+        programs.save(path)
+        codes = [
+            {c.key for c in exe.program.constants.values() if c.type.dtype.value in ("i8", "i4")}
+            for _, exe in programs.items()
+        ]
+        assert codes[0] == codes[1], "prefill and decode have one copy of the codes"
+        llm = forgec.LLM(path)
+        texts[weights] = [piece.token for piece in llm.generate(list(range(1, 11)), max_tokens=6)]
+        llm.close()
+    assert texts["int8"] == texts["fp32"] and len(texts["int4:32"]) == 6
+
+
 class Cancelling(nn.Module):
     """Two large products whose difference rounding destroys."""
 
