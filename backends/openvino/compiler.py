@@ -118,7 +118,8 @@ def build_batch(
     models: Sequence[Model], platform: str, toolchain: Toolchain, settings: Settings
 ) -> list[Built | Rejected]:
     """Compile small models in one process; one that kills it is rejected, and the rest go on in another."""
-    options = {**_properties(platform, None), "NPU_COMPILATION_MODE_PARAMS": "enable-weights-sparsity=false"}
+    mode = "enable-weights-sparsity=false"
+    options = {**_properties(platform, {"NPU_COMPILATION_MODE_PARAMS": mode}), "LOG_LEVEL": "LOG_ERROR"}
     results: list[Built | Rejected] = []
     while len(results) < len(models):
         rest = models[len(results) :]
@@ -133,7 +134,7 @@ def build_batch(
                 blob = job.folder / f"{index}.blob"
                 if index in failed:
                     results.append(Rejected(translate(failed[index], log)))
-                elif f"@done {index} " in log and blob.exists():
+                elif f"@done {index} " in log:
                     results.append(Built(blob.read_bytes(), "", b""))
                 else:
                     results.append(Rejected(f"Intel's compiler {outcome.stopped or 'died'} on it"))
