@@ -30,8 +30,10 @@ __all__ = [
     "Constants",
     "Memory",
     "No",
+    "Packing",
     "RejectedError",
     "Settings",
+    "Span",
     "Step",
     "Yes",
 ]
@@ -40,14 +42,32 @@ Constants = Callable[[Constant], np.ndarray]
 """The value of a constant, read-only, computed for this one use."""
 
 Step = Callable[[], Any]
-"""Does a part of a run; what it reads and writes was settled when it was made."""
+"""Does a part of a run; what it reads and writes was settled when it was made.
+
+It may have a method ``trace()`` that does the same and gives a :class:`Span` per kernel and thread."""
 
 Memory = Callable[[Operand], Any]
 """What an operand is while the program is loaded: the numpy array that a register, constant or state has for
 good (constants read-only), the Python scalar of a literal, None for an operand left out.
 
-It may have two attributes: ``once(constant)`` gives a constant for this one use, without keeping it, and
-``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are."""
+It may have attributes: ``threads`` is how many threads to use, None for as many as the backend thinks right;
+``once(constant)`` gives a constant for this one use, without keeping it, and
+``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are; it
+starts with the constants that the file holds in a :class:`Packing`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One thread's part in an instruction, in nanoseconds of ``time.perf_counter_ns``.
+
+    ``waited_ns`` of the time between ``begin_ns`` and ``end_ns`` the thread waited for others.
+    """
+
+    instr: Instr
+    thread: int
+    begin_ns: int
+    end_ns: int
+    waited_ns: int
 
 
 @dataclass(frozen=True)
@@ -78,17 +98,29 @@ Answer = Yes | No
 
 
 @dataclass(frozen=True)
+class Packing:
+    """A layout in which a device reads a constant; see :mod:`.packing` for the layouts there are.
+
+    ``pack`` makes it from the row-major constant. ``alone`` says that no instruction of the segment reads the
+    constant in any other way.
+    """
+
+    layout: str
+    pack: Callable[[np.ndarray], np.ndarray]
+    alone: bool
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a vendor's compiler is to be run.
 
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
-    ``jobs`` processes run at the same time. ``fold`` says whether repeated blocks are compiled once.
+    ``jobs`` processes run at the same time.
     """
 
     timeout_s: float | None = 600.0
     memory_bytes: int | None = None
     jobs: int = 2
-    fold: Literal["auto", "on", "off"] = "auto"
 
 
 DEFAULTS = Settings()
@@ -142,6 +174,14 @@ class Backend(ABC):
         it refuses an instruction.
         """
         return b""
+
+    def packings(self, segment: Program) -> Mapping[str, Packing]:
+        """Constants of a segment, by name, that files are to hold in the device's own layout.
+
+        ``load`` finds them in ``memory.derived`` under :func:`.packing.stored_name`, unless the file has
+        another layout or the program was not loaded from one; then it packs them itself.
+        """
+        return {}
 
     def compile_all(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS

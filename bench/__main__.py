@@ -14,6 +14,7 @@ from . import (
     compile_time,
     fidelity,
     fusion,
+    kernels,
     latency,
     load_time,
     machine,
@@ -219,6 +220,22 @@ def run_fusion(
         )
 
     _run(fusion.NAME, settings, measure, save, label, note)
+
+
+@app.command("kernels")
+def run_kernels(
+    threads: Threads = 2,
+    repeat: Repeat = 9,
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """Products with compressed weights against f32, the memory's bandwidth and the arithmetic's peak."""
+
+    def measure() -> Mapping[str, Any]:
+        return kernels.measure(threads=threads, rounds=repeat, say=_say)
+
+    _run(kernels.NAME, {"threads": threads, "rounds": repeat}, measure, save, label, note)
 
 
 @app.command("calibrate")

@@ -52,8 +52,8 @@ class Case:
         return f"{self.op}({', '.join(str(getattr(x, 'type', x)) for x in self.operands)}){attrs}"
 
 
-UNTIMED = frozenset({"call", "read_state", "write_state", "write_rows"})
-"""Ops without a kernel of their own, and those of states, which cost what a copy does."""
+UNTIMED = frozenset({"call", "read_state", "write_state", "write_rows", "quantise", "scales"})
+"""Ops without a kernel of their own, those of states, which cost what a copy does, and those of constants."""
 
 _SHAPES = (
     (1, 8, 16),
@@ -78,6 +78,7 @@ def cases() -> Iterator[Case]:
     """All cases; each op has at least ``forgec.plan.cost.OP_SAMPLES``."""
     yield from _elementwise()
     yield from _matrix()
+    yield from _compressed()
     yield from _convolution()
     yield from _attention()
     yield from _normalisation()
@@ -151,6 +152,17 @@ def _matrix() -> Iterator[Case]:
         yield Case("matmul", (f32(1, heads, tokens, tokens), f32(1, heads, tokens, size)))
 
 
+def _compressed() -> Iterator[Case]:
+    for tokens, (inner, outer) in product(_TOKENS, _WIDTHS):
+        x, bias, scales = f32(1, tokens, inner), Weight(f32(outer)), Weight(f32(1, outer))
+        grouped = Weight(f32(-(-inner // 128), outer))
+        eight, four, half = (Weight(TensorType(d, (outer, inner))) for d in (DType.I8, DType.I4, DType.BF16))
+        yield Case("linear_q", (x, eight, scales, bias, None))
+        yield Case("linear_q", (x, eight, scales, bias, None), {"dynamic": True})
+        yield Case("linear_q", (x, four, grouped, bias, None), {"group": 128})
+        yield Case("linear_q", (x, half, None, bias, None))
+
+
 def _convolution() -> Iterator[Case]:
     for channels, tokens in product((64, 256, 2048), (16, 128)):
         depthwise: Attrs = {"padding": (2,), "groups": channels}
@@ -208,6 +220,8 @@ def _movement() -> Iterator[Case]:
         yield Case("pad", (x,), half)
         yield Case("flip", (x,), {"axes": (1,)})
         yield Case("embedding", (Weight(f32(4096, width)), ids))
+        table = Weight(TensorType(DType.I8, (4096, width)))
+        yield Case("embedding_q", (table, ids, Weight(f32(1, 4096))))
         yield Case("gather", (x, Index(i64(rows), rows)), {"axis": 0})
         yield Case("take_along", (x, Index(i64(rows, width), width)), {"axis": 1})
         yield Case("scatter", (x, x, Index(i64(rows), rows)))

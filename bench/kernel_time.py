@@ -142,4 +142,6 @@ def _values(op: str, operand: TensorType | Index, rng: np.random.Generator) -> n
     if operand.dtype.is_float:
         values = rng.standard_normal(operand.shape, np.float32)
         return (np.abs(values) + 0.1 if op in _POSITIVE else values).astype(operand.dtype.numpy)
+    if operand.dtype is DType.I4:
+        return rng.integers(0, 256, operand.array_shape, np.uint8).view(operand.dtype.numpy)
     return rng.integers(1, 3, operand.shape).astype(operand.dtype.numpy)

@@ -132,11 +132,6 @@ class Options:
     )
     check: bool = _option(True, _flag(), "compare the result with eager PyTorch on the example inputs")
     strict: bool = _option(False, _flag(), "an instruction off the target is an error")
-    fold: str = _option(
-        "auto",
-        _choice("auto", "on", "off"),
-        "compile repeated blocks once for an NPU, with weights as inputs: auto decides by size and latency",
-    )
     timeout: float = _option(600.0, _number(1, 86400), "seconds that one run of a vendor's compiler may take")
     memory: int = _option(
         0, _integer(0, 1 << 20), "MiB that one run of a vendor's compiler may take, 0 for no limit"

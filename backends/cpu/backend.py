@@ -10,8 +10,9 @@ extension module was not built or ``FORGEC_CPU=numpy`` asks for it, become one n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from time import perf_counter_ns
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import OPS, get
 from forgec.ir.program import Instr, Program
 
-from ..base import Answer, Backend, Memory, No, Step, Yes
+from ..base import Answer, Backend, Memory, No, Packing, Span, Step, Yes
 from . import native
 from .kernels import Scratch, bind
 
@@ -45,6 +46,9 @@ class CpuBackend(Backend):
             return No("op", f"{instr.op!r} is no op that runs by itself", "expand calls before placement")
         return Yes(None if self._cost is None else self._cost(instr))
 
+    def packings(self, segment: Program) -> Mapping[str, Packing]:
+        return native.packings(segment.main.body) if native.available() is None else {}
+
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         scratch = Scratch()
 
@@ -52,12 +56,28 @@ class CpuBackend(Backend):
             outputs = [memory(r) for r in instr.results]
             if not all(isinstance(x, np.ndarray) for x in outputs):
                 raise InternalError(f"a result of {instr.op} has no array")
-            return bind(instr, [memory(x) for x in instr.operands], outputs, scratch)
+            return _NumpyStep(instr, bind(instr, [memory(x) for x in instr.operands], outputs, scratch))
 
         body = [instr for instr in segment.main.body if not get(instr.op).view]
         if runtime() == "numpy":
             return [by_numpy(instr) for instr in body]
-        return native.steps(body, memory, by_numpy, _team(), getattr(memory, "derived", None))
+        return native.steps(body, memory, by_numpy, _team(_threads(memory)), getattr(memory, "derived", None))
+
+
+class _NumpyStep:
+    """An instruction that numpy runs."""
+
+    def __init__(self, instr: Instr, call: Step) -> None:
+        self._instr = instr
+        self._call = call
+
+    def __call__(self) -> None:
+        self._call()
+
+    def trace(self) -> list[Span]:
+        begin = perf_counter_ns()
+        self._call()
+        return [Span(self._instr, 0, begin, perf_counter_ns(), 0)]
 
 
 def runtime() -> str:
@@ -74,7 +94,12 @@ def runtime() -> str:
     return "numpy" if wanted == "numpy" or missing is not None else "native"
 
 
+def _threads(memory: Memory) -> int:
+    wanted = getattr(memory, "threads", None)
+    return native.threads_default() if wanted is None else int(wanted)
+
+
 @cache
-def _team() -> native.Team:
-    """The threads of this process: one team that all programs share."""
-    return native.Team()
+def _team(threads: int) -> native.Team:
+    """The team of so many threads, which all programs of this process share."""
+    return native.Team(threads)

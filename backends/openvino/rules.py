@@ -24,5 +24,5 @@ RULES: tuple[Rule, ...] = (
     split_gated,
     split_rope,
     decompose_attention("fold rows of one"),
-    flatten_rows("linear", "rms_norm"),
+    flatten_rows("linear", "linear_q", "rms_norm"),
 )

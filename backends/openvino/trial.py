@@ -19,7 +19,9 @@ from .toolchain import Toolchain
 
 __all__ = ["culprit", "try_out"]
 
-_BOUND = Settings(timeout_s=120.0)
+_BOUND = Settings(timeout_s=600.0)
+_START_S, _EACH_S = 60.0, 20.0
+"""Seconds that a process of trials may take: to start, and for each."""
 
 
 def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> list[str]:
@@ -31,7 +33,8 @@ def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> lis
             models[index] = emitted(single(instr), filling, "single instructions")
         except (BackendError, InternalError) as error:
             reasons[index] = error.what
-    results = build_batch(list(models.values()), platform, toolchain, _BOUND)
+    bound = Settings(timeout_s=_START_S + _EACH_S * len(models))
+    results = build_batch(list(models.values()), platform, toolchain, bound)
     for index, result in zip(models, results, strict=True):
         reasons[index] = result.reason if isinstance(result, Rejected) else ""
     return [reasons[index] for index in range(len(instrs))]

@@ -123,7 +123,7 @@ def error_of(job: Job, outcome: Outcome, settings: Settings, message: str = "") 
     if outcome.stopped == "memory":
         limit, peak = settings.memory_bytes or 0, outcome.peak_bytes
         what = f"the compiler was stopped {seconds} at {peak >> 20} MiB: the limit is {limit >> 20} MiB"
-        return BackendError(what, job.what, "raise the memory limit, or fold repeated blocks")
+        return BackendError(what, job.what, "raise the memory limit")
     if outcome.stopped == "cancelled":
         return BackendError(f"the compile was cancelled {seconds}", job.what)
     if outcome.code < 0 and not message:

@@ -20,13 +20,16 @@ __all__ = ["ForgecTool"]
 class ForgecTool(Tool):
     """``forgec.compile`` with default options: its check against eager is part of the compile.
 
-    The check runs the executable once, so weights are packed and memory is mapped when the compile returns.
+    It runs once, so weights are packed and memory is mapped when the compile returns.
     """
 
     def compile(self, module: nn.Module, inputs: Mapping[str, Tensor], threads: int) -> Compiled:
         import forgec
 
-        return _Program(forgec.compile(module, (), inputs, target="cpu"))
+        executable = forgec.compile(module, (), inputs, target="cpu")
+        executable.threads = threads
+        executable(**{name: tensor.numpy() for name, tensor in inputs.items()})
+        return _Program(executable)
 
 
 class _Program(Compiled):

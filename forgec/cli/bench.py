@@ -33,6 +33,7 @@ def bench(
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 20,
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
+    threads: flags.Threads = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -48,13 +49,14 @@ def bench(
         raise OptionError("bench needs a FILE.forge or -m MODEL", hint="give one of the two")
     output = Output(fmt, quiet)
     if file is not None:
-        executable = artifact.load(file)
+        executable = artifact.load(file, threads=threads)
         arrays, _ = parse_inputs(inputs or [], executable)
     else:
         if inputs:
             raise OptionError("--input is for a FILE.forge", hint="compile the model first")
         subject = load_subject(str(model), output, tokens=tokens)
         executable = compile_subject(subject, output, target=target)
+        executable.threads = threads
         arrays = executable.signature.flatten(*subject.draw(0))
     timing = latency.measure(lambda: executable.run_flat(arrays), repeat)
     steps = profile(executable, arrays, repeat)

@@ -13,6 +13,7 @@ from .compile import compile
 from .demo import demo
 from .doctor import doctor
 from .generate import chat, generate
+from .profile import profile
 from .run import run
 from .show import show
 from .targets import targets
@@ -24,7 +25,7 @@ __all__ = ["app", "main"]
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 _VERBS = (
-    demo, compile, run, generate, chat, show, verify, analyze, bench, targets, doctor, toolchain,
+    demo, compile, run, generate, chat, show, verify, analyze, bench, profile, targets, doctor, toolchain,
 )  # fmt: skip
 for _verb in _VERBS:
     _verb.register(app)

@@ -11,6 +11,8 @@ from threading import Lock
 
 import numpy as np
 
+from forgec.backends.packing import packed_type, split_name, stored_name, unpack
+
 from ..errors import ArtifactError, InternalError
 from ..ir.program import Constant
 from ..ir.recipes import evaluate
@@ -26,7 +28,7 @@ class Constants:
         self._compute = compute
         self._arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
-        """What backends computed from constants (packed weights), by names of their own."""
+        """What backends computed from constants (packed weights) or a file has of that, by :func:`stored_name`."""
         self._lock = Lock()
 
     def get(self, constant: Constant) -> np.ndarray:
@@ -55,14 +57,39 @@ def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
 
 def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, Constant]]) -> Constants:
     """Constants that a file holds; :class:`ArtifactError` unless it has every one that a program needs, with
-    its type."""
+    its type.
+
+    A constant may be there as it is, in a layout of some backend, or both.
+    """
+    packed: dict[str, list[str]] = {}
+    for stored in tensors:
+        key, layout = split_name(stored)
+        if layout:
+            packed.setdefault(key, []).append(layout)
     for constant in (constant for table in needed for constant in table.values()):
-        array = tensors.get(constant.key)
-        if array is None:
+        for layout in packed.get(constant.key, ()):
+            array = tensors[stored_name(constant.key, layout)]
+            _require_type(constant, array, packed_type(layout, constant.type))
+        if constant.key in tensors:
+            _require_type(constant, tensors[constant.key], constant.type.stored)
+        elif constant.key not in packed:
             raise ArtifactError(f"the file lacks the weight {constant.key!r} of constant {constant.name}")
-        if TensorType.of(array) != constant.type.stored:
-            raise ArtifactError(
-                f"the weight {constant.key!r} is {TensorType.of(array)}, "
-                f"and constant {constant.name} is {constant.type}"
-            )
-    return Constants(lambda constant: tensors[constant.key].view(constant.type.dtype.numpy))
+
+    def compute(constant: Constant) -> np.ndarray:
+        if constant.key in tensors:
+            return tensors[constant.key].view(constant.type.dtype.numpy)
+        layout = packed[constant.key][0]
+        return unpack(layout, tensors[stored_name(constant.key, layout)], constant.type)
+
+    constants = Constants(compute)
+    for key, layouts in packed.items():
+        constants.derived.update((stored_name(key, x), tensors[stored_name(key, x)]) for x in layouts)
+    return constants
+
+
+def _require_type(constant: Constant, array: np.ndarray, expected: TensorType) -> None:
+    if TensorType.of(array) != expected:
+        raise ArtifactError(
+            f"the weight {constant.key!r} is {TensorType.of(array)}, "
+            f"and constant {constant.name} is {constant.type}"
+        )

@@ -19,7 +19,7 @@ from forgec import backends
 from forgec.backends.base import Backend, Settings
 from forgec.backends.prediction import Prediction
 
-from ..errors import ArtifactError, InputError, InternalError
+from ..errors import ArtifactError, InputError, InternalError, OptionError
 from ..ir.op import get
 from ..ir.program import Program
 from ..ir.types import TensorType
@@ -159,21 +159,38 @@ class Executable:
             backend,
         )
         self.selftest = selftest
-        self._start(None)
+        self._start(None, None)
 
-    def _start(self, states: States | None) -> None:
+    def _start(self, states: States | None, threads: int | None) -> None:
         shared = self._shared
         self._states = states or States(shared.plan.program.states, shared.initial)
         self._bound: BoundProgram | None = None
         self._closed = False
+        self._threads = threads
 
     @classmethod
-    def of(cls, shared: Shared, states: States | None = None) -> Executable:
+    def of(cls, shared: Shared, states: States | None = None, threads: int | None = None) -> Executable:
         """An executable of what others have in common with it, on ``states`` that may be others' too."""
         self = cls.__new__(cls)
         self._shared = shared
-        self._start(states)
+        self._start(states, threads)
         return self
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that a run uses; None leaves it to ``FORGEC_THREADS`` or the number of processors.
+
+        May be set at any time; states keep their values.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, value: int | None) -> None:
+        if value is not None and value < 1:
+            raise OptionError(f"threads must be at least 1, not {value}")
+        with self._states.lock:
+            self._threads = value
+            self._bound = None
 
     @property
     def shared(self) -> Shared:
@@ -270,7 +287,13 @@ class Executable:
         shared = self._shared
         arrays = self._states.arrays()
         return BoundProgram(
-            shared.plan, shared.segments, shared.code, shared.constants, arrays, shared.backend
+            shared.plan,
+            shared.segments,
+            shared.code,
+            shared.constants,
+            arrays,
+            shared.backend,
+            self._threads,
         )
 
     def reset(self) -> None:
@@ -280,7 +303,7 @@ class Executable:
 
     def clone(self) -> Executable:
         """The same program with arenas and states of its own, the states initial; constants are shared."""
-        return Executable.of(self._shared)
+        return Executable.of(self._shared, threads=self._threads)
 
     def close(self) -> None:
         """Release arenas and states; a file's map goes when no clone and no output needs it."""

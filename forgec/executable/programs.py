@@ -35,7 +35,7 @@ class Programs(Mapping[str, Executable]):
         states = States(common_states([s.plan.program.states for s in shared]), initial)
         for one in shared:
             one.constants = constants
-        self._entries = {name: Executable.of(e.shared, states) for name, e in entries.items()}
+        self._entries = {name: Executable.of(e.shared, states, e.threads) for name, e in entries.items()}
 
     @classmethod
     def _of(cls, entries: Mapping[str, Executable]) -> Programs:

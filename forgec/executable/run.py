@@ -10,12 +10,14 @@ Constants are bound by reference. A view of a constant or state is that of its a
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from forgec.backends.base import Backend, Step
+from forgec.backends.packing import split_name, stored_name
 
 from ..errors import InternalError, PlanError, TargetError
 from ..ir.op import Op, get
@@ -25,14 +27,23 @@ from .constants import Constants
 
 __all__ = ["BoundProgram", "allocate"]
 
+_LARGE_PAGE = 2 << 20
+
 
 def allocate(nbytes: int) -> np.ndarray:
-    """Uninitialised aligned bytes; :class:`PlanError` if memory is short."""
+    """Aligned bytes, in large pages where there are many; :class:`PlanError` if memory is short."""
+    large = nbytes >= _LARGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
+    unit = _LARGE_PAGE if large else ALIGNMENT
     try:
-        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    except (MemoryError, ValueError) as error:
+        if large:
+            pages = mmap.mmap(-1, nbytes + 2 * unit, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_HUGEPAGE)
+            raw = np.frombuffer(pages, np.uint8)
+        else:
+            raw = np.empty(nbytes + unit, np.uint8)
+    except (MemoryError, ValueError, OverflowError, OSError) as error:
         raise PlanError(f"an arena of {nbytes:,} bytes cannot be allocated: {error}") from error
-    skip = -raw.ctypes.data % ALIGNMENT
+    skip = -raw.ctypes.data % unit
     return raw[skip : skip + nbytes]
 
 
@@ -52,12 +63,13 @@ class BoundProgram:
         constants: Constants,
         states: Mapping[str, np.ndarray],
         backend: Callable[[str], Backend],
+        threads: int | None = None,
     ) -> None:
-        memory = _Memory(plan, constants, states)
+        memory = _Memory(plan, constants, states, threads)
         main = plan.program.main
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []
         for index, (segment, program) in enumerate(zip(plan.segments, segments, strict=True)):
             if all(get(instr.op).view for instr in program.main.body):
                 continue
@@ -67,23 +79,28 @@ class BoundProgram:
                 raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
             compiled = code(index)
             with np.errstate(all="ignore"):
-                self._steps += device.load(program, compiled, memory)
+                self.steps += device.load(program, compiled, memory)
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs, new contiguous arrays, for inputs of exactly the program's types."""
+    def run(
+        self, inputs: Sequence[np.ndarray], call: Callable[[Step], Any] = lambda step: step()
+    ) -> list[np.ndarray]:
+        """Outputs, new contiguous arrays, for inputs of exactly the program's types; ``call`` does a step."""
         for place, value in zip(self._inputs, inputs, strict=True):
             np.copyto(place, value)
         with np.errstate(all="ignore"):
-            for step in self._steps:
-                step()
+            for step in self.steps:
+                call(step)
         return [np.array(view, order="C", copy=True) for view in self._outputs]
 
 
 class _Memory:
     """What each operand of the program is; callable as backends want it."""
 
-    def __init__(self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray], threads: int | None
+    ) -> None:
         self._constants = constants
+        self.threads = threads
         self._states = states
         self.derived = _ByKey(constants.derived, plan.program.constants)
         self._program = plan.program
@@ -134,24 +151,30 @@ class _Memory:
 
 
 class _ByKey(MutableMapping[str, np.ndarray]):
-    """What was computed from constants, by the names that they have in one program; stored by their keys,
-    which programs of one file share."""
+    """What was computed from constants, by :func:`stored_name` of the names that they have in one program;
+    stored by those of their keys, which programs of one file share."""
 
     def __init__(self, arrays: dict[str, np.ndarray], constants: Mapping[str, Constant]) -> None:
         self._arrays = arrays
         self._constants = constants
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[self._constants[name].key]
+    def __getitem__(self, stored: str) -> np.ndarray:
+        return self._arrays[self._key(stored)]
 
-    def __setitem__(self, name: str, array: np.ndarray) -> None:
-        self._arrays[self._constants[name].key] = array
+    def __setitem__(self, stored: str, array: np.ndarray) -> None:
+        self._arrays[self._key(stored)] = array
 
-    def __delitem__(self, name: str) -> None:
-        del self._arrays[self._constants[name].key]
+    def __delitem__(self, stored: str) -> None:
+        del self._arrays[self._key(stored)]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, constant in self._constants.items() if constant.key in self._arrays)
+        names = {constant.key: name for name, constant in self._constants.items()}
+        found = (split_name(stored) for stored in self._arrays)
+        return (stored_name(names[key], layout) for key, layout in found if key in names)
+
+    def _key(self, stored: str) -> str:
+        name, layout = split_name(stored)
+        return stored_name(self._constants[name].key, layout)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -20,7 +20,7 @@ from ..ir.in_place import flatten
 from ..ir.op import get
 from ..ir.parser import parse
 from ..ir.printer import to_text
-from ..ir.program import Constant, Program
+from ..ir.program import Program
 from ..ir.types import TensorType
 from ..ir.verifier import verify
 from ..plan.serialise import from_json, to_json
@@ -43,6 +43,7 @@ from .reader import Archive
 from .samples import SelfTest, stored_selftest
 from .states import States
 from .strictjson import dump_json, parse_json
+from .weights import constant_tensors
 from .writer import LazyTensor, write_archive
 
 __all__ = ["load", "load_entries", "save_entries"]
@@ -69,14 +70,17 @@ def save_entries(path: str | os.PathLike[str], entries: Mapping[str, Executable]
     write_archive(path, manifest, members)
 
 
-def load(path: str | os.PathLike[str], verify_weights: bool = True) -> Executable:
+def load(path: str | os.PathLike[str], verify_weights: bool = True, threads: int | None = None) -> Executable:
     """The executable in a ``.forge`` file, of several the main one. Its weights are mapped, not read; needs
     no PyTorch.
 
-    ``verify_weights=False`` skips the digests of the weights, nothing else. Raises :class:`ArtifactError` for
+    ``verify_weights=False`` skips the digests of the weights, nothing else; ``threads`` is
+    :attr:`Executable.threads`. Raises :class:`ArtifactError` for
     a file that is damaged, foreign, or of a newer version.
     """
-    return next(iter(load_entries(path, verify_weights).values()))
+    executable = next(iter(load_entries(path, verify_weights).values()))
+    executable.threads = threads
+    return executable
 
 
 def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> dict[str, Executable]:
@@ -154,19 +158,12 @@ def _members(shared: Shared, prefix: str) -> Members:
 
 def _weights(shared: Shared) -> dict[str, LazyTensor]:
     """Constants by key, and initial values of states."""
-    weights = {
-        c.key: LazyTensor(c.key, c.type.stored, partial(_stored, shared, c))
-        for c in shared.plan.program.constants.values()
-    }
+    tensors = constant_tensors(shared.plan, shared.segments, shared.constants, shared.backend)
+    weights = {tensor.name: tensor for tensor in tensors}
     for name, array in shared.initial.items():
         key = _STATE + name
         weights[key] = LazyTensor(key, TensorType.of(array), partial(np.asarray, array))
     return weights
-
-
-def _stored(shared: Shared, constant: Constant) -> np.ndarray:
-    """A constant as the file holds it."""
-    return shared.constants.once(constant).view(constant.type.stored.dtype.numpy)
 
 
 def _selftest_tensors(test: SelfTest) -> list[LazyTensor]:

@@ -147,7 +147,13 @@ def _bind(executable: Executable, hook: Hook) -> BoundProgram:
     for name, value in shared.initial.items():
         states[name][...] = value
     return BoundProgram(
-        fine, programs, code, shared.constants, states, lambda device: _Hooked(shared.backend(device), hook)
+        fine,
+        programs,
+        code,
+        shared.constants,
+        states,
+        lambda device: _Hooked(shared.backend(device), hook),
+        executable.threads,
     )
 
 

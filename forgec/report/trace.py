@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ArtifactError
 from .report import Report
 
-__all__ = ["chrome_trace", "save_trace"]
+__all__ = ["bar", "chrome_trace", "save", "save_trace"]
 
 
 def chrome_trace(report: Report) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def chrome_trace(report: Report) -> dict[str, Any]:
     ]
     clock = 0.0
     for phase in report.phases:
-        events.append(_event(phase.name, "phase", clock, phase.ms, {}))
+        events.append(bar(phase.name, "phase", clock, phase.ms, {}))
         if phase.name == "passes":
             inner = clock
             for run in report.passes:
@@ -33,7 +33,7 @@ def chrome_trace(report: Report) -> dict[str, Any]:
                     "rewrites": run.rewrites,
                     "nodes": f"{run.nodes_before} -> {run.nodes_after}",
                 }
-                events.append(_event(run.name, "pass", inner, run.ms, arguments))
+                events.append(bar(run.name, "pass", inner, run.ms, arguments))
                 inner += run.ms * 1000
         clock += phase.ms * 1000
     for p in report.predictions:
@@ -42,20 +42,28 @@ def chrome_trace(report: Report) -> dict[str, Any]:
         events.append({"name": "process_name", "ph": "M", "pid": lane, "tid": 1, "args": {"name": name}})
         for layer in p.layers:
             arguments = {"source": layer.source, "engine": layer.engine}
-            event = _event(layer.name, "layer", layer.start_us, layer.duration_us / 1000, arguments)
+            event = bar(layer.name, "layer", layer.start_us, layer.duration_us / 1000, arguments)
             events.append({**event, "pid": lane})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
 def save_trace(report: Report, path: str | Path) -> None:
-    """Write the trace; :class:`ArtifactError` if the file cannot be written."""
+    """Write the trace of a compile; :class:`ArtifactError` if the file cannot be written."""
+    save(chrome_trace(report), path)
+
+
+def save(document: dict[str, Any], path: str | Path) -> None:
+    """Write trace data; :class:`ArtifactError` if the file cannot be written."""
     try:
-        Path(path).write_text(json.dumps(chrome_trace(report)), encoding="utf-8")
+        Path(path).write_text(json.dumps(document), encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"cannot write the trace: {error.strerror}", where=str(path)) from error
 
 
-def _event(name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any]) -> dict[str, Any]:
+def bar(
+    name: str, category: str, start_us: float, ms: float, arguments: dict[str, Any], row: int = 1
+) -> dict[str, Any]:
+    """A bar of the trace, in the given row."""
     return {
         "name": name,
         "cat": category,
@@ -63,6 +71,6 @@ def _event(name: str, category: str, start_us: float, ms: float, arguments: dict
         "ts": start_us,
         "dur": ms * 1000,
         "pid": 1,
-        "tid": 1,
+        "tid": row,
         "args": arguments,
     }

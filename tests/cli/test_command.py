@@ -22,6 +22,7 @@ VERBS = (
     "verify",
     "analyze",
     "bench",
+    "profile",
     "targets",
     "doctor",
     "toolchain",

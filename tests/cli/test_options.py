@@ -17,6 +17,9 @@ def test_defaults():
         "check": True,
         "strict": False,
         "weights": "fp32",
+        "timeout": 600.0,
+        "memory": 0,
+        "jobs": 2,
     }
 
 

@@ -104,7 +104,7 @@ def test_a_file_without_example_needs_inputs(forgec, tmp_path):
     assert (result.exit_code, "-m" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("verb", ["run", "show", "verify", "bench"])
+@pytest.mark.parametrize("verb", ["run", "show", "verify", "bench", "profile"])
 def test_no_such_file(forgec, verb):
     result = forgec(verb, "/none.forge")
     assert result.exit_code == 1
@@ -225,3 +225,13 @@ def test_bench(forgec, forge):
     assert all(step["ms"] > 0 for step in document["instructions"])
     whole = sum(op["ms"] for op in document["ops"])
     assert whole == pytest.approx(sum(step["ms"] for step in document["instructions"]))
+
+
+def test_profile_prints_kernels_and_writes_a_trace(forgec, forge, tmp_path):
+    result = forgec("profile", forge, "--repeat", 2, "--trace", tmp_path / "run.json")
+    assert result.exit_code == 0, result.stderr
+    assert "linear" in rows(result.stdout) and "(measured, fastest of 2" in result.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["traceEvents"]
+    document = json.loads(forgec("profile", forge, "--repeat", 1, "--format", "json").stdout)
+    assert {row["kind"] for row in document["kernels"]} == {"measured"}
+    assert document["ms"] >= sum(row["ms"] for row in document["kernels"])

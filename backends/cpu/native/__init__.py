@@ -11,8 +11,18 @@ fails. Nothing here needs torch.
 
 from __future__ import annotations
 
-from .binding import PANEL, bound_op, pack, packed_operand, packing, steps, supports
-from .machine import Team, allocate, available, isa, isas, peak_flops, threads_default
+from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, steps, supports
+from .machine import (
+    Team,
+    allocate,
+    available,
+    isa,
+    isas,
+    peak_flops,
+    peak_integer,
+    read_bandwidth,
+    threads_default,
+)
 from .program import NativeProgram
 
 __all__ = [
@@ -27,7 +37,10 @@ __all__ = [
     "pack",
     "packed_operand",
     "packing",
+    "packings",
     "peak_flops",
+    "peak_integer",
+    "read_bandwidth",
     "steps",
     "supports",
     "threads_default",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,24 @@ from forgec.ir.op import get, literal_array
 from forgec.ir.program import ConstRef, Instr, Literal, Operand
 from forgec.ir.types import DType, TensorType, contiguous_strides
 
+from ...base import Packing, Span
+from ...packing import stored_name
 from . import compressed
 from .machine import Team, extension, isa
 
-__all__ = ["PANEL", "NativeStep", "bound_op", "pack", "packed_operand", "packing", "steps", "supports"]
+__all__ = [
+    "PANEL",
+    "NativeStep",
+    "bound_op",
+    "pack",
+    "packed_operand",
+    "packing",
+    "packings",
+    "steps",
+    "supports",
+]
 
-PANEL = 32
+PANEL = 48
 """Columns of a packed weight panel."""
 
 _HINTS = {"embedding": "check that the inputs were made with this model's own tokenizer"}
@@ -31,10 +44,10 @@ Step = Callable[[], Any]
 def packing(isa: str) -> str:
     """Name of the layout in which kernels of an instruction set want the weights of ``linear``.
 
-    ``f32.panel32``: the weight [out, in] as [ceil(out / 32), in, 32], zeros after the last output. All
+    ``f32.panel48``: the weight [out, in] as [ceil(out / 48), in, 48], zeros after the last output. All
     instruction sets of today share it, so that an artifact never has to be repacked.
     """
-    return "f32.panel32"
+    return "f32.panel48"
 
 
 def packed_operand(instr: Instr) -> int | None:
@@ -51,6 +64,21 @@ def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
     if instr.op == "linear_q":
         return compressed.pack(constant)
     return np.asarray(extension().pack(constant, isa()))
+
+
+def packings(body: Iterable[Instr]) -> dict[str, Packing]:
+    """How each constant that some product wants packed is to be stored; compressed ones are not."""
+    found: dict[str, Instr] = {}
+    plain: set[str] = set()
+    for instr in body:
+        which = packed_operand(instr)
+        for i, x in enumerate(instr.operands):
+            if isinstance(x, ConstRef) and i == which and instr.op == "linear":
+                found[x.name] = instr
+            elif isinstance(x, ConstRef):
+                plain.add(x.name)
+    layout = packing(isa())
+    return {name: Packing(layout, partial(pack, instr), name not in plain) for name, instr in found.items()}
 
 
 def supports(instr: Instr) -> str | None:
@@ -131,9 +159,15 @@ class NativeStep:
             what = f"{instr.op}: index {value} is outside an axis of {limit}"
             raise InputError(what, str(instr.source) if instr.source else None, _HINTS.get(instr.op))
 
-    def profile(self) -> list[int]:
-        """Run once; nanoseconds of every instruction, as the first thread sees them."""
-        return list(self._program.profile())
+    def trace(self) -> list[Span]:
+        """Run once; what every thread did when, in execution order."""
+        numbers, times = self._program.trace()
+        return [
+            Span(self.instrs[number], thread, begin, end, waited)
+            for number, threads in zip(numbers, times.tolist(), strict=True)
+            for thread, (begin, end, waited) in enumerate(threads)
+            if end
+        ]
 
 
 def steps(
@@ -146,8 +180,8 @@ def steps(
     """Steps that run ``body``, views left out: native ones, with ``fallback(instr)`` in between where needed.
 
     ``memory`` gives the array of an operand or register; if it has ``once``, that gives a weight to pack
-    without keeping it. ``packed`` maps names of constants to their packed form; what is missing is packed now
-    and added, so programs that share the mapping share the weights.
+    without keeping it. ``packed`` maps stored names of constants to their packed form; what is missing is
+    packed now and added, so programs that share the mapping share the weights.
     """
     weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
     _pack_all(body, memory, weights, team.threads)
@@ -157,9 +191,9 @@ def steps(
         if get(instr.op).view:
             continue
         which = packed_operand(instr)
-        if which is None and instr.op == "embedding_q" and str(instr.operands[0]) in weights:
+        if which is None and instr.op == "embedding_q" and _packed_name(instr, 0) in weights:
             which = 0  # a table that a product has packed anyway
-        weight = None if which is None else weights[str(instr.operands[which])]
+        weight = None if which is None else weights[_packed_name(instr, which)]
         inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
         if current is None:
@@ -188,12 +222,22 @@ def _pack_all(
     missing = {}
     for instr in body:
         which = packed_operand(instr)
-        if which is not None and str(instr.operands[which]) not in packed:
-            missing[str(instr.operands[which])] = (instr, instr.operands[which])
+        if which is not None and _packed_name(instr, which) not in packed:
+            missing[_packed_name(instr, which)] = (instr, instr.operands[which])
+    if not missing:
+        return
     once = getattr(memory, "once", memory)
     with ThreadPoolExecutor(threads) as pool:
         made = pool.map(lambda job: pack(job[0], once(job[1])), missing.values())
         packed.update(zip(missing, made, strict=True))
+
+
+def _packed_name(instr: Instr, which: int) -> str:
+    """What the packed form of a weight is called."""
+    operand = instr.operands[which]
+    if not isinstance(operand, ConstRef):
+        return ""
+    return stored_name(operand.name, compressed.LAYOUTS.get(operand.type.dtype, packing(isa())))
 
 
 def _placeholder(t: TensorType) -> np.ndarray:

@@ -12,10 +12,22 @@ import numpy as np
 
 from forgec.errors import OptionError, TargetError
 
-__all__ = ["Team", "allocate", "available", "extension", "isa", "isas", "peak_flops", "threads_default"]
+__all__ = [
+    "Team",
+    "allocate",
+    "available",
+    "extension",
+    "isa",
+    "isas",
+    "peak_flops",
+    "peak_integer",
+    "read_bandwidth",
+    "threads_default",
+]
 
 _MODULE = "forgec.backends.cpu._native"
 ISA_VARIABLE = "FORGEC_ISA"
+THREADS_VARIABLE = "FORGEC_THREADS"
 
 
 @cache
@@ -61,7 +73,15 @@ def isa() -> str:
 
 
 def threads_default() -> int:
-    """Processors that this process may use."""
+    """What ``FORGEC_THREADS`` says, else the processors that this process may use.
+
+    Raises :class:`OptionError` unless it is a whole number from 1.
+    """
+    wanted = os.environ.get(THREADS_VARIABLE)
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise OptionError(f"{THREADS_VARIABLE} is {wanted!r}", hint="a whole number from 1")
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -90,3 +110,15 @@ def allocate(nbytes: int) -> np.ndarray:
 def peak_flops(threads: int | None = None) -> float:
     """Floating-point operations per second that the multiply-add units reach here, measured for a few ms."""
     return float(extension().peak_flops(Team(threads).native, isa()))
+
+
+def peak_integer(threads: int | None = None) -> float:
+    """Operations per second of sums of products of bytes, from the nearest cache, measured for a few ms."""
+    return float(extension().peak_integer(Team(threads).native, isa()))
+
+
+def read_bandwidth(threads: int | None = None, nbytes: int = 1 << 29) -> float:
+    """Bytes per second of a loop that reads so much memory once, in order, on all threads; measured."""
+    buffer = allocate(nbytes)
+    buffer[:] = 1
+    return float(extension().read_bandwidth(Team(threads).native, buffer))

@@ -15,6 +15,7 @@ from forgec.errors import PlanError, UnsupportedOpError
 from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 
+from ...base import Span
 from .binding import NativeStep, pack, packed_operand
 from .machine import Team, allocate
 
@@ -83,11 +84,11 @@ class NativeProgram:
             packed=self._packed,
         )
 
-    def profile(self, inputs: Sequence[np.ndarray]) -> list[tuple[Instr, int]]:
-        """Every instruction that is not a view, with the nanoseconds that it took in one run."""
+    def trace(self, inputs: Sequence[np.ndarray]) -> list[Span]:
+        """Run once; what every thread did when, in execution order."""
         for register, value in zip(self._flat.main.params, inputs, strict=True):
             np.copyto(self._registers[register], value, casting="no")
-        return list(zip(self._step.instrs, self._step.profile(), strict=True))
+        return self._step.trace()
 
     @property
     def scratch_bytes(self) -> int:

@@ -14,6 +14,17 @@ def linear(c: Context) -> Node:
     return c.o.add(y, c[2]) if c.given(2) else y
 
 
+@emitter("linear_q")
+def linear_q(c: Context) -> Node:
+    """One scale per output: codes that the compiler keeps as they are, times scales. Activations stay
+    floats."""
+    weight = c.o.convert(c[1], c.ov_type(c.result.dtype))
+    if c.given(2):
+        weight = c.o.multiply(weight, c.o.transpose(c[2], c.ints(1, 0)))
+    y = c.o.matmul(c[0], weight, False, True)
+    return c.o.add(y, c[3]) if c.given(3) else y
+
+
 @emitter("matmul")
 def matmul(c: Context) -> Node:
     return c.o.matmul(c[0], c[1], False, False)

@@ -1,4 +1,4 @@
-"""A matrix product with an epilogue as a plain one, an activation and a sum.
+"""A matrix product with an epilogue as a plain one, an activation and a sum, compressed weights too.
 
 Before: ``y = linear x, w, b, r {act}``. After: ``p = linear x, w, b``; ``a = act p``; ``y = add a, r``.
 """
@@ -15,13 +15,13 @@ __all__ = ["split_linear"]
 
 
 def split_linear(build: Builder, instr: Instr) -> Sequence[Operand] | None:
-    if instr.op != "linear":
+    if instr.op not in ("linear", "linear_q"):
         return None
-    x, weight, bias, residual = instr.operands
+    *given, residual = instr.operands
     act = str(instr.attrs.get("act", ""))
     if not act and residual is None:
         return None
-    y = build.op("linear", x, weight, bias, None)
+    y = build.op(instr.op, *given, None, **{**instr.attrs, "act": ""})
     if act:
         y = build.op(act, y)
     return (y if residual is None else build.op("add", y, residual),)

@@ -19,12 +19,20 @@ def _x(rng: np.random.Generator, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 14, 15, 29, 64])
 def test_linear_rows(isa: str, rows: int, packed: bool) -> None:
     rng = np.random.default_rng(rows)
-    for out, depth in ((1, 1), (31, 5), (32, 16), (33, 40), (100, 257), (64, 520)):
+    for out, depth in ((1, 1), (31, 5), (47, 16), (49, 40), (100, 257), (96, 520)):
         weight = _x(rng, out, depth) / np.float32(depth**0.5)
         operands = [_x(rng, rows, depth), weight, _x(rng, out), None]
         act = ACTS[int(rng.integers(len(ACTS)))]
         for threads in (1, 2):
             assert_matches("linear", operands, {"act": act}, 5e-6, packed=packed, threads=threads)
+
+
+def test_linear_of_many_blocks(isa: str) -> None:
+    """Several blocks of rows, panels and depth: every order in which tasks meet them gives the same sums."""
+    rng = np.random.default_rng(7)
+    operands = [_x(rng, 530, 400), _x(rng, 610, 400) / np.float32(20), _x(rng, 610), _x(rng, 530, 610)]
+    for threads in (1, 2):
+        assert_matches("linear", operands, {"act": ""}, 5e-6, packed=True, threads=threads)
 
 
 def test_linear_random(isa: str) -> None:

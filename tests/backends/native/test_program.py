@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -167,11 +168,15 @@ def test_an_index_out_of_range_stops_the_run_and_the_next_run_works(isa: str) ->
     np.testing.assert_allclose(got, _expected(arrays, IDS_A, 1.5), rtol=1e-5, atol=1e-4)
 
 
-def test_profile_names_every_instruction_that_is_not_a_view(isa: str) -> None:
+def test_a_trace_has_every_instruction_that_is_not_a_view_in_order(isa: str) -> None:
     exe, _ = _native(2)
-    ops = [instr.op for instr, _ in exe.profile([IDS_A])]
+    spans = exe.trace([IDS_A])
+    ops = [group.op for group in {id(span.instr): span.instr for span in spans}.values()]
     assert ops == ["embedding", "linear", "attention", "linear", "read_state", "add", "write_state", "add"]
-    assert all(nanoseconds >= 0 for _, nanoseconds in exe.profile([IDS_A]))
+    for thread in (0, 1):
+        own = [span for span in spans if span.thread == thread]
+        assert all(a.end_ns <= b.begin_ns for a, b in pairwise(own))
+        assert all(0 <= span.waited_ns <= span.end_ns - span.begin_ns for span in own)
 
 
 def test_refused_instructions_come_in_one_message() -> None:
@@ -210,15 +215,15 @@ def test_steps_mix_native_kernels_and_fallbacks(isa: str) -> None:
     np.testing.assert_allclose(memory[y], -np.exp(memory[x].astype(np.float64) * 2), rtol=1e-6)
 
 
-def test_packed_weights_are_panels_of_32_outputs() -> None:
-    weight = np.arange(40 * 3, dtype=np.float32).reshape(40, 3)
+def test_packed_weights_are_panels_of_48_outputs() -> None:
+    weight = np.arange(60 * 3, dtype=np.float32).reshape(60, 3)
     instr = Instr("linear", (Register(0, WEIGHT), ConstRef("w", TensorType.of(weight)), None, None), ())
     assert native.packed_operand(instr) == 1
     packed = native.pack(instr, weight)
-    padded = np.concatenate([weight, np.zeros((24, 3), np.float32)])
-    np.testing.assert_array_equal(packed, padded.reshape(2, 32, 3).transpose(0, 2, 1))
+    padded = np.concatenate([weight, np.zeros((36, 3), np.float32)])
+    np.testing.assert_array_equal(packed, padded.reshape(2, 48, 3).transpose(0, 2, 1))
     np.testing.assert_array_equal(native.pack(instr, np.asfortranarray(weight)), packed)
-    assert {native.packing(isa) for isa in native.isas()} == {"f32.panel32"}
+    assert {native.packing(isa) for isa in native.isas()} == {"f32.panel48"}
 
 
 def test_unknown_instruction_set_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

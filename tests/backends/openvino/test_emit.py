@@ -21,7 +21,9 @@ from forgec.ir.types import DType, TensorType
 SEED = 23
 CORE = ov.Core()
 CORE.set_property({"INFERENCE_NUM_THREADS": 1})
-HOST_ONLY = {"call", "read_state", "write_state"}
+HOST_ONLY = {"call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+WITHOUT_FORM = {"scales", "quantise", "embedding_q"}
+"""Computed when an artifact is written, or by the host."""
 TOLERANCE = {DType.F32: 2e-4, DType.F16: 2e-2}
 
 
@@ -65,9 +67,9 @@ def samples() -> list[Any]:
     return [
         pytest.param(record, sample, id=f"{record.name}-{i}")
         for record in OPS.values()
-        if record.samples is not None and record.name not in HOST_ONLY
+        if record.samples is not None and record.name not in HOST_ONLY | WITHOUT_FORM
         for i, sample in enumerate(record.samples(np.random.default_rng(SEED)))
-        if all(x.size for x in sample.operands if isinstance(x, np.ndarray))
+        if not sample.attrs.get("group") and all(x.size for x in sample.operands if isinstance(x, np.ndarray))
     ]
 
 
@@ -84,6 +86,8 @@ def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None
             tolerance = TOLERANCE[floats] if register.type.dtype.is_float else 0
             if record.name == "cast" and not register.type.dtype.is_float:
                 tolerance = 1 if floats is DType.F16 else 0  # near a whole number, truncation goes either way
+            if sample.attrs.get("dynamic"):
+                tolerance = 2e-2  # activations stay floats on the device
             scale = max(1.0, float(np.abs(a).max(initial=0))) if a.dtype != np.bool_ else 1.0
             np.testing.assert_allclose(
                 np.asarray(b, np.float64),
@@ -96,7 +100,7 @@ def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None
 
 def test_every_op_that_runs_has_an_emitter_or_a_rule() -> None:
     fused = {"attention", "rope", "gated", "add_layer_norm", "add_rms_norm"}
-    assert set(OPS) - HOST_ONLY - fused - set(EMITTERS) == set()
+    assert set(OPS) - HOST_ONLY - WITHOUT_FORM - fused - set(EMITTERS) == set()
 
 
 def test_weights_may_be_inputs() -> None:

@@ -24,7 +24,9 @@ struct AttentionTask {
   const float* keys;         // packed panels, or null
   float* query;              // [size][rows] packed, or [rows][size]
   float* sums;               // [rows][value_size], what is accumulated
-  float scores[kMaxTile * kKeys];
+  alignas(64) float scores[kMaxTile * kKeys];
+  alignas(64) float mask[kKeys];  // of a row and block of keys: to be added, or -inf where a key is hidden
+  const char* mask_from = nullptr;  // where that was read
   float largest[kMaxTile], total[kMaxTile];
   bool first_block;          // no keys seen yet
 
@@ -38,10 +40,14 @@ struct AttentionTask {
   void load_query() {
     const float* q = p.q + batch * p.q_step[0] + head * p.q_step[1] + row * p.q_step[2];
     const int64_t i_step = keys != nullptr ? 1 : p.size, d_step = keys != nullptr ? rows : 1;
-    for (int i = 0; i < rows; ++i) {
-      const float* row_of_q = q + i * p.q_step[2];
-      for (int64_t d = 0; d < p.size; ++d) query[i * i_step + d * d_step] = row_of_q[d * p.q_step[3]] * p.scale;
+    if (keys != nullptr && p.q_step[3] == 1) {
+      transpose<V>(q, p.q_step[2], rows, p.size, query, rows);
+    } else {
+      for (int i = 0; i < rows; ++i) {
+        for (int64_t d = 0; d < p.size; ++d) query[i * i_step + d * d_step] = q[i * p.q_step[2] + d * p.q_step[3]];
+      }
     }
+    for (int64_t i = 0; i < rows * p.size; ++i) query[i] *= p.scale;
   }
 
   // Keys [low, high) that row i of the tile may see as far as `causal` and `window` say.
@@ -61,15 +67,15 @@ struct AttentionTask {
         t.k = p.size;
         t.a = query;
         t.a_row = 0;
-        t.b = keys + key / kPanel * kPanel * p.size + key % kPanel;
-        t.b_row = kPanel;
+        t.b = keys + key / kKeyPanel * kKeyPanel * p.size + key % kKeyPanel;
+        t.b_row = kKeyPanel;
         t.c = scores + j;
         t.c_row = kKeys;
         t.cols = count - j < pair ? count - j : pair;
         t.accumulate = false;
         t.ahead = reinterpret_cast<const char*>(t.b);
         t.ahead_step = 0;
-        run_tile<V, Left::packed>(rows, t);
+        run_tile<V, Left::packed, 2>(rows, t);
       }
       return;
     }
@@ -99,16 +105,32 @@ struct AttentionTask {
     }
   }
 
-  void mask_scores(float* s, int i, int64_t first, int64_t count) const {
+  // Fills `mask` for row i, unless it holds that already: rows often share one mask.
+  void load_mask(int i, int64_t first, int64_t count) {
     const int64_t step = p.mask_step[3];
     const int64_t start =
         batch * p.mask_step[0] + head * p.mask_step[1] + (row + i) * p.mask_step[2] + first * step;
-    if (p.mask_is_bool) {
-      const char* mask = p.mask + start;
-      for (int64_t j = 0; j < count; ++j) s[j] = mask[j * step] ? s[j] : kMinusInfinity;
+    const char* from = p.mask + start * (p.mask_is_bool ? 1 : 4);
+    if (from == mask_from) return;
+    mask_from = from;
+    const float* floats = reinterpret_cast<const float*>(from);
+    if (p.mask_is_bool && step == 1) {
+      for (int64_t j = 0; j < count; ++j) mask[j] = from[j] ? 0.0f : kMinusInfinity;
+    } else if (p.mask_is_bool) {
+      for (int64_t j = 0; j < count; ++j) mask[j] = from[j * step] ? 0.0f : kMinusInfinity;
+    } else if (step == 1) {
+      for (int64_t j = 0; j < count; ++j) mask[j] = floats[j];
     } else {
-      const float* mask = reinterpret_cast<const float*>(p.mask) + start;
-      for (int64_t j = 0; j < count; ++j) s[j] += mask[j * step];
+      for (int64_t j = 0; j < count; ++j) mask[j] = floats[j * step];
+    }
+  }
+
+  void mask_scores(float* s, int i, int64_t first, int64_t count) {
+    load_mask(i, first, count);
+    const V hidden = V::set1(kMinusInfinity);
+    for (int64_t j = 0; j < count; j += V::width) {
+      const V x = V::load(s + j), m = V::load(mask + j);
+      (p.mask_is_bool ? V::select(V::less(m, V::zero()), hidden, x) : x + m).store(s + j);
     }
   }
 
@@ -158,7 +180,7 @@ struct AttentionTask {
       t.accumulate = !first_block;
       t.ahead = reinterpret_cast<const char*>(t.b);
       t.ahead_step = 0;
-      run_tile<V, Left::rows>(rows, t);
+      run_tile<V, Left::rows, 2>(rows, t);
     }
   }
 
@@ -183,7 +205,7 @@ struct AttentionTask {
       total[i] = 0.0f;
     }
     first_block = true;
-    for (int64_t first = begin / kPanel * kPanel; first < end; first += kKeys) {
+    for (int64_t first = begin / kKeyPanel * kKeyPanel; first < end; first += kKeys) {
       const int64_t count = end - first < kKeys ? end - first : kKeys;
       multiply_keys(first, count);
       for (int i = 0; i < rows; ++i) {
@@ -203,36 +225,37 @@ void attention(const void* params, Context& context) {
   const Attention& p = *static_cast<const Attention*>(params);
   int64_t length = p.length;
   if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
-  const int64_t panels = (length + kPanel - 1) / kPanel;
+  const int64_t panels = (length + kKeyPanel - 1) / kKeyPanel;
   if (p.keys != nullptr) {
     const int64_t count = p.batch * p.kv_heads * panels;
     int64_t begin, end;
     context.share(count, 1, &begin, &end);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / panels, key = i % panels * kPanel;
+      const int64_t head = i / panels, key = i % panels * kKeyPanel;
       const float* k = p.k + head / p.kv_heads * p.k_step[0] + head % p.kv_heads * p.k_step[1] + key * p.k_step[2];
-      const int64_t keys = length - key < kPanel ? length - key : kPanel;
-      float* to = p.keys + i * kPanel * p.size;
+      const int64_t keys = length - key < kKeyPanel ? length - key : kKeyPanel;
+      float* to = p.keys + i * kKeyPanel * p.size;
       if (p.k_step[3] == 1) {
-        transpose<V>(k, p.k_step[2], keys, p.size, to, kPanel);
+        transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
       } else {
         for (int64_t d = 0; d < p.size; ++d) {
-          for (int64_t j = 0; j < keys; ++j) to[d * kPanel + j] = k[j * p.k_step[2] + d * p.k_step[3]];
+          for (int64_t j = 0; j < keys; ++j) to[d * kKeyPanel + j] = k[j * p.k_step[2] + d * p.k_step[3]];
         }
       }
     }
     context.barrier();
   }
-  const Tiles tiles(p.rows, V::tile_rows);
+  const Tiles tiles(p.rows, V::most_rows(2));
   AttentionTask<V> task(p, p.own + context.thread * p.own_floats, length);
   for (int64_t n = context.claim(); n < p.batch * p.heads * tiles.count; n = context.claim()) {
     const int64_t head = n / tiles.count, tile = tiles.count - 1 - n % tiles.count;  // the longest rows first
+    task.mask_from = nullptr;  // the end of the keys that it was read for may be another
     task.batch = head / p.heads;
     task.head = head % p.heads;
     task.row = tiles.start(tile);
     task.rows = tiles.rows(tile);
     const int64_t kv = task.batch * p.kv_heads + task.kv_head();
-    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kPanel * p.size;
+    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kKeyPanel * p.size;
     task.run();
   }
 }

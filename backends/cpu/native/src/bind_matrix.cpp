@@ -160,7 +160,10 @@ void bind_attention(Binder& binder, const Call& call) {
   p.out_batch = out.strides[0];
   p.out_head = out.strides[seq_major ? 2 : 1];
   p.out_row = out.strides[seq_major ? 1 : 2];
-  if (p.rows > 2 || k.strides[3] != 1) p.keys = binder.floats(p.batch * p.kv_heads * panel_floats(p.size, p.length));
+  if (p.rows > 2 || k.strides[3] != 1) {
+    const int64_t panels = (p.length + kKeyPanel - 1) / kKeyPanel;
+    p.keys = binder.floats(p.batch * p.kv_heads * panels * kKeyPanel * p.size);
+  }
   p.own_floats = kMaxTile * (p.size + p.value_size);
   p.own = binder.floats(p.own_floats * binder.threads());
   binder.emit(binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kParallelWork = 100e3;      // multiply-adds that are worth a second thread
 constexpr int64_t kParallelElements = 16384;
-constexpr int64_t kBlockFloats = 1024 * kPanel;  // room for a decoded block; gemm.h has shorter ones
+constexpr int64_t kBlockFloats = 1024 * kCodePanel;  // room for a decoded block; gemm.h has shorter ones
 constexpr int64_t kLongestSum = 65536;       // products of two bytes whose sum fits 32 bits
 
 Code code_of(const Tensor& weight) {
@@ -40,7 +40,7 @@ const char* codes_of(Binder& binder, const Call& call, const Tensor& weight, Cod
   p.row_bytes = rows.shape[1] * item_size(rows.dtype);
   p.row_step = rows.strides[0] * item_size(rows.dtype);
   p.code = code;
-  p.to = binder.take((p.n + kPanel - 1) / kPanel * panel_bytes(code, k));
+  p.to = binder.take((p.n + kCodePanel - 1) / kCodePanel * panel_bytes(code, k));
   binder.emit(binder.kernels().quant->pack, p, false);
   return p.to;
 }
@@ -134,8 +134,8 @@ void run_embedding_q(const void* params, Context& context) {
       const int64_t last = std::min(p.size, first + p.group);
       const float scale = p.scales != nullptr ? p.scales[group * p.rows + id] : 1.0f;
       if (p.packed) {
-        const char* column = p.codes + id / kPanel * panel_bytes(p.code, p.size) + id % kPanel * 4;
-        for (int64_t k = first; k < last; ++k) out[k] = code_value(p.code, column + k / per * kPanel * 4, k % per) * scale;
+        const char* column = p.codes + id / kCodePanel * panel_bytes(p.code, p.size) + id % kCodePanel * 4;
+        for (int64_t k = first; k < last; ++k) out[k] = code_value(p.code, column + k / per * kCodePanel * 4, k % per) * scale;
       } else {
         const char* row = p.codes + id * p.row_step;
         for (int64_t k = first; k < last; ++k) out[k] = code_value(p.code, row, k) * scale;

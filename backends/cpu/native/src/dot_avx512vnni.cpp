@@ -19,7 +19,7 @@ void tile(const DotArgs& t) {
   const char* a = t.a;
   const char* b = t.b;
 #pragma GCC unroll 2
-  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kPanel * 4) {
+  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4) {
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -32,8 +32,8 @@ void tile(const DotArgs& t) {
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    _mm512_storeu_si512(t.c + i * kPanel, sum[i][0]);
-    _mm512_storeu_si512(t.c + i * kPanel + 16, sum[i][1]);
+    _mm512_storeu_si512(t.c + i * kCodePanel, sum[i][0]);
+    _mm512_storeu_si512(t.c + i * kCodePanel + 16, sum[i][1]);
   }
 }
 

@@ -19,7 +19,7 @@ void tile(const DotArgs& t) {
     for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
     const char* a = t.a;
     const char* b = t.b + half * 64;
-    for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kPanel * 4) {
+    for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4) {
       const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
       const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32));
 #pragma GCC unroll 8
@@ -33,7 +33,7 @@ void tile(const DotArgs& t) {
     }
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      auto* c = reinterpret_cast<__m256i*>(t.c + i * kPanel + half * 16);
+      auto* c = reinterpret_cast<__m256i*>(t.c + i * kCodePanel + half * 16);
       _mm256_storeu_si256(c, sum[i][0]);
       _mm256_storeu_si256(c + 1, sum[i][1]);
     }

@@ -1,9 +1,10 @@
 // Matrix products on packed panels.
 //
 // The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
-// few panels times a block of rows. Within a task a block of one panel (192 x 32 floats) stays in the nearest
+// few panels times a block of rows. Within a task a block of one panel (192 x 48 floats) stays in the nearest
 // caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block.
-// A block is summed in registers, from zero, and added to what is in C.
+// A block is summed in registers, from zero, and added to what is in C. Then comes the same block of k of the
+// task's next panel, so that what is read of the left factor stays in the second-level cache.
 // Bias, activation and residual are applied to a tile of C right after its last block.
 #pragma once
 
@@ -14,7 +15,7 @@ namespace forgec {
 
 constexpr int64_t kDepth = 192;      // k per block: short enough that sums over k stay accurate
 constexpr int64_t kThinDepth = 1024;  // the same where the left factor is not packed
-constexpr int64_t kRowBlock = 448;   // rows per task at most, about
+constexpr int64_t kRowBlock = 252;   // rows per task at most, about
 
 template <class V, Act act>
 void finish_rows(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols, bool add_residual) {
@@ -90,46 +91,61 @@ void pack_left(const Gemm& g, const Tiles& tiles, Context& context) {
   }
 }
 
-// One panel times tiles [first, last).
+// One block of a panel, [k, k + depth), times tiles [first, last); `next` is the block that comes after it.
 template <class V>
-void multiply_panel(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
-  constexpr int64_t pair = 2 * V::width;
-  const bool packed = g.packed_a != nullptr;
+void multiply_block(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t k, int64_t depth, const float* next,
+                    int64_t first, int64_t last) {
+  constexpr int64_t width = V::tile_vectors * V::width;
   const bool in_place = g.residual == g.c && g.residual != nullptr;
-  const int64_t step = packed ? kDepth : kThinDepth;
   const int64_t col = panel * kPanel;
   const int64_t cols = g.n - col < kPanel ? g.n - col : kPanel;
-  for (int64_t k = 0; k < g.k; k += step) {
-    const int64_t depth = g.k - k < step ? g.k - k : step;
-    const float* block = g.b + panel * kPanel * g.k + k * kPanel;
-    for (int64_t sub = 0; sub < cols; sub += pair) {
-      for (int64_t t = first; t < last; ++t) {
-        const int64_t row = tiles.start(t);
-        const int rows = tiles.rows(t);
-        TileArgs args;
-        args.k = depth;
-        args.b = block + sub;
-        args.b_row = kPanel;
-        args.c = g.c + row * g.ldc + col + sub;
-        args.c_row = g.ldc;
-        args.cols = cols - sub < pair ? cols - sub : pair;
-        args.accumulate = k > 0 || in_place;
-        // Each tile fetches its part of the block that comes next in memory.
-        const int64_t part = depth * kPanel * 4 / (last - first);
-        args.ahead = reinterpret_cast<const char*>(block + depth * kPanel) + (t - first) * part;
-        args.ahead_step = part * 2 / depth;
-        if (packed) {
-          args.a = g.packed_a + k * g.m + row * depth;
-          args.a_row = 0;
-          run_tile<V, Left::packed>(rows, args);
-        } else {
-          args.a = g.a + row * g.a_row + k;
-          args.a_row = g.a_row;
-          run_tile<V, Left::rows>(rows, args);
-        }
-        if (k + depth >= g.k) finish<V>(g, row, rows, col + sub, args.cols, g.residual != nullptr && !in_place);
+  const float* block = g.b + panel * kPanel * g.k + k * kPanel;
+  const int64_t part = depth * kPanel * 4 / (last - first);  // every tile fetches its part of the next block
+  for (int64_t sub = 0; sub < cols; sub += width) {
+    for (int64_t t = first; t < last; ++t) {
+      const int64_t row = tiles.start(t);
+      const int rows = tiles.rows(t);
+      TileArgs args;
+      args.k = depth;
+      args.b = block + sub;
+      args.b_row = kPanel;
+      args.c = g.c + row * g.ldc + col + sub;
+      args.c_row = g.ldc;
+      args.cols = cols - sub < width ? cols - sub : width;
+      args.accumulate = k > 0 || in_place;
+      args.ahead = reinterpret_cast<const char*>(next) + (t - first) * part;
+      args.ahead_step = part * 2 / depth;
+      if (g.packed_a != nullptr) {
+        args.a = g.packed_a + k * g.m + row * depth;
+        args.a_row = 0;
+        run_tile<V, Left::packed>(rows, args);
+      } else {
+        args.a = g.a + row * g.a_row + k;
+        args.a_row = g.a_row;
+        run_tile<V, Left::rows>(rows, args);
       }
+      if (k + depth >= g.k) finish<V>(g, row, rows, col + sub, args.cols, g.residual != nullptr && !in_place);
     }
+  }
+}
+
+// Panels [begin, end) times tiles [first, last), block of k by block of k; with few rows, where nothing is reused,
+// panel by panel as they lie in memory.
+template <class V>
+void multiply_panels(const Gemm& g, const Tiles& tiles, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const bool by_depth = g.packed_a != nullptr;
+  const int64_t step = by_depth ? kDepth : kThinDepth;
+  const int64_t steps = (g.k + step - 1) / step, count = end - begin;
+  for (int64_t i = 0; i < steps * count; ++i) {
+    const auto place = [&](int64_t number, int64_t* panel, int64_t* k) {
+      *panel = begin + (by_depth ? number % count : number / steps);
+      *k = (by_depth ? number / count : number % steps) * step;
+    };
+    int64_t panel, k, next_panel, next_k;
+    place(i, &panel, &k);
+    place(i + 1 < steps * count ? i + 1 : i, &next_panel, &next_k);
+    const int64_t depth = g.k - k < step ? g.k - k : step;
+    multiply_block<V>(g, tiles, panel, k, depth, g.b + (next_panel * g.k + next_k) * kPanel, first, last);
   }
 }
 
@@ -167,7 +183,7 @@ void gemm(const Gemm& g, Context& context) {
     const int64_t block = task / groups, first_panel = task % groups * group;
     const int64_t last_panel = first_panel + group < panels ? first_panel + group : panels;
     const int64_t first = tiles.count * block / row_blocks, last = tiles.count * (block + 1) / row_blocks;
-    for (int64_t panel = first_panel; panel < last_panel; ++panel) multiply_panel<V>(g, tiles, panel, first, last);
+    multiply_panels<V>(g, tiles, first_panel, last_panel, first, last);
   }
 }
 

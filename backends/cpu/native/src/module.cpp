@@ -96,11 +96,20 @@ class Bound {
     return py::make_tuple(failure.instr, failure.value, failure.limit);
   }
 
-  std::vector<int64_t> profile() {
+  // Runs once; for every step its instruction and [threads][begin, end, waited] in nanoseconds, zeros for a
+  // thread that had no part in it.
+  py::tuple trace() {
+    if (program_ == nullptr) finish();
+    const auto steps = static_cast<py::ssize_t>(program_->size());
+    const py::array_t<int64_t> times({steps, static_cast<py::ssize_t>(team_->threads()), py::ssize_t{3}});
+    std::vector<int32_t> instrs;
+    for (py::ssize_t i = 0; i < steps; ++i) instrs.push_back(program_->step(i).instr);
+    static_assert(sizeof(Span) == 3 * sizeof(int64_t), "spans are rows of the array");
+    auto* spans = reinterpret_cast<Span*>(const_cast<int64_t*>(times.data()));
+    std::fill(spans, spans + times.size() / 3, Span{});
     Failure failure;
-    std::vector<int64_t> nanoseconds(calls_.size());
-    execute(&failure, nanoseconds.data());
-    return nanoseconds;
+    execute(&failure, spans);
+    return py::make_tuple(instrs, times);
   }
 
   size_t size() const { return calls_.size(); }
@@ -113,10 +122,10 @@ class Bound {
   }
 
  private:
-  void execute(Failure* failure, int64_t* nanoseconds) {
+  void execute(Failure* failure, Span* spans) {
     if (program_ == nullptr) finish();
     const py::gil_scoped_release release;
-    if (!program_->run(failure, nanoseconds)) {
+    if (!program_->run(failure, spans)) {
       throw std::runtime_error("the program is running in another thread; give each thread a clone");
     }
   }
@@ -136,7 +145,7 @@ py::array_t<uint8_t> allocate(size_t bytes) {
   return py::array_t<uint8_t>({static_cast<py::ssize_t>(bytes)}, {1}, reinterpret_cast<uint8_t*>(data), owner);
 }
 
-// A weight [out, in] as panels [out / 32][in][32].
+// A weight [out, in] as panels [out / 48][in][48].
 py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa) {
   const Tensor w = tensor_of(weight);
   const Kernels* kernels = kernels_for(isa);
@@ -179,10 +188,9 @@ double peak_flops(const std::shared_ptr<Team>& team, const std::string& isa) {
   double best = 0;
   for (int i = 0; i < 50; ++i) {
     Failure failure;
-    const auto start = std::chrono::steady_clock::now();
+    const int64_t start = now();
     program.run(&failure, nullptr);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, 20000.0 / seconds.count());
+    best = std::max(best, 20000.0 * 1e9 / static_cast<double>(now() - start));
   }
   return best * kernels->multiply_adds(1) * team->threads();
 }
@@ -202,7 +210,7 @@ PYBIND11_MODULE(_native, m) {
       .def("add", &Bound::add)
       .def("finish", &Bound::finish)
       .def("run", &Bound::run)
-      .def("profile", &Bound::profile)
+      .def("trace", &Bound::trace)
       .def_property_readonly("size", &Bound::size)
       .def_property_readonly("scratch_bytes", &Bound::scratch_bytes);
   m.def("isas", &instruction_sets);

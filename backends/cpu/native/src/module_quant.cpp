@@ -28,7 +28,7 @@ py::array_t<uint8_t> pack_compressed(const py::array_t<uint8_t>& rows, const std
   p.row_bytes = rows.shape(1);
   p.row_step = rows.strides(0);
   p.k = p.code == Code::i8 ? p.row_bytes : p.code == Code::i4 ? p.row_bytes * 2 : p.row_bytes / 2;
-  const int64_t panels = (p.n + kPanel - 1) / kPanel, bytes = panel_bytes(p.code, p.k);
+  const int64_t panels = (p.n + kCodePanel - 1) / kCodePanel, bytes = panel_bytes(p.code, p.k);
   Pages pages = allocate_pages(static_cast<size_t>(panels * bytes));
   p.to = pages.get();
   const py::capsule owner(pages.release(), [](void* data) { FreePages()(static_cast<char*>(data)); });
@@ -87,8 +87,8 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
   Program program(team);
   program.emit([](const void* p, Context&) {
     const auto* work = static_cast<const Integers*>(p);
-    alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kPanel * 4] = {};
-    alignas(64) int32_t c[kMaxTile * kPanel];
+    alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kCodePanel * 4] = {};
+    alignas(64) int32_t c[kMaxTile * kCodePanel];
     const DotArgs args{kPeakWords, a, b, c};
     for (int64_t i = 0; i < work->rounds; ++i) work->dot->of_rows[work->dot->rows](args);
   }, Integers{dot, 2000}, 0, true);
@@ -99,7 +99,7 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
     const auto start = std::chrono::steady_clock::now();
     program.run(&failure, nullptr);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, 2000.0 * 2.0 * static_cast<double>(dot->rows * kPanel * kPeakWords * 4) / seconds.count());
+    best = std::max(best, 2000.0 * 2.0 * static_cast<double>(dot->rows * kCodePanel * kPeakWords * 4) / seconds.count());
   }
   return best * team->threads();
 }

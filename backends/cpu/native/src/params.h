@@ -12,13 +12,15 @@
 
 namespace forgec {
 
-constexpr int kPanel = 32;     // columns of a packed weight panel, the same for all instruction sets
+constexpr int kPanel = 48;     // columns of a packed weight panel, the same for all instruction sets
+constexpr int kKeyPanel = 32;   // keys of a panel that attention packs
+constexpr int kCodePanel = 32;  // columns of a panel of compressed weights
 constexpr int kMaxTile = 16;   // at least the rows of any register tile
 
 enum class Act : int32_t { none, gelu, gelu_tanh, relu, silu, sigmoid, tanh };
 constexpr int kActs = 7;
 
-// C[m, n] = act(A[m, k] B[k, n] + bias) + residual, with B in panels [n / 32][k][32], the last one padded.
+// C[m, n] = act(A[m, k] B[k, n] + bias) + residual, with B in panels [n / 48][k][48], the last one padded.
 struct Gemm {
   const float* a;
   int64_t a_row, a_col;

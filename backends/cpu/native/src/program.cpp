@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include <chrono>
 #include <cstring>
 
 namespace forgec {
@@ -7,13 +8,13 @@ namespace {
 
 constexpr int32_t kNever = INT32_MAX;
 
+}  // namespace
+
 int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
-
-}  // namespace
 
 char* Program::keep(const void* bytes, size_t count) {
   blocks_.push_back(std::make_unique<Block[]>((count + 63) / 64));
@@ -37,23 +38,27 @@ void Program::push(Run run, const void* params, int32_t instr, bool parallel, bo
   steps_.push_back({run, params, instr, parallel, barrier});
 }
 
-void Program::walk(Context& context, int64_t* nanoseconds) const {
+void Program::walk(Context& context, Span* spans) const {
   const int32_t count = static_cast<int32_t>(steps_.size());
-  int64_t before = nanoseconds != nullptr ? now() : 0;
   for (int32_t i = 0; i < count; ++i) {
     const Step& step = steps_[i];
     if (step.after_barrier) {
+      context.span = nullptr;
       context.barrier();
       // Every thread compares with the same bound, so all of them leave at the same step.
       if (context.failed_step->load() < i) break;
     } else if (context.thread == 0 && !step.parallel && context.failed_step->load() < i) {
       continue;  // thread 0 alone: skip to the next barrier, where all leave
     }
+    if (!step.parallel && context.thread != 0) continue;
+    Span* span = spans == nullptr ? nullptr : spans + i * threads() + context.thread;
+    if (span != nullptr) span->begin = now();
     if (step.parallel) {
       context.step = i;
       context.instr = step.instr;
+      context.span = span;
       step.run(step.params, context);
-    } else if (context.thread == 0) {
+    } else {
       Context alone = context;  // a team of one: its barriers are no barriers
       alone.threads = 1;
       alone.team = nullptr;
@@ -62,15 +67,11 @@ void Program::walk(Context& context, int64_t* nanoseconds) const {
       alone.instr = step.instr;
       step.run(step.params, alone);
     }
-    if (nanoseconds != nullptr && context.thread == 0) {
-      const int64_t after = now();
-      nanoseconds[step.instr] += after - before;
-      before = after;
-    }
+    if (span != nullptr) span->end = now();
   }
 }
 
-bool Program::run(Failure* failure, int64_t* nanoseconds) {
+bool Program::run(Failure* failure, Span* spans) {
   if (running_.exchange(true, std::memory_order_acquire)) return false;
   std::atomic<bool> failing{false};
   std::atomic<int32_t> failed_step{kNever};
@@ -85,22 +86,22 @@ bool Program::run(Failure* failure, int64_t* nanoseconds) {
     struct Job {
       const Program* program;
       Context context;
-      int64_t* nanoseconds;
+      Span* spans;
     };
     context.team = team_.get();
     context.threads = team_->threads();
-    Job job{this, context, nanoseconds};
+    Job job{this, context, spans};
     team_->run(
         [](void* argument, int thread) {
           const Job& shared_job = *static_cast<Job*>(argument);
           Context own = shared_job.context;
           own.thread = thread;
-          shared_job.program->walk(own, shared_job.nanoseconds);
+          shared_job.program->walk(own, shared_job.spans);
         },
         &job);
     team_->release();
   } else {
-    walk(context, nanoseconds);  // alone, or another program has the team: this thread does everything
+    walk(context, spans);  // alone, or another program has the team: this thread does everything
   }
   running_.store(false, std::memory_order_release);
   return true;

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
@@ -24,6 +23,16 @@ struct Failure {
   int64_t limit = 0;
 };
 
+// When a thread worked on a step, in nanoseconds of the steady clock, and how long it waited meanwhile at the
+// step's own barriers.
+struct Span {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t waited = 0;
+};
+
+int64_t now();
+
 // What a step knows about the thread that runs it.
 struct Context {
   int thread = 0;
@@ -35,10 +44,13 @@ struct Context {
   int32_t step = 0;
   int32_t instr = 0;
   int64_t next = 0;
+  Span* span = nullptr;  // of this step and thread, while tracing
 
   void barrier() {
     if (team != nullptr) {
+      const int64_t before = span != nullptr ? now() : 0;
       team->barrier();
+      if (span != nullptr) span->waited += now() - before;
     } else {
       next = 0;
     }
@@ -93,11 +105,12 @@ class Program {
   // Working memory that all steps share; they get their addresses in it when they are bound.
   char* reserve(size_t bytes);
 
-  // Runs all steps. `nanoseconds`, if given, has one entry per instruction and is added to.
-  // Returns false if the program is running already.
-  bool run(Failure* failure, int64_t* nanoseconds);
+  // Runs all steps. `spans`, if given, has an entry per step and thread. Returns false if the program is running
+  // already.
+  bool run(Failure* failure, Span* spans);
 
   size_t size() const { return steps_.size(); }
+  const Step& step(size_t i) const { return steps_[i]; }
 
   // Drops the steps after the first `count`.
   void truncate(size_t count) { steps_.resize(count); }
@@ -108,7 +121,7 @@ class Program {
   };
 
   void push(Run run, const void* params, int32_t instr, bool parallel, bool independent);
-  void walk(Context& context, int64_t* nanoseconds) const;
+  void walk(Context& context, Span* spans) const;
 
   std::shared_ptr<Team> team_;
   std::vector<Step> steps_;

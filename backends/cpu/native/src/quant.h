@@ -10,6 +10,8 @@
 
 namespace forgec {
 
+constexpr int kCodePanel = 32;  // columns of a panel of codes, the same for all instruction sets
+
 enum class Code : int32_t { i8, i4, bf16 };
 constexpr int kCodes = 3;
 
@@ -18,7 +20,7 @@ constexpr int per_word(Code code) { return code == Code::i8 ? 4 : code == Code::
 constexpr int64_t words_of(Code code, int64_t k) { return (k + per_word(code) - 1) / per_word(code); }
 
 constexpr int64_t panel_bytes(Code code, int64_t k) {
-  return (words_of(code, k) + (code == Code::i8 ? 1 : 0)) * kPanel * 4;
+  return (words_of(code, k) + (code == Code::i8 ? 1 : 0)) * kCodePanel * 4;
 }
 
 // C[m, n] = act(A[m, k] W[k, n] + bias) + residual with W[k, n] = code * scales[k / group, n].

@@ -17,7 +17,7 @@ void tile(const DotArgs& t) {
     for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = _mm256_setzero_si256();
     const char* a = t.a;
     const char* b = t.b + half * 64;
-    for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kPanel * 4) {
+    for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kCodePanel * 4) {
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + 16 * v)));
@@ -32,7 +32,7 @@ void tile(const DotArgs& t) {
     for (int i = 0; i < R; ++i) {
       for (int v = 0; v < 4; v += 2) {
         const __m256i pairs = _mm256_hadd_epi32(sum[i][v], sum[i][v + 1]);  // columns 0 1 4 5, 2 3 6 7
-        auto* c = reinterpret_cast<__m256i*>(t.c + i * kPanel + half * 16 + v * 4);
+        auto* c = reinterpret_cast<__m256i*>(t.c + i * kCodePanel + half * 16 + v * 4);
         _mm256_storeu_si256(c, _mm256_permute4x64_epi64(pairs, 0xd8));
       }
     }

@@ -16,7 +16,7 @@ void tile(const DotArgs& t) {
   for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = _mm512_setzero_si512();
   const char* a = t.a;
   const char* b = t.b;
-  for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kPanel * 4) {
+  for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kCodePanel * 4) {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
       const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32 * v)));
@@ -34,7 +34,7 @@ void tile(const DotArgs& t) {
     for (int v = 0; v < 4; v += 2) {
       const __m512i first = _mm512_permutex2var_epi32(sum[i][v], even, sum[i][v + 1]);
       const __m512i second = _mm512_permutex2var_epi32(sum[i][v], odd, sum[i][v + 1]);
-      _mm512_storeu_si512(t.c + i * kPanel + v * 8, _mm512_add_epi32(first, second));
+      _mm512_storeu_si512(t.c + i * kCodePanel + v * 8, _mm512_add_epi32(first, second));
     }
   }
 }

@@ -31,7 +31,7 @@ __attribute__((always_inline)) inline void each(std::integer_sequence<int, j...>
 // Rows [row, row + R) times one panel.
 template <class V, Code code, int R>
 void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
-  constexpr int W = V::width, vectors = kPanel / W, per = per_word(code);
+  constexpr int W = V::width, vectors = kCodePanel / W, per = per_word(code);
   constexpr int parts = R == 1 && vectors <= 4 ? 2 : 1;  // independent sums hide the latency of the multiply-add
   const Gemm& g = q.gemm;
   const char* words = q.codes + panel * panel_bytes(code, g.k);
@@ -49,8 +49,8 @@ void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
       }
     }
     if (q.scales != nullptr && first + q.group < g.k) {
-      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kPanel);
-      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kPanel + kPanel / 2);
+      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kCodePanel);
+      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kCodePanel + kCodePanel / 2);
     }
     const auto step = [&](const float* x, int64_t x_row) __attribute__((always_inline)) {
       __builtin_prefetch(words + 2048);
@@ -68,7 +68,7 @@ void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
           }
         });
       }
-      words += kPanel * 4;
+      words += kCodePanel * 4;
     };
     int64_t k = 0;
     for (; k + per <= depth; k += per) step(a + k, g.a_row);
@@ -80,7 +80,7 @@ void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
       step(rest[0], per);
     }
     for (int v = 0; v < vectors; ++v) {
-      const V scale = scale_at<V>(q, group, panel * kPanel + v * W);
+      const V scale = scale_at<V>(q, group, panel * kCodePanel + v * W);
       for (int i = 0; i < R; ++i) {
         for (int p = 1; p < parts; ++p) part[0][i][v] = part[0][i][v] + part[p][i][v];
         total[i][v] = V::fma(part[0][i][v], scale, total[i][v]);
@@ -89,7 +89,7 @@ void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
   }
   const bool in_place = g.residual == g.c && g.residual != nullptr;
   for (int v = 0; v < vectors; ++v) {
-    const int64_t col = panel * kPanel + v * W;
+    const int64_t col = panel * kCodePanel + v * W;
     const int64_t cols = g.n - col < W ? g.n - col : W;
     for (int i = 0; i < R && cols > 0; ++i) {
       float* c = g.c + (row + i) * g.ldc + col;
@@ -110,12 +110,12 @@ void thin_rows(const QuantGemm& q, int64_t rows, int64_t row, int64_t panel) {
 // Block [first, first + depth) of a panel as floats [depth][32].
 template <class V, Code code>
 void decode(const QuantGemm& q, int64_t panel, int64_t first, int64_t depth, float* to) {
-  constexpr int W = V::width, vectors = kPanel / W, per = per_word(code);
-  const char* words = q.codes + panel * panel_bytes(code, q.gemm.k) + first / per * kPanel * 4;
+  constexpr int W = V::width, vectors = kCodePanel / W, per = per_word(code);
+  const char* words = q.codes + panel * panel_bytes(code, q.gemm.k) + first / per * kCodePanel * 4;
   V scale[vectors] = {};
-  for (int64_t k = 0; k < depth; k += per, words += kPanel * 4) {
+  for (int64_t k = 0; k < depth; k += per, words += kCodePanel * 4) {
     if (k == 0 || (first + k) % q.group == 0) {
-      for (int v = 0; v < vectors; ++v) scale[v] = scale_at<V>(q, (first + k) / q.group, panel * kPanel + v * W);
+      for (int v = 0; v < vectors; ++v) scale[v] = scale_at<V>(q, (first + k) / q.group, panel * kCodePanel + v * W);
     }
     const int64_t count = depth - k;
 #pragma GCC unroll 8
@@ -123,7 +123,7 @@ void decode(const QuantGemm& q, int64_t panel, int64_t first, int64_t depth, flo
       const auto w = Codes<V>::load(words + v * W * 4);
       each(std::make_integer_sequence<int, per>(), [&](auto j) __attribute__((always_inline)) {
         constexpr int at = decltype(j)::value;
-        if (at < count) (Codes<V>::template value<code, at>(w) * scale[v]).store(to + (k + at) * kPanel + v * W);
+        if (at < count) (Codes<V>::template value<code, at>(w) * scale[v]).store(to + (k + at) * kCodePanel + v * W);
       });
     }
   }
@@ -135,12 +135,12 @@ void decoded_panel(const QuantGemm& q, const Tiles& tiles, int64_t panel, int64_
   constexpr int64_t pair = 2 * V::width;
   const Gemm& g = q.gemm;
   const bool in_place = g.residual == g.c && g.residual != nullptr;
-  const int64_t col = panel * kPanel;
-  const int64_t cols = g.n - col < kPanel ? g.n - col : kPanel;
+  const int64_t col = panel * kCodePanel;
+  const int64_t cols = g.n - col < kCodePanel ? g.n - col : kCodePanel;
   for (int64_t k = 0; k < g.k; k += kDepth) {
     const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
     decode<V, code>(q, panel, k, depth, block);
-    const char* next = q.codes + panel * panel_bytes(code, g.k) + (k + depth) / per_word(code) * kPanel * 4;
+    const char* next = q.codes + panel * panel_bytes(code, g.k) + (k + depth) / per_word(code) * kCodePanel * 4;
     for (int64_t sub = 0; sub < cols; sub += pair) {
       for (int64_t t = first; t < last; ++t) {
         const int64_t row = tiles.start(t);
@@ -149,15 +149,15 @@ void decoded_panel(const QuantGemm& q, const Tiles& tiles, int64_t panel, int64_
         args.a = g.packed_a + k * g.m + row * depth;
         args.a_row = 0;
         args.b = block + sub;
-        args.b_row = kPanel;
+        args.b_row = kCodePanel;
         args.c = g.c + row * g.ldc + col + sub;
         args.c_row = g.ldc;
         args.cols = cols - sub < pair ? cols - sub : pair;
         args.accumulate = k > 0 || in_place;
-        const int64_t part = depth / per_word(code) * kPanel * 4 / (last - first);
+        const int64_t part = depth / per_word(code) * kCodePanel * 4 / (last - first);
         args.ahead = next + (t - first) * part;
         args.ahead_step = part * 2 / depth;
-        run_tile<V, Left::packed>(tiles.rows(t), args);
+        run_tile<V, Left::packed, 2>(tiles.rows(t), args);
         if (k + depth >= g.k) {
           finish<V>(g, row, tiles.rows(t), col + sub, args.cols, g.residual != nullptr && !in_place);
         }
@@ -171,7 +171,7 @@ template <class V>
 struct Tasks {
   int64_t panels, tiles, row_blocks, group, groups;
 
-  Tasks(int64_t n, int64_t m, int64_t tile_count, int threads) : panels((n + kPanel - 1) / kPanel), tiles(tile_count) {
+  Tasks(int64_t n, int64_t m, int64_t tile_count, int threads) : panels((n + kCodePanel - 1) / kCodePanel), tiles(tile_count) {
     const int64_t wanted = 6 * threads;
     row_blocks = (m + kRowBlock - 1) / kRowBlock;
     if (threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
@@ -205,11 +205,11 @@ void linear_compressed(const void* params, Context& context) {
   }
   if (g.packed_a == nullptr) {
     int64_t begin, end;
-    context.share((g.n + kPanel - 1) / kPanel, 1, &begin, &end);
+    context.share((g.n + kCodePanel - 1) / kCodePanel, 1, &begin, &end);
     for (int64_t panel = begin; panel < end; ++panel) thin_rows<V, code, Codes<V>::thin_rows>(q, g.m, 0, panel);
     return;
   }
-  const Tiles tiles(g.m, V::tile_rows);
+  const Tiles tiles(g.m, V::most_rows(2));
   pack_left<V>(g, tiles, context);
   context.barrier();
   float* block = q.own + context.thread * q.own_floats;
@@ -274,16 +274,16 @@ void quantise_left(const DynamicGemm& p, const Tiles& tiles, Context& context) {
 // One panel times tiles [first, last) in integers.
 template <class V>
 void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
-  constexpr int W = V::width, vectors = kPanel / W;
+  constexpr int W = V::width, vectors = kCodePanel / W;
   const Gemm& g = p.quant.gemm;
   const bool in_place = g.residual == g.c && g.residual != nullptr;
-  const int64_t col = panel * kPanel, cols = g.n - col < kPanel ? g.n - col : kPanel;
+  const int64_t col = panel * kCodePanel, cols = g.n - col < kCodePanel ? g.n - col : kCodePanel;
   DotArgs args;
   args.words = words_of(Code::i8, g.k);
   args.b = p.quant.codes + panel * panel_bytes(Code::i8, g.k);
-  alignas(64) int32_t sums[kMaxTile * kPanel];
+  alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
-  const auto* offsets = reinterpret_cast<const int32_t*>(args.b + args.words * kPanel * 4);
+  const auto* offsets = reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
   V scale[vectors];
   for (int v = 0; v < vectors; ++v) scale[v] = scale_at<V>(p.quant, 0, col + v * W);
   for (int64_t t = first; t < last; ++t) {
@@ -294,7 +294,7 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
     for (int i = 0; i < rows; ++i) {
       const V row_scale = V::set1(p.row_scales[row + i]);
       for (int v = 0; v < vectors && v * W < cols; ++v) {
-        const int32_t* sum = sums + i * kPanel + v * W;
+        const int32_t* sum = sums + i * kCodePanel + v * W;
         const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v * W) : Codes<V>::from_ints(sum);
         V y = whole * (row_scale * scale[v]);
         float* c = g.c + (row + i) * g.ldc + col + v * W;
@@ -333,29 +333,29 @@ void pack_codes(const void* params, Context& context) {
   const int64_t words = words_of(p.code, p.k), whole = p.row_bytes / 4;
   const bool aligned = (reinterpret_cast<uintptr_t>(p.from) | static_cast<uintptr_t>(p.row_step)) % 4 == 0;
   int64_t begin, end;
-  context.share((p.n + kPanel - 1) / kPanel, 1, &begin, &end);
+  context.share((p.n + kCodePanel - 1) / kCodePanel, 1, &begin, &end);
   for (int64_t panel = begin; panel < end; ++panel) {
     char* to = p.to + panel * panel_bytes(p.code, p.k);
-    const char* from = p.from + panel * kPanel * p.row_step;
-    const int64_t count = p.n - panel * kPanel < kPanel ? p.n - panel * kPanel : kPanel;
-    if (count < kPanel || whole < words) std::memset(to, 0, static_cast<size_t>(words * kPanel * 4));
+    const char* from = p.from + panel * kCodePanel * p.row_step;
+    const int64_t count = p.n - panel * kCodePanel < kCodePanel ? p.n - panel * kCodePanel : kCodePanel;
+    if (count < kCodePanel || whole < words) std::memset(to, 0, static_cast<size_t>(words * kCodePanel * 4));
     if (aligned) {
-      transpose<V>(reinterpret_cast<const float*>(from), p.row_step / 4, count, whole, reinterpret_cast<float*>(to), kPanel);
+      transpose<V>(reinterpret_cast<const float*>(from), p.row_step / 4, count, whole, reinterpret_cast<float*>(to), kCodePanel);
     }
     for (int64_t w = aligned ? whole : 0; w < words; ++w) {
       const int64_t bytes = p.row_bytes - w * 4 < 4 ? p.row_bytes - w * 4 : 4;
       for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(to + (w * kPanel + i) * 4, from + i * p.row_step + w * 4, static_cast<size_t>(bytes));
+        std::memcpy(to + (w * kCodePanel + i) * 4, from + i * p.row_step + w * 4, static_cast<size_t>(bytes));
       }
     }
     if (p.code != Code::i8) continue;
-    int32_t sums[kPanel] = {};
+    int32_t sums[kCodePanel] = {};
     const auto* codes = reinterpret_cast<const int8_t*>(to);
-    for (int64_t w = 0; w < words; ++w, codes += kPanel * 4) {
-      for (int i = 0; i < kPanel; ++i) sums[i] += codes[4 * i] + codes[4 * i + 1] + codes[4 * i + 2] + codes[4 * i + 3];
+    for (int64_t w = 0; w < words; ++w, codes += kCodePanel * 4) {
+      for (int i = 0; i < kCodePanel; ++i) sums[i] += codes[4 * i] + codes[4 * i + 1] + codes[4 * i + 2] + codes[4 * i + 3];
     }
-    for (int i = 0; i < kPanel; ++i) sums[i] *= 128;
-    std::memcpy(to + words * kPanel * 4, sums, sizeof(sums));
+    for (int i = 0; i < kCodePanel; ++i) sums[i] *= 128;
+    std::memcpy(to + words * kCodePanel * 4, sums, sizeof(sums));
   }
 }
 

@@ -10,14 +10,14 @@ constexpr int kRows = 4;
 
 template <int R>
 void tile(const DotArgs& t) {
-  int32_t sum[R][kPanel] = {};
+  int32_t sum[R][kCodePanel] = {};
   const char* a = t.a;
   const auto* b = reinterpret_cast<const int8_t*>(t.b);
-  for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kPanel * 4) {
+  for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kCodePanel * 4) {
     for (int i = 0; i < R; ++i) {
       int16_t x[4];
       std::memcpy(x, a + 8 * i, 8);
-      for (int j = 0; j < kPanel; ++j) {
+      for (int j = 0; j < kCodePanel; ++j) {
         sum[i][j] += x[0] * b[4 * j] + x[1] * b[4 * j + 1] + x[2] * b[4 * j + 2] + x[3] * b[4 * j + 3];
       }
     }

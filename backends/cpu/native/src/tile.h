@@ -1,7 +1,9 @@
-// The register tile: C[rows, 2 vectors] (+)= A[rows, k] B[k, 2 vectors], all of C in registers.
+// The register tile: C[rows, N vectors] (+)= A[rows, k] B[k, N vectors], all of C in registers.
 //
 // One instance per number of rows, so that uneven row counts divide into nearly equal tiles and none is
-// half empty. A is read by broadcasting single elements, B by whole vectors.
+// half empty. A is read by broadcasting single elements, B by whole vectors. What bounds a tile besides its
+// multiply-adds is its loads, R + N for R x N of them: hence tiles closer to square than two vectors wide
+// where there are registers for it.
 #pragma once
 
 #include <type_traits>
@@ -11,6 +13,9 @@
 
 namespace forgec {
 
+constexpr int kLine = 16;                       // floats of a cache line
+constexpr int64_t kFetchAhead = 16 * kPanel;    // of B
+
 struct TileArgs {
   int64_t k;
   const float* a;
@@ -19,7 +24,7 @@ struct TileArgs {
   int64_t b_row;      // elements between rows of B
   float* c;
   int64_t c_row;
-  int64_t cols;       // columns of C, at most two vectors
+  int64_t cols;       // columns of C, at most N vectors
   bool accumulate;    // add to C instead of replacing it
   const char* ahead;  // what to have in the second-level cache soon, `ahead_step` bytes for every two k
   int64_t ahead_step;
@@ -28,90 +33,111 @@ struct TileArgs {
 // How element (row, k) of A is found. Packed: [k][rows]. In rows: [rows][k], `a_row` apart.
 enum class Left { packed, rows };
 
-template <class V, int R, Left left, bool tail>
+template <class V, int R, int N, Left left, bool tail>
 void tile(const TileArgs& t) {
   constexpr int W = V::width;
   // Few rows have few independent sums; several partial sums over k hide the latency of the multiply-add.
-  constexpr int parts = R == 1 ? 4 : R <= 3 ? 2 : 1;
-  V sum[parts][R][2];
-#pragma GCC unroll 4
-  for (int p = 0; p < parts; ++p) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) sum[p][i][0] = sum[p][i][1] = V::zero();
-  }
+  constexpr int parts = R == 1 ? 4 : R * N <= 6 ? 2 : 1;
+  V sum[parts * R * N];
+#pragma GCC unroll 64
+  for (int i = 0; i < parts * R * N; ++i) sum[i] = V::zero();
   const float* a = t.a;
   const float* b = t.b;
-  const int64_t n1 = t.cols - W;
-  const auto step = [&](V(&s)[R][2]) __attribute__((always_inline)) {
-    const V b0 = tail ? V::load_n(b, t.cols) : V::load(b);
-    const V b1 = tail ? (n1 > 0 ? V::load_n(b + W, n1) : V::zero()) : V::load(b + W);
+#pragma GCC unroll 16
+  for (int i = 0; i < R && R > 4; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j += kLine / W) __builtin_prefetch(t.c + i * t.c_row + j * W, 1);
+  }
+  const int64_t last = t.cols - (N - 1) * W;  // columns of the last vector
+  const auto load = [&](const float* from, int j) __attribute__((always_inline)) {
+    return tail && j == N - 1 ? V::load_n(from + j * W, last) : V::load(from + j * W);
+  };
+  // One k, `u` after where a and b point.
+  const auto step = [&](int part, int u) __attribute__((always_inline)) {
+    const float* from = b + u * t.b_row;
+    V y[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) y[j] = load(from, j);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const V x = V::set1(left == Left::packed ? a[i] : a[i * t.a_row]);
-      s[i][0] = V::fma(x, b0, s[i][0]);
-      s[i][1] = V::fma(x, b1, s[i][1]);
+      const V x = V::set1(left == Left::packed ? a[u * R + i] : a[i * t.a_row + u]);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        V& s = sum[(part * R + i) * N + j];
+        s = V::add_product(s, x, y[j]);
+      }
     }
     if constexpr (R <= 4 && !tail) {  // memory bound: stay ahead of the processor's own prefetcher
-      __builtin_prefetch(b + 24 * kPanel);
-      if constexpr (W == 16) __builtin_prefetch(b + 24 * kPanel + W);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; j += kLine / W) __builtin_prefetch(from + kFetchAhead + j * W);
     }
-    a += left == Left::packed ? R : 1;
-    b += t.b_row;
+  };
+  const auto advance = [&](int steps) __attribute__((always_inline)) {
+    a += steps * (left == Left::packed ? R : 1);
+    b += steps * t.b_row;
   };
   int64_t k = t.k;
   if constexpr (parts > 1) {
     for (; k >= parts; k -= parts) {
 #pragma GCC unroll 4
-      for (int p = 0; p < parts; ++p) step(sum[p]);
+      for (int p = 0; p < parts; ++p) step(p, p);
+      advance(parts);
     }
   }
   const char* ahead = t.ahead;
-  for (; k >= 2; k -= 2) {
-    step(sum[0]);
-    step(sum[0]);
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += t.ahead_step;
+  for (; k >= 4; k -= 4) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      step(0, u);
+      if (u % 2 == 0) __builtin_prefetch(ahead + u / 2 * t.ahead_step, 0, 2);
+    }
+    advance(4);
+    ahead += 2 * t.ahead_step;
   }
-  if (k > 0) step(sum[0]);
+  for (; k > 0; --k) {
+    step(0, 0);
+    advance(1);
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-    for (int p = 1; p < parts; ++p) {
-      sum[0][i][0] = sum[0][i][0] + sum[p][i][0];
-      sum[0][i][1] = sum[0][i][1] + sum[p][i][1];
-    }
     float* c = t.c + i * t.c_row;
-    if (t.accumulate) {  // last, so that a block is summed at its own precision
-      sum[0][i][0] = sum[0][i][0] + (tail ? V::load_n(c, t.cols) : V::load(c));
-      if (!tail || n1 > 0) sum[0][i][1] = sum[0][i][1] + (tail ? V::load_n(c + W, n1) : V::load(c + W));
-    }
-    if (tail) {
-      sum[0][i][0].store_n(c, t.cols);
-      if (n1 > 0) sum[0][i][1].store_n(c + W, n1);
-    } else {
-      sum[0][i][0].store(c);
-      sum[0][i][1].store(c + W);
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      V y = sum[i * N + j];
+#pragma GCC unroll 4
+      for (int p = 1; p < parts; ++p) y = y + sum[(p * R + i) * N + j];
+      if (t.accumulate) y = y + load(c, j);  // last, so that a block is summed at its own precision
+      if (tail && j == N - 1) {
+        y.store_n(c + j * W, last);
+      } else {
+        y.store(c + j * W);
+      }
     }
   }
 }
 
 using TileFunction = void (*)(const TileArgs&);
 
-template <class V>
+template <class V, int N>
 struct TileTable {
-  TileFunction of_rows[V::tile_rows + 1];
+  TileFunction of_rows[V::most_rows(N) + 1];
 };
 
-template <class V, Left left, bool tail, int... R>
-constexpr TileTable<V> make_tile_table(std::integer_sequence<int, R...>) {
-  return {{nullptr, &tile<V, R + 1, left, tail>...}};
+template <class V, int N, Left left, bool tail, int... R>
+constexpr TileTable<V, N> make_tile_table(std::integer_sequence<int, R...>) {
+  return {{nullptr, &tile<V, R + 1, N, left, tail>...}};
 }
 
-template <class V, Left left>
+// `rows` is at most V::most_rows(N) and `t.cols` at most N vectors.
+template <class V, Left left, int N = V::tile_vectors>
 void run_tile(int rows, const TileArgs& t) {
-  static constexpr auto full = make_tile_table<V, left, false>(std::make_integer_sequence<int, V::tile_rows>());
-  static constexpr auto partial = make_tile_table<V, left, true>(std::make_integer_sequence<int, V::tile_rows>());
-  (t.cols == 2 * V::width ? full : partial).of_rows[rows](t);
+  static constexpr auto counts = std::make_integer_sequence<int, V::most_rows(N)>();
+  static constexpr auto full = make_tile_table<V, N, left, false>(counts);
+  static constexpr auto partial = make_tile_table<V, N, left, true>(counts);
+  if constexpr (N > 1) {
+    if (t.cols <= (N - 1) * V::width) return run_tile<V, left, N - 1>(rows, t);
+  }
+  (t.cols == N * V::width ? full : partial).of_rows[rows](t);
 }
 
 // dst[j * dst_row + i] = src[i * src_row + j] for any size, block by block.

@@ -9,7 +9,10 @@ namespace forgec {
 
 struct VecAvx2 {
   static constexpr int width = 8;
+  // Register tiles of two vectors by six rows; of the 16 registers, four are for the factors.
+  static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;
+  static constexpr int most_rows(int) { return tile_rows; }
   using Mask = __m256;
   __m256 v;
 
@@ -25,6 +28,11 @@ struct VecAvx2 {
   friend VecAvx2 operator*(VecAvx2 a, VecAvx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend VecAvx2 operator/(VecAvx2 a, VecAvx2 b) { return {_mm256_div_ps(a.v, b.v)}; }
   static VecAvx2 fma(VecAvx2 a, VecAvx2 b, VecAvx2 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  // sum + a * b in the one form that stays in the register of `sum`; left to choose, GCC spills in long tiles.
+  static VecAvx2 add_product(VecAvx2 sum, VecAvx2 a, VecAvx2 b) {
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum.v) : "x"(a.v), "x"(b.v));
+    return sum;
+  }
 
   static Mask less(VecAvx2 a, VecAvx2 b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
   static Mask is_nan(VecAvx2 a) { return _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q); }

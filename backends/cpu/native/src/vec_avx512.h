@@ -9,7 +9,10 @@ namespace forgec {
 
 struct VecAvx512 {
   static constexpr int width = 16;
-  static constexpr int tile_rows = 14;
+  // Register tiles of three vectors by nine rows; of the 32 registers, four are for the factors.
+  static constexpr int tile_vectors = 3;
+  static constexpr int tile_rows = 9;
+  static constexpr int most_rows(int vectors) { return vectors == tile_vectors ? tile_rows : 14; }
   using Mask = __mmask16;
   __m512 v;
 
@@ -25,6 +28,11 @@ struct VecAvx512 {
   friend VecAvx512 operator*(VecAvx512 a, VecAvx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   friend VecAvx512 operator/(VecAvx512 a, VecAvx512 b) { return {_mm512_div_ps(a.v, b.v)}; }
   static VecAvx512 fma(VecAvx512 a, VecAvx512 b, VecAvx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  // sum + a * b in the one form that stays in the register of `sum`; left to choose, GCC spills in long tiles.
+  static VecAvx512 add_product(VecAvx512 sum, VecAvx512 a, VecAvx512 b) {
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+    return sum;
+  }
 
   static Mask less(VecAvx512 a, VecAvx512 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
   static Mask is_nan(VecAvx512 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }

@@ -9,7 +9,9 @@ namespace forgec {
 
 struct VecPortable {
   static constexpr int width = 4;
+  static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;
+  static constexpr int most_rows(int) { return tile_rows; }
   typedef float Lanes __attribute__((vector_size(16)));
   typedef int32_t Mask __attribute__((vector_size(16)));
   Lanes v;
@@ -38,6 +40,7 @@ struct VecPortable {
   friend VecPortable operator*(VecPortable a, VecPortable b) { return {a.v * b.v}; }
   friend VecPortable operator/(VecPortable a, VecPortable b) { return {a.v / b.v}; }
   static VecPortable fma(VecPortable a, VecPortable b, VecPortable c) { return {a.v * b.v + c.v}; }
+  static VecPortable add_product(VecPortable sum, VecPortable a, VecPortable b) { return fma(a, b, sum); }
 
   static Mask less(VecPortable a, VecPortable b) { return a.v < b.v; }
   static Mask is_nan(VecPortable a) { return a.v != a.v; }

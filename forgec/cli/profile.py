@@ -1,0 +1,90 @@
+"""``forgec profile``: which kernels of a compiled program take the time here, on each thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..report import units
+from ..report.terminal import DIM, Printer, styled
+from . import flags
+from .boundary import verb, wrote
+from .files import require_writable
+from .output import Format, Output
+
+__all__ = ["profile"]
+
+
+@verb(
+    "forgec profile tiny.forge",
+    "forgec profile tiny.forge --trace run.json               # open in chrome://tracing or Perfetto",
+    "forgec profile tiny.forge --input input_ids=random:3 --repeat 50 --format json",
+)
+def profile(
+    file: flags.Artifact,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="INPUT", help="As for run.  [default: the stored example]"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs; the fastest is shown.")] = 20,
+    trace: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write a Chrome trace.")] = None,
+    threads: flags.Threads = None,
+    fmt: flags.FormatFlag = Format.text,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Time every kernel of a run on every thread; needs no PyTorch.
+
+    One row per op and shape: wall time, the part of it that threads waited for each other, and speed.
+    """
+    from .. import executable as artifact
+    from ..report import kernels
+    from ..report.trace import save
+    from .inputs import parse_inputs
+
+    output = Output(fmt, quiet)
+    require_writable(trace)
+    with artifact.load(file, threads=threads) as executable:
+        arrays, _ = parse_inputs(inputs or [], executable)
+        run = kernels.trace(executable, arrays, repeat)
+        name = executable.info.name
+    if trace is not None:
+        save(kernels.chrome_trace(run, name), trace)
+        wrote(trace)
+    rows = kernels.summary(run)
+    rest = run.ms - sum(row.ms for row in rows)
+
+    def text(printer: Printer) -> None:
+        took = f"{units.duration_us(run.ms * 1000)} (measured, fastest of {repeat}, {run.threads} threads)"
+        printer.line(styled("run  ", DIM), took)
+        printer.gap()
+        printer.table(
+            ("op", "operands", ">count", ">ms", ">share", ">waited ms", ">GFLOP/s", ">GB/s"),
+            [
+                (
+                    row.op,
+                    row.what,
+                    str(row.count),
+                    f"{row.ms:.3f}",
+                    units.share(row.ms, run.ms),
+                    f"{row.waited_ms:.3f}",
+                    f"{row.gflops:.1f}",
+                    f"{row.gbytes:.1f}",
+                )
+                for row in rows
+            ],
+        )
+        printer.line(styled("between kernels  ", DIM), f"{rest:.3f} ms")
+
+    document = {
+        "file": str(file),
+        "ms": run.ms,
+        "kind": "measured",
+        "threads": run.threads,
+        "between_kernels_ms": rest,
+        "kernels": rows,
+    }
+    output.result(document, text)
+    if trace is not None:
+        output.note(f"wrote {trace}")

@@ -1,0 +1,80 @@
+"""Weights in the layout of the kernels: mapped as they are, readable by every runtime, repacked if need be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from executable_toy import example, toy
+from forgec.backends.cpu.native import binding
+from forgec.backends.packing import packed_type, split_name, stored_name, unpack
+
+from forgec.errors import ArtifactError
+from forgec.executable import load
+from forgec.ir.types import DType, TensorType
+
+INPUTS = example()
+
+
+def _no_packing(*_: object) -> None:
+    raise AssertionError("a weight was packed")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "toy.forge"
+    toy().save(path)
+    return path
+
+
+def test_a_load_maps_packed_weights_and_makes_no_copy(saved, monkeypatch) -> None:
+    expected = toy().run_flat(INPUTS)
+    monkeypatch.setattr(binding, "pack", _no_packing)
+    exe = load(saved)
+    for got, want in zip(exe.run_flat(INPUTS), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+    derived = exe.shared.constants.derived
+    assert len(derived) == 3 and not any(array.flags.owndata for array in derived.values())
+
+
+def test_the_numpy_runtime_reads_packed_weights(saved, monkeypatch) -> None:
+    expected = toy().run_flat(INPUTS)
+    monkeypatch.setenv("FORGEC_CPU", "numpy")
+    for got, want in zip(load(saved).run_flat(INPUTS), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_in_another_layout_are_packed_again(tmp_path, monkeypatch) -> None:
+    expected = toy().run_flat(INPUTS)
+
+    def pack_by_5(instr, matrix):
+        padded = np.zeros((-(-matrix.shape[0] // 5) * 5, matrix.shape[1]), np.float32)
+        padded[: len(matrix)] = matrix
+        return np.ascontiguousarray(padded.reshape(-1, 5, matrix.shape[1]).transpose(0, 2, 1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(binding, "packing", lambda isa: "f32.panel5")
+        patch.setattr(binding, "pack", pack_by_5)
+        toy().save(tmp_path / "other.forge")
+    exe = load(tmp_path / "other.forge")
+    for got, want in zip(exe.run_flat(INPUTS), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+    exe.save(tmp_path / "again.forge")
+    toy().save(tmp_path / "first.forge")
+    assert (tmp_path / "again.forge").read_bytes() == (tmp_path / "first.forge").read_bytes()
+
+
+def test_unpack_is_the_way_back() -> None:
+    plain = TensorType(DType.F32, (50, 3))
+    panels = np.arange(2 * 3 * 48, dtype=np.float32).reshape(2, 3, 48)
+    assert TensorType.of(panels) == packed_type("f32.panel48", plain)
+    matrix = unpack("f32.panel48", panels, plain)
+    assert matrix.shape == (50, 3) and matrix[49, 2] == panels[1, 2, 1] and matrix[7, 1] == panels[0, 1, 7]
+
+
+def test_names_and_unknown_layouts() -> None:
+    assert split_name(stored_name("a.b as c", "f32.panel48")) == ("a.b as c", "f32.panel48")
+    assert split_name("a.b") == ("a.b", "")
+    with pytest.raises(ArtifactError, match=r"'f64.panel3' are unknown"):
+        packed_type("f64.panel3", TensorType(DType.F32, (2, 2)))
+    with pytest.raises(ArtifactError, match="cannot have the layout"):
+        packed_type("f32.panel48", TensorType(DType.F32, (2,)))
