@@ -19,9 +19,11 @@ from . import (
     load_time,
     machine,
     memory,
+    perplexity,
     report,
     scaling,
     tools,
+    train,
 )
 from .results import FOLDER, Result, load_all
 from .tables import Table
@@ -236,6 +238,36 @@ def run_kernels(
         return kernels.measure(threads=threads, rounds=repeat, say=_say)
 
     _run(kernels.NAME, {"threads": threads, "rounds": repeat}, measure, save, label, note)
+
+
+@app.command("train")
+def run_train(
+    folder: Annotated[Path, typer.Argument(help="Hugging Face directory to write.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 2048 tokens.")] = 400,
+    files: Annotated[int, typer.Option(min=10, help="Files of the standard library to learn from.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the weights and the order.")] = 0,
+) -> None:
+    """Train a small Llama on Python's library, for perplexity and generation."""
+    loss = train.train(folder, steps=steps, seed=seed, files=files, say=_say)
+    typer.echo(f"validation loss {loss:.3f} nats a token (measured)")
+
+
+@app.command("perplexity")
+def run_perplexity(
+    folder: Annotated[Path, typer.Argument(help="What `python -m bench train` wrote.")],
+    formats: Annotated[list[str] | None, typer.Option("--weights", help="Formats; repeatable.")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows of 128 tokens.")] = 64,
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """Perplexity and KL divergence of weight formats on the trained model."""
+    chosen = tuple(formats or perplexity.FORMATS)
+
+    def measure() -> Mapping[str, Any]:
+        return perplexity.measure(folder, formats=chosen, windows=windows, say=_say)
+
+    _run(perplexity.NAME, {"windows": windows}, measure, save, label, note)
 
 
 @app.command("calibrate")

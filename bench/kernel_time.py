@@ -82,7 +82,9 @@ def build(case: Case, backend: Backend, rng: np.random.Generator) -> Bench | Non
         return operand.value if isinstance(operand, Literal) else None
 
     with np.errstate(all="ignore"):
-        steps = backend.load(program, backend.compile(program), memory)
+        steps = backend.load(
+            program, backend.compile(program, lambda constant: arrays[constant.name]), memory
+        )
 
     def run() -> None:
         with np.errstate(all="ignore"):

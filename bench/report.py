@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from . import calibrate, compile_time, fidelity, fusion, kernels, latency, load_time, memory, scaling
+from . import (
+    calibrate,
+    compile_time,
+    fidelity,
+    fusion,
+    kernels,
+    latency,
+    load_time,
+    memory,
+    perplexity,
+    scaling,
+)
 from .results import Result
 from .tables import Table
 
@@ -18,7 +29,18 @@ __all__ = ["BENCHMARKS", "document", "markdown", "tables"]
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (compile_time, scaling, load_time, memory, fidelity, latency, fusion, kernels, calibrate)
+    for module in (
+        compile_time,
+        scaling,
+        load_time,
+        memory,
+        fidelity,
+        perplexity,
+        latency,
+        fusion,
+        kernels,
+        calibrate,
+    )
 }
 """By name, in the order of the document."""
 

@@ -37,8 +37,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import models
+    from .bucketing import compile_buckets
     from .compile import compile
-    from .executable import Executable, Programs, load, load_programs
+    from .executable import Buckets, Dim, Executable, Programs, load, load_programs
     from .language import compile_language_model
     from .options import Options
     from .report.report import Report
@@ -48,7 +49,9 @@ __all__ = [
     "LLM",
     "ArtifactError",
     "BackendError",
+    "Buckets",
     "CaptureError",
+    "Dim",
     "Executable",
     "FidelityError",
     "ForgecError",
@@ -67,6 +70,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "compile",
+    "compile_buckets",
     "compile_language_model",
     "load",
     "load_programs",
@@ -74,6 +78,9 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Buckets": "executable",
+    "Dim": "executable",
+    "compile_buckets": "bucketing",
     "LLM": "text",
     "Executable": "executable",
     "Options": "options",

@@ -20,7 +20,7 @@ from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
 from .debug import knobs, log
-from .errors import FidelityError, TargetError
+from .errors import FidelityError, OptionError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
@@ -41,7 +41,7 @@ from .weights import WeightSpec
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["compile"]
+__all__ = ["compile", "resolve"]
 
 Model = nn.Module | ExportedProgram | str | Path
 Progress = Callable[[str, int, int], None]
@@ -58,6 +58,7 @@ def compile(
     name: str | None = None,
     origin: str = "",
     states: Mapping[str, str] | None = None,
+    readers: Mapping[str, Callable[[], torch.Tensor]] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Executable:
@@ -70,7 +71,8 @@ def compile(
     their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
     artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
     dictionary that are their next values: they become states, which live in the executable from run to run
-    and are zero at first.
+    and are zero at first. ``readers`` give the values of weights that the module has stand-ins for, by name
+    (``models.load`` with ``stream``), one at a time when they are written; then nothing is checked.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -79,22 +81,29 @@ def compile(
     and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
-    model, args, kwargs, name, origin = _resolve(model, args, kwargs, name, origin)
-    job = _Job(chosen, target, origin, progress, states or {})
+    readers = readers or getattr(model, "readers", None) or {}
+    if readers and chosen.check:
+        raise OptionError(
+            "the check runs the model, whose weights are not loaded", hint="compile with check=False"
+        )
+    model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
+    job = _Job(chosen, target, origin, progress, states or {}, readers)
+
+    def capturing(mode: str) -> Capture:
+        return capture(model, args, kwargs, mode=mode, name=name, fake=bool(readers))
+
     with rss.measure() as memory:
         try:
-            executable = job.run(
-                lambda mode: capture(model, args, kwargs, mode=mode, name=name), chosen.capture
-            )
+            executable = job.run(capturing, chosen.capture)
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, origin, progress, states or {}, notes=[str(differ)])
-            executable = job.run(lambda mode: capture(model, args, kwargs, mode=mode, name=name), "full")
+            job = _Job(chosen, target, origin, progress, states or {}, readers, notes=[str(differ)])
+            executable = job.run(capturing, "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
     return executable
 
 
-def _resolve(
+def resolve(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
@@ -122,6 +131,7 @@ class _Job:
     origin: str
     progress: Progress | None
     states: Mapping[str, str]
+    readers: Mapping[str, Callable[[], torch.Tensor]]
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
@@ -211,7 +221,7 @@ class _Job:
         tensors = lowered.tensors
 
         def source(name: str) -> np.ndarray:
-            tensor = tensors[name]
+            tensor = self.readers[name]() if name in self.readers else tensors[name]
             return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
 
         initial = {

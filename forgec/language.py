@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from .compile import Progress
 from .compile import compile as compile_program
+from .errors import FidelityError
 from .executable import Programs
 from .options import Options
 from .plan.plan import HOST
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
+from .text.llm import LLM
 from .text.tokens import Tokenizer
+from .weights import WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
+    from .models.decoder import Decoder
 
 __all__ = ["compile_language_model"]
 
 CHUNKS = (128,)
+_TOLERANCE = 1e-3
+"""Share of the largest logit by which a text with the cache may differ from one without."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -63,10 +69,37 @@ def compile_language_model(
             name=loaded.name,
             origin=loaded.weights,
             states={CACHE: CACHE},
+            readers=loaded.readers,
             progress=progress,
         )
     entries[DECODE].add_extra(extra)
-    return Programs(entries)
+    programs = Programs(entries)
+    if chosen.check and not WeightSpec.parse(chosen.weights).compresses:
+        _check_text(decoder, programs, min(context, max(sizes, default=1) + 3))
+    return programs
+
+
+def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
+    """A text over the border of prefill and decode against the model without a cache; ``FidelityError`` if
+    they differ by more than rounding can explain.
+
+    The programs were checked one by one before; this is whether they work on one cache.
+    """
+    if length < 3:
+        return
+    ids = decoder.text(length - 1)
+    wanted = decoder.plain(ids)
+    prompt = max(1, length - 3)
+    with LLM(programs.clone()) as llm:
+        for position, found in enumerate(llm.logits(ids[0].tolist(), prompt), prompt - 1):
+            theirs = wanted[position].float().numpy()
+            difference, largest = float(abs(found - theirs).max()), float(abs(theirs).max())
+            if not difference <= _TOLERANCE * max(largest, 1e-3):
+                raise FidelityError(
+                    f"logits after {position + 1} tokens differ from eager PyTorch without a cache by "
+                    f"{difference:.2e} (largest value {largest:.2e})",
+                    hint="the model may use its cache in a way that forgec does not know; please report it",
+                )
 
 
 def _vocabulary(loaded: LoadedModel) -> int:

@@ -71,9 +71,20 @@ class Decoder(nn.Module):
         )
         return {"logits": out.logits[:, 0], CACHE: [layer.tensors for layer in held.layers]}
 
+    def text(self, tokens: int) -> Tensor:
+        """Ids [1, tokens], far apart and no padding."""
+        config = self._model.config.get_text_config()
+        ids = (7 + 29 * torch.arange(tokens + 1)) % config.vocab_size
+        return ids[ids != (config.pad_token_id or 0)][None, :tokens]
+
+    def plain(self, input_ids: Tensor) -> Tensor:
+        """Logits [T, vocabulary] of the model itself, without a cache."""
+        with torch.no_grad():
+            return self._model(input_ids=input_ids, use_cache=False).logits[0]
+
     def example(self, tokens: int) -> Example:
         """Inputs of a chunk of ``tokens`` after a few tokens of nothing, with an empty cache."""
-        ids = torch.arange(tokens)[None] % self._model.config.get_text_config().vocab_size
+        ids = self.text(tokens)
         cache = [{name: torch.zeros(shape) for name, shape in layer.items()} for layer in self.shapes]
         position = torch.tensor(min(3, self.rows - tokens))
         kwargs: dict[str, Any] = {"input_ids": ids, "position": position}

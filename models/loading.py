@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from .building import make_config, model_class, random_model, stored_model
 from .inputs import MAKERS, TOKEN_INPUTS, Draw
 from .programs import as_program, input_names
 from .sources import resolve
+from .streaming import Readers, stand_in_model
 
 _ATTENTIONS = ("sdpa", "eager")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,6 +38,8 @@ class LoadedModel:
     weights: Literal["random", "checkpoint"]
     inputs: tuple[str, ...]
     tokenizer_dir: Path | None = None
+    readers: Readers = field(default_factory=dict, repr=False)
+    """What reads each weight of a model that was loaded with `stream`, by its name in the module."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -103,6 +106,7 @@ def load(
     attn: str = "sdpa",
     layers: int | None = None,
     dtype: str = "float32",
+    stream: bool = False,
 ) -> LoadedModel:
     """Load a program.
 
@@ -113,6 +117,9 @@ def load(
     `part` is "encoder" or "decoder" for the directory of a sequence-to-sequence model (presets carry it in
     their name). `attn` is "sdpa", which traces to one attention op, or "eager", which traces to the matrix
     products and the softmax. `layers` overrides the depth. `dtype` is "float32", "float16" or "bfloat16".
+
+    With `stream` the large weights of a checkpoint are not read: the module has stand-ins for them, and can
+    be compiled, without the check against eager, but not run.
 
     Under `torch.device("meta")` a model with random weights is laid out without using memory.
 
@@ -134,10 +141,15 @@ def load(
     config = make_config(source.content, layers, source.where)
     cls = model_class(config, source.where)
     inputs = input_names(cls, part)
+    readers: Readers = {}
     if source.checkpoint is None:
         model = random_model(cls, config, seed=seed, attn=attn, dtype=_DTYPES[dtype])
     else:
-        model = stored_model(cls, config, source.checkpoint, attn=attn, dtype=_DTYPES[dtype])
+        kwargs: dict[str, Any] = {"attn": attn, "dtype": _DTYPES[dtype]}
+        if stream:
+            model, readers = stand_in_model(cls, config, source.checkpoint, **kwargs)
+        else:
+            model = stored_model(cls, config, source.checkpoint, **kwargs)
     return LoadedModel(
         name=name,
         module=as_program(model, part),
@@ -146,4 +158,5 @@ def load(
         weights="random" if source.checkpoint is None else "checkpoint",
         inputs=inputs,
         tokenizer_dir=source.tokenizer_dir,
+        readers=readers,
     )

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from ..graph import tensor_type, torch_dtype
@@ -120,8 +121,11 @@ def run_unchanged(
                     buffer.copy_(value)
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recorded:
-    """Run the model once and note what its candidates return. Buffers that the run changes are restored."""
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool = False) -> Recorded:
+    """Run the model once and note what its candidates return. Buffers that the run changes are restored.
+
+    A ``fake`` run computes types only: for a model whose weights are not there.
+    """
     found = candidates(model)
     returned: dict[str, list[Returned]] = {path: [] for path in found}
 
@@ -134,7 +138,12 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
 
     handles = [module.register_forward_hook(hook(path)) for path, module in found.items()]
     try:
-        result = run_unchanged(model, list(model.buffers()), args, kwargs)
+        if fake:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+                args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
+                result = model(*args, **kwargs)
+        else:
+            result = run_unchanged(model, list(model.buffers()), args, kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -53,11 +53,13 @@ def capture(
     *,
     mode: str = "auto",
     name: str | None = None,
+    fake: bool = False,
 ) -> Capture:
     """Capture a model as graphs of ATen operators.
 
     ``mode`` is ``"blocks"`` (trace each distinct block once), ``"full"`` (trace everything) or ``"auto"``
-    (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is.
+    (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is. With
+    ``fake`` the model is not run for a reference: its large weights are stand-ins without values.
 
     Raises ``CaptureError`` for a model in training mode, missing example inputs, or what ``torch.export``
     cannot trace.
@@ -84,7 +86,7 @@ def capture(
             hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
         )
     try:
-        recorded = record(model, args, kwargs)
+        recorded = record(model, args, kwargs, fake)
     except Exception as error:
         raise CaptureError(
             f"{name} fails on the example inputs: {type(error).__name__}: {first_line(error)}",
@@ -99,7 +101,7 @@ def capture(
         )
     results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    return Capture(graph, inputs, results)
+    return Capture(graph, inputs, None if fake else results)
 
 
 def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:

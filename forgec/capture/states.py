@@ -34,7 +34,7 @@ def bind_states(graph: CapturedGraph, pairs: Mapping[str, str]) -> None:
         )
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     output = next(iter(reversed(graph.graph.nodes)))
-    results: list[fx.Node] = list(output.args[0])  # type: ignore[arg-type]
+    results: list[fx.Node] = list(output.args[0])
     first = _first_operator(graph.graph)
     for before, after in zip(given, returned, strict=True):
         old = placeholders[before.index]

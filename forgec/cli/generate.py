@@ -92,9 +92,10 @@ def chat(
     stop: text_flags.Stop = None,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Talk to a model in its own chat template; one line is one turn, an empty one ends.
+    """Talk to a compiled language model.
 
-    The whole conversation is the prompt of every turn.
+    One line is one turn, an empty one ends. The whole conversation, in the model's own chat template, is the
+    prompt of every turn.
     """
     from ..text import LLM, Sampling
 

@@ -92,7 +92,8 @@ def compile_text_model(
     if is_exported(spec):
         raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
     output.note(f"loading {spec}")
-    loaded = models.load(spec, seed=seed, attn=attn, layers=layers)
+    # The check runs the model; without it, a checkpoint is never loaded as a whole.
+    loaded = models.load(spec, seed=seed, attn=attn, layers=layers, stream=not options.check)
     with output.progress() as progress:
         return compile_language_model(
             loaded,

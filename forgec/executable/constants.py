@@ -28,7 +28,7 @@ class Constants:
         self._compute = compute
         self._arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
-        """What backends computed from constants (packed weights) or a file has of that, by :func:`stored_name`."""
+        """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
         self._lock = Lock()
 
     def get(self, constant: Constant) -> np.ndarray:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,17 +87,23 @@ class Signature:
         set_field(self, "results", tuple(outputs[i] for i in range(len(outputs))))
         set_field(self, "_slots", {**positional, **self.kwargs["items"]})
 
-    def flatten(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[np.ndarray]:
+    def flatten(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        convert: Callable[[Any, TensorType, str], np.ndarray] = to_array,
+    ) -> list[np.ndarray]:
         """The input arrays of a call, by index, in the program's types.
 
         Takes numpy arrays, PyTorch tensors, anything with ``__dlpack__`` or ``__array__``, and Python scalars
-        for rank 0. Raises :class:`InputError` naming the input for a wrong structure, name, shape or type.
+        for rank 0. ``convert(value, type, name)`` makes an array of each tensor. Raises :class:`InputError`
+        naming the input for a wrong structure, name, shape or type.
         """
         given = self._by_name(args, kwargs or {})
         arrays: dict[int, np.ndarray] = {}
         for name, spec in self._slots.items():
             if name in given:
-                _collect(spec, given[name], name, self.inputs, arrays)
+                _collect(spec, given[name], name, self.inputs, arrays, convert)
             elif any(tensor_leaves(spec)):
                 raise InputError(
                     f"input {name!r} is missing: {_describe(spec)}", hint=f"the inputs are {self}"
@@ -200,25 +206,30 @@ def _malformed(why: str) -> ArtifactError:
 
 
 def _collect(
-    spec: Spec, value: Any, name: str, inputs: tuple[TensorLeaf, ...], arrays: dict[int, np.ndarray]
+    spec: Spec,
+    value: Any,
+    name: str,
+    inputs: tuple[TensorLeaf, ...],
+    arrays: dict[int, np.ndarray],
+    convert: Callable[[Any, TensorType, str], np.ndarray],
 ) -> None:
     """Put the arrays of a value into ``arrays`` by index, checking it against its spec."""
     kind = spec["kind"]
     if kind == "tensor":
         leaf = inputs[spec["index"]]
-        arrays[leaf.index] = to_array(value, leaf.type, leaf.name or name)
+        arrays[leaf.index] = convert(value, leaf.type, leaf.name or name)
     elif kind in ("tuple", "list"):
         items = spec["items"]
         if not isinstance(value, tuple | list) or len(value) != len(items):
             raise _wrong_structure(name, spec, value)
         for i, (item, part) in enumerate(zip(items, value, strict=True)):
-            _collect(item, part, f"{name}.{i}", inputs, arrays)
+            _collect(item, part, f"{name}.{i}", inputs, arrays, convert)
     elif kind == "dict":
         items = spec["items"]
         if not isinstance(value, Mapping) or {str(key) for key in value} != set(items):
             raise _wrong_structure(name, spec, value)
         for key, part in value.items():
-            _collect(items[str(key)], part, f"{name}.{key}", inputs, arrays)
+            _collect(items[str(key)], part, f"{name}.{key}", inputs, arrays, convert)
     elif kind == "none":
         if value is not None:
             raise InputError(

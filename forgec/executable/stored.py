@@ -59,11 +59,14 @@ def save_entries(path: str | os.PathLike[str], entries: Mapping[str, Executable]
     (main_name, main), *_ = entries.items()
     members: Members = {}
     weights: dict[str, LazyTensor] = {}
+    prefixes = {name: "" if exe is main else entry_prefix(name) for name, exe in entries.items()}
     for name, executable in entries.items():
-        prefix = entry_prefix(name) if executable is not main else ""
-        members.update(_members(executable.shared, prefix))
+        members.update(_members(executable.shared, prefixes[name]))
         weights.update(_weights(executable.shared))
     members.update((EXTRA + name, read()) for name, read in main.shared.extra.items())
+    for name, executable in entries.items():
+        if executable.selftest is not None:
+            members[prefixes[name] + SELFTEST] = _selftest_tensors(executable.selftest)
     members[WEIGHTS] = list(weights.values())
     others = {name: exe.signature for name, exe in entries.items() if exe is not main}
     manifest = Manifest(main.info, main.signature, {}, main_name if others else "", others)
@@ -151,8 +154,6 @@ def _members(shared: Shared, prefix: str) -> Members:
                 members[prefix + segment_name(index)] = code
     if shared.report is not None:
         members[prefix + REPORT] = shared.report.to_json().encode()
-    if shared.selftest is not None:
-        members[prefix + SELFTEST] = _selftest_tensors(shared.selftest)
     return members
 
 

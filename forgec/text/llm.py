@@ -98,6 +98,17 @@ class LLM:
         text = render(main.extra(TEMPLATE_FILE).decode(), messages, self.info.special)
         return self.generate(self.tokenizer.encode(text, special=False), sampling, **named)
 
+    def logits(self, ids: Sequence[int], prompt: int) -> Iterator[np.ndarray]:
+        """Logits [vocabulary] after the first ``prompt`` tokens of a text, and after each one that follows.
+
+        Raises :class:`InputError` as :meth:`generate` does.
+        """
+        tokens = self._ids(ids)
+        self._texts += 1
+        yield self._prefill(tokens[:prompt])
+        for position in range(prompt, len(tokens)):
+            yield self._decode(tokens[position], position)
+
     def close(self) -> None:
         """Release the memory of the programs."""
         self.programs.close()
@@ -155,7 +166,7 @@ class LLM:
             elif stats.tokens == limit:
                 stats.finish = "context" if limit == room else "length"
             if stats.finish and not stops.stopped:
-                text += stops.rest()
+                text += stops.add(stream.rest() if stream is not None else "") + stops.rest()
             piece = _piece(text, token, logits, sampling.logprobs)
             if stats.tokens == 1:
                 stats.first_token_s = perf_counter() - start
@@ -224,5 +235,5 @@ def _piece(text: str, token: int, logits: np.ndarray, count: int | None) -> Piec
     if count is None:
         return Piece(text, token)
     logs = log_probabilities(logits)
-    best = np.argsort(-logs, kind="stable")[:count] if count else []
+    best = np.argsort(-logs, kind="stable")[:count]
     return Piece(text, token, float(logs[token]), tuple((int(i), float(logs[i])) for i in best))

@@ -53,15 +53,23 @@ class Stream:
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = tokenizer
+        self._pending: list[int] = []
         # The last token of the prompt decides whether the first new one begins with a space.
         self._stream = DecodeStream(list(prompt[-1:]), skip_special_tokens=True)
 
     def add(self, token: int) -> str:
         """The text that a token adds, perhaps none yet."""
         try:
-            return self._stream.step(self._tokenizer, token) or ""
+            text = self._stream.step(self._tokenizer, token) or ""
         except Exception as error:  # the library raises plain Exceptions
             raise InputError(f"token {token} has no text: {error}") from error
+        self._pending = [] if text else [*self._pending, token]
+        return text
+
+    def rest(self) -> str:
+        """At the end of the text, what stands for a character that was not finished."""
+        pending, self._pending = self._pending, []
+        return str(self._tokenizer.decode(pending)) if pending else ""
 
 
 class StopTexts:

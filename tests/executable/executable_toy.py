@@ -97,6 +97,12 @@ def toy(seed: int = 0, **more) -> Executable:
     return Executable(program, plan, SIGNATURE, source_tensors(seed).__getitem__, info=Info("toy"), **more)
 
 
+def computed_keys() -> list[str]:
+    """Keys of the toy's two computed constants: a transpose of h.1.w, and scale * 2."""
+    constants = toy().plan.program.constants
+    return [constants[name].key for name in ("c2", "c3")]
+
+
 def counter(**more) -> Executable:
     program, plan = plan_of(COUNTER)
     return Executable(program, plan, COUNTER_SIGNATURE, {}.__getitem__, **more)

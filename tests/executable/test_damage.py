@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from executable_toy import SIGNATURE, TEXT, example, source_tensors, toy, with_selftest
+from executable_toy import SIGNATURE, TEXT, computed_keys, example, source_tensors, toy, with_selftest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -373,7 +373,11 @@ class TestHostileContents:
 
     def test_weights_of_other_names_types_or_states(self, good, folder) -> None:
         members = members_of(good)
-        weights = {"wte": (9, 8), "h.0.w": (8, 8), "%c2": (8, 8), "%c3": (8,)}
+        weights: dict[str, tuple[int, ...]] = {
+            "wte": (9, 8),
+            "h.0.w": (8, 8),
+            **dict(zip(computed_keys(), ((8, 8), (8,)), strict=True)),
+        }
         path = folder / "bad.forge"
 
         def write(**changed: np.ndarray | None) -> None:
@@ -382,7 +386,7 @@ class TestHostileContents:
                 LazyTensor(n, TensorType.of(a), lambda a=a: a) for n, a in arrays.items() if a is not None
             ]
             contents = {"program.ir": members["program.ir"], "plan.json": members["plan.json"]}
-            write_archive(path, Info(), SIGNATURE, {**contents, "weights.safetensors": kept})
+            write_archive(path, Manifest(Info(), SIGNATURE, {}), {**contents, "weights.safetensors": kept})
 
         write()
         load(path)
@@ -429,8 +433,7 @@ class TestHostileContents:
         contents = {"program.ir": members["program.ir"], "plan.json": members["plan.json"]}
         write_archive(
             path,
-            Info(),
-            SIGNATURE,
+            Manifest(Info(), SIGNATURE, {}),
             {**contents, "selftest.safetensors": tensors, "weights.safetensors": exe_weights},
         )
         with pytest.raises(ArtifactError, match="self-test does not fit"):
@@ -439,9 +442,10 @@ class TestHostileContents:
 
 def _weights() -> dict[str, np.ndarray]:
     source = source_tensors()
+    turned, doubled = computed_keys()
     return {
         "wte": source["wte"],
         "h.0.w": source["h.0.w"],
-        "%c2": source["h.1.w"].T,
-        "%c3": source["scale"] * 2,
+        turned: source["h.1.w"].T,
+        doubled: source["scale"] * 2,
     }

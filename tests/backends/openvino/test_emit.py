@@ -77,7 +77,7 @@ def samples() -> list[Any]:
 @pytest.mark.parametrize(("record", "sample"), samples())
 def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None:
     precision = Precision(floats)
-    for constants in (False, True):
+    for constants in (False, True) if floats is DType.F32 else (True,):
         segment, values, inputs = segment_of(record, sample, constants=constants)
         got = run(segment, values, inputs, precision)
         with np.errstate(over="ignore"):

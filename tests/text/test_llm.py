@@ -1,0 +1,191 @@
+"""Text from compiled programs: files, limits, stops, interruptions, what a caller can do wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+from text_models import generated, load, prompt
+from tokenizers import decoders, pre_tokenizers
+from tokenizers import models as token_models
+
+import forgec
+from forgec.errors import ArtifactError, InputError, ModelError, OptionError
+from forgec.text.info import FILE, TEMPLATE_FILE, TOKENIZER_FILE
+
+CONTEXT = 40
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}a:"
+
+
+def tokenizer(size: int = 131) -> bytes:
+    """One token for each of the first characters, and specials."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {text: i for i, text in enumerate(["<pad>", "<s>", "</s>", *letters][:size])}
+    made = tokenizers.Tokenizer(token_models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<pad>", "<s>", "</s>"])
+    return made.to_str().encode()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("llama", None)
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """The greedy text after a prompt of nine tokens, up to the end of the context."""
+    return generated(model, prompt(9), CONTEXT - 9)
+
+
+@pytest.fixture(scope="module")
+def path(model, expected, tmp_path_factory):
+    programs = forgec.compile_language_model(model, context=CONTEXT, chunks=[8])
+    special = json.loads(programs.main.extra(FILE))
+    special["special"] = {"bos_token": "<s>"}
+    programs.main.add_extra(
+        {
+            FILE: json.dumps(special).encode(),
+            TOKENIZER_FILE: tokenizer(),
+            TEMPLATE_FILE: TEMPLATE.encode(),
+        }
+    )
+    path = tmp_path_factory.mktemp("llm") / "model.forge"
+    programs.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def llm(path):
+    with forgec.LLM(path) as llm:
+        yield llm
+
+
+def test_a_file_has_one_copy_of_the_weights(path, model):
+    parameters = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    assert parameters < path.stat().st_size < parameters + 400_000
+
+
+def test_text_is_that_of_transformers_until_the_context_is_full(llm, expected):
+    assert [piece.token for piece in llm.generate(prompt(9), eos=())] == expected
+    assert llm.stats.finish == "context"
+    assert (llm.stats.prompt_tokens, llm.stats.tokens) == (9, CONTEXT - 9)
+    assert llm.stats.prefill_s > 0 and llm.stats.decode_s > 0
+
+
+def test_pieces_are_the_text_of_the_tokens(llm, expected):
+    text = "".join(map(str, llm.generate(prompt(9), eos=())))
+    assert text == llm.tokenizer.decode(expected)
+
+
+def test_the_longest_prompt_gives_one_token_and_a_longer_one_is_refused(llm, model):
+    ids = prompt(CONTEXT - 1)
+    assert [piece.token for piece in llm.generate(ids, eos=())] == generated(model, ids, 1)
+    for length in (CONTEXT, CONTEXT + 1, 10 * CONTEXT):
+        with pytest.raises(InputError, match=f"{length} tokens leaves no room in a context of {CONTEXT}"):
+            llm.generate(prompt(length))
+
+
+def test_an_interrupted_text_leaves_no_trace(llm, expected):
+    for count in (1, 3):
+        text = llm.generate(prompt(21), eos=())
+        for _ in range(count):
+            next(text)
+        text.close()
+        assert llm.stats.finish == ""
+        assert [piece.token for piece in llm.generate(prompt(9), eos=())] == expected
+
+
+def test_a_second_text_ends_the_first(llm):
+    first = llm.generate(prompt(9), eos=())
+    next(first)
+    next(llm.generate(prompt(5), eos=()))
+    with pytest.raises(InputError, match="another text was begun"):
+        next(first)
+
+
+def test_stops(llm, expected):
+    assert len(list(llm.generate(prompt(9), eos=(), max_tokens=3))) == 3
+    assert llm.stats.finish == "length"
+    at = expected.index(expected[4])
+    pieces = list(llm.generate(prompt(9), eos=[expected[4]]))
+    assert (len(pieces), llm.stats.finish) == (at + 1, "eos")
+    assert "".join(map(str, pieces)) == llm.tokenizer.decode(expected[:at])
+    whole = llm.tokenizer.decode(expected)
+    stop = next(whole[i : i + 3] for i in range(4, 10) if "�" not in whole[i : i + 3])
+    text = "".join(map(str, llm.generate(prompt(9), eos=(), stop=stop)))
+    assert text == whole[: whole.index(stop)]
+    assert llm.stats.finish == "stop"
+
+
+def test_log_probabilities_are_the_model_s(llm):
+    (piece,) = llm.generate(prompt(9), eos=(), max_tokens=1, logprobs=131)
+    assert piece.top[0] == (piece.token, piece.logprob)
+    assert sum(np.exp(value) for _, value in piece.top) == pytest.approx(1)
+
+
+def test_equal_seeds_write_equal_texts(llm):
+    def text(seed: int) -> list[int]:
+        return [p.token for p in llm.generate(prompt(9), eos=(), temperature=1.5, top_k=20, seed=seed)]
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_chat_is_the_text_after_the_template(llm):
+    messages = [{"role": "user", "content": "hey"}]
+    ids = llm.tokenizer.encode("<s>u:hey;a:", special=False)
+    assert ids[0] == 1
+    want = [piece.token for piece in llm.generate(ids, eos=())]
+    assert [piece.token for piece in llm.chat(messages, eos=())] == want
+
+
+def test_wrong_prompts(llm):
+    for empty in ("", []):
+        with pytest.raises(InputError, match="no tokens"):
+            llm.generate(empty)
+    for token in (131, -1):
+        with pytest.raises(InputError, match="131 tokens"):
+            llm.generate([3, token])
+    with pytest.raises(OptionError, match="temprature"):
+        llm.generate([3], temprature=1.0)
+
+
+def test_a_tokenizer_that_does_not_match(path, tmp_path):
+    programs = forgec.load_programs(path)
+    programs.main.add_extra({TOKENIZER_FILE: tokenizer(200)})
+    programs.save(tmp_path / "other.forge")
+    with pytest.raises(ArtifactError, match="the model knows 131 tokens"):
+        forgec.LLM(tmp_path / "other.forge")
+
+
+def test_files_that_write_no_text(path, tmp_path):
+    forgec.load(path).save(tmp_path / "decode.forge")
+    with pytest.raises(ArtifactError, match="lacks the program"):
+        forgec.LLM(tmp_path / "decode.forge")
+    programs = forgec.load_programs(path)
+    programs.main.add_extra({FILE: b'{"context": "long"}'})
+    with pytest.raises(ArtifactError, match="malformed"):
+        forgec.LLM(programs)
+
+
+def test_contexts_and_models_that_do_not_fit(model):
+    with pytest.raises(ModelError, match="at most 64 tokens, and context is 65"):
+        forgec.compile_language_model("gpt2-tiny", context=65)
+    with pytest.raises(ModelError, match="no decoder-only language model"):
+        forgec.compile_language_model("bert-base-tiny", context=16)
+
+
+def test_no_torch_and_no_transformers_at_run_time(path):
+    code = (
+        "import sys, forgec; llm = forgec.LLM(sys.argv[1]); list(llm.generate('hello', max_tokens=2, eos=()));"
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
