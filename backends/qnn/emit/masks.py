@@ -40,7 +40,8 @@ def score_bias(b: Builder, instr: Instr, sizes: Sizes) -> str | None:
     """What is added to the scores [batch, kv_heads, group * rows, columns]; None if nothing is."""
     mask, length = instr.operands[3:]
     causal, window = flag(instr, "causal"), integer(instr, "window")
-    parts = []
+    parts: list[tuple[Hashable, str]] = []
+    key: Hashable
     fixed = _fixed(b, mask, _band(sizes, causal, window) if length is None else None)
     if fixed is not None:
         array = fixed

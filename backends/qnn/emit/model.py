@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from forgec.errors import BackendError
+from forgec.ir.op import get
 from forgec.ir.printer import format_instr
-from forgec.ir.program import Program, Register
+from forgec.ir.program import Instr, Literal, Program, Register
 from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
@@ -52,7 +54,10 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
             inputs.append(port)
         for instr in main.body:
             b.begin(instr)
-            EMITTERS[instr.op](b, instr)
+            if any(isinstance(x, Register) for x in instr.operands):
+                EMITTERS[instr.op](b, instr)
+            else:
+                _fold(b, instr)
         outputs = [_output(b, r) for r in main.results]
     graph = helper.make_graph(
         b.nodes,
@@ -67,6 +72,13 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
     path = folder / MODEL
     onnx.save(model, path)
     return Emitted(path, weights.path, tuple(inputs), tuple(outputs))
+
+
+def _fold(b: Builder, instr: Instr) -> None:
+    """An instruction on constants alone is a constant: HTP's own folding gets some of them wrong."""
+    operands = [x.value if isinstance(x, Literal) else b.static(x) for x in instr.operands]
+    for register, array in zip(instr.results, get(instr.op).evaluate(operands, instr.attrs), strict=True):
+        b.define(register, b.initializer(np.ascontiguousarray(array).reshape(register.type.shape)))
 
 
 def _check(program: Program) -> None:
