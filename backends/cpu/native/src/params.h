@@ -13,6 +13,7 @@
 namespace forgec {
 
 constexpr int kPanel = 48;     // columns of a packed weight panel, the same for all instruction sets
+constexpr int kCodePanel = 32;  // columns of a panel of codes (compressed weights), the same for all
 constexpr int kKeyPanel = 32;   // keys of a panel that attention packs
 constexpr int kMaxTile = 16;   // at least the rows of any register tile
 
