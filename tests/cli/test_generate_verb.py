@@ -39,10 +39,10 @@ def file(forgec, folder, tmp_path):
 
 
 def test_generate_prints_the_text_and_what_it_took(forgec, file):
-    result = forgec("generate", "-m", str(file), "-p", "hello you", "-n", "5")
+    result = forgec("generate", "-m", str(file), "-p", "hello-you", "-n", "5")
     assert result.exit_code == 0, result.stderr
     with package.LLM(file) as llm:
-        text = "".join(map(str, llm.generate("hello you", max_tokens=5)))
+        text = "".join(map(str, llm.generate("hello-you", max_tokens=5)))
     assert result.stdout.rstrip("\n") == text.rstrip("\n")
     assert "9 prompt tokens, 5 new (length)" in result.stderr
     assert "decode" in result.stderr and "(measured)" in result.stderr
