@@ -21,9 +21,8 @@ __all__ = ["compile", "options_of"]
 
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
-    "forgec compile -m ./my-bert --tokens 64 -o bert.forge --report bert.html",
+    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -o bert.forge --report bert.html",
     "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
-    "forgec compile -m qwen2-0.5b --layers 2 --weights int4:64,*.down_proj=int8 --emit-ir qwen.txt",
 )
 def compile(
     model: flags.ModelFlag,

@@ -15,7 +15,6 @@ from pathlib import Path
 import typer
 
 from .. import debug
-from ..plan.plan import HOST
 from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, styled
 from ..version import __version__
@@ -160,6 +159,8 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def _print(found: Diagnosis, printer: Printer) -> None:
+    from ..plan.plan import HOST
+
     m = found.machine
     printer.pairs(
         [

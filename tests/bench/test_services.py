@@ -47,7 +47,7 @@ def test_eager_is_its_own_reference_and_reports_nothing() -> None:
 
 
 def test_every_tool_is_found_by_name() -> None:
-    assert set(tools.COMPILERS) | set(tools.BASELINES) == set(tools.names())
+    assert {*tools.COMPILERS, *tools.BASELINES, *tools.INT8} == set(tools.names())
     assert all(isinstance(tools.get(name), tools.Tool) for name in tools.names())
 
 

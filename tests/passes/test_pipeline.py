@@ -6,6 +6,7 @@ import pytest
 import test_activation_fusion as activation
 import test_attention_fusion as attention
 import test_block_specialisation as blocks
+import test_cached_attention as cached
 import test_common_subexpression as equal
 import test_constant_folding as constants
 import test_dead_code as dead
@@ -38,6 +39,10 @@ CASES = {
     "invariant_motion": (invariant.Stack(lambda b, x, m: b.inner(x) * m.exp()), [values(2, 4), values(4)]),
     "linear_form": (linear.Product(linear.FORMS["Conv1D of transformers"][0]), [values(2, 3, 8)]),
     "attention_fusion": (attention.Call(attention.WRITTEN["unscaled"][0]), attention.qkv()),
+    "cached_attention": (
+        cached.Cached(),
+        [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
+    ),
     "rms_norm_fusion": (rms.Norm(rms.llama), [values(2, 3, 8)]),
     "rotary_fusion": (rotary.Rope(rotary.FORMS["halves"][0]), [values(2, 3, 5, 8), *rotary.tables(5, 8)]),
     "activation_fusion": (activation.Act(activation.TANH["fast"]), [values(2, 3, 8)]),
@@ -48,12 +53,16 @@ CASES = {
     "layout": (layout.Call(layout.FORMS["permute twice"][0]), [values(2, 3, 4, 5)]),
 }
 
+NEEDS = {"cached_attention": {"attention_fusion"}}
+"""Passes that work on what another one makes."""
+
 
 @pytest.mark.parametrize("name", [p.name for p in PASSES])
 def test_survives(name):
     module, example = CASES[name]
     module = seeded(module)
-    others = tuple(f"-{p.name}" for p in PASSES if p.name != name)
+    kept = {name} | NEEDS.get(name, set())
+    others = tuple(f"-{p.name}" for p in PASSES if p.name not in kept)
     off = (*others, f"-{name}")
     compiled = {
         switches: forgec.compile(module, tuple(example), passes=switches)

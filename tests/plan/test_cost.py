@@ -183,7 +183,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     path.write_text(json.dumps(found.to_json()))
     assert CostModel.load(path) == found
     assert CostModel.load("default") == MODEL == CostModel.from_json(MODEL.to_json())
-    assert MODEL.method == "default" and MODEL.error is None
+    assert MODEL.method == "measured" and MODEL.error is not None
 
 
 def test_no_such_calibration() -> None:
