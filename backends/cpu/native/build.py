@@ -75,9 +75,12 @@ def extensions(root: Path | None = None) -> list[Extension]:
 
 
 class BuildExtension(build_ext):
-    """``build_ext`` that adds the flags of :data:`ISA_FLAGS` to the files that they belong to."""
+    """``build_ext`` that adds the flags of :data:`ISA_FLAGS` to the files that they belong to, and compiles
+    on all processors."""
 
     def build_extension(self, ext: Extension) -> None:
+        from pybind11.setup_helpers import ParallelCompile
+
         compile_one = self.compiler._compile
 
         def compile_with_flags(obj: str, src: str, ext_name: str, args: list[str], *rest: Any) -> None:
@@ -85,7 +88,8 @@ class BuildExtension(build_ext):
 
         self.compiler._compile = compile_with_flags
         try:
-            super().build_extension(ext)
+            with ParallelCompile():
+                super().build_extension(ext)
         finally:
             self.compiler._compile = compile_one
 
