@@ -26,9 +26,9 @@ class Repeat:
     """Instructions that a program repeats with other weights, and what it costs to compile them once.
 
     ``folded`` says whether that was done, ``reason`` why. Times are simulated and of all ``calls`` together:
-    ``folded_us`` with weights as inputs, ``unfolded_us`` with weights in the code. Bytes of code and seconds of
-    the vendor's compiler, measured, are of all calls too: unfolded, those of one times ``calls``. None stands for
-    what was not tried.
+    ``folded_us`` with weights as inputs, ``unfolded_us`` with weights in the code. Bytes of code and seconds
+    of the vendor's compiler, measured, are of all calls too: unfolded, those of one times ``calls``. None
+    stands for what was not tried.
     """
 
     what: str

@@ -141,8 +141,8 @@ class Options:
     fold: str = _option(
         "auto",
         _choice(*FOLD_MODES),
-        "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next to "
-        "no simulated time (auto)",
+        "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next "
+        "to no simulated time (auto)",
     )
     weights: str = _option(
         "fp32",

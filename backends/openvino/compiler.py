@@ -20,7 +20,7 @@ from forgec.errors import BackendError
 from ..base import Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.worker import Job, Outcome, error_of, run, run_all
-from .messages import clean, failures, translate
+from .messages import NO_REASON, clean, failures, translate
 from .toolchain import Toolchain
 
 __all__ = ["Built", "Model", "Rejected", "build", "build_batch"]
@@ -65,8 +65,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Built:
-    """A blob, the compiler's log, its simulated schedule (JSON, empty if there is none), and the seconds that it
-    took, also if they are those of an earlier run."""
+    """A blob, the compiler's log, its simulated schedule (JSON, empty if there is none), and the seconds that
+    it took, also if they are those of an earlier run."""
 
     blob: bytes
     log: str
@@ -91,10 +91,11 @@ class Built:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The compiler's reason for refusing a model, in our words. ``crashed`` if it gave none, but died or hung."""
+    """The compiler's reason for refusing a model, in our words. ``silent`` if it gave none: it died, hung, or
+    only said that it failed."""
 
     reason: str
-    crashed: bool = False
+    silent: bool = False
 
 
 def build(
@@ -146,11 +147,12 @@ def build_batch(
             for index in range(len(rest)):
                 blob = job.folder / f"{index}.blob"
                 if index in failed:
-                    results.append(Rejected(translate(failed[index], log)))
+                    reason = translate(failed[index], log)
+                    results.append(Rejected(reason, silent=reason.endswith(NO_REASON)))
                 elif f"@done {index} " in log:
                     results.append(Built(blob.read_bytes(), "", b""))
                 else:
-                    results.append(Rejected(f"Intel's compiler {_END[outcome.stopped]}", crashed=True))
+                    results.append(Rejected(f"Intel's compiler {_END[outcome.stopped]}", silent=True))
                     break
     return results
 

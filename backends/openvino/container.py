@@ -48,7 +48,9 @@ class Code:
         """What there is for the vendor's tools, by name."""
         if not self.calls:
             return self.parts[0].files("model")
-        found = {name: data for i, part in enumerate(self.parts) for name, data in part.files(f"part{i}").items()}
+        found = {
+            name: data for i, part in enumerate(self.parts) for name, data in part.files(f"part{i}").items()
+        }
         return {**found, _CALLS: self.calls}
 
     def to_bytes(self) -> bytes:

@@ -57,7 +57,9 @@ def fold_all(
     ]
     tried = division.repeated if mode == "auto" else []
     whole = [_with_weights(division, part, legal[part], constants, segments) for part in tried]
-    compressed = any(c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values())
+    compressed = any(
+        c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values()
+    )
     built = compile_([*models, *whole], _COMPRESSED if compressed else {})
     results = [result for result in built if isinstance(result, Built)]
     if len(results) < len(built):

@@ -37,7 +37,7 @@ def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> lis
     results = build_batch(list(models.values()), platform, toolchain, bound)
     for index, result in zip(models, results, strict=True):
         refused = isinstance(result, Rejected)
-        trials[index] = Trial(result.reason, result.crashed) if refused else Trial("")
+        trials[index] = Trial(result.reason, result.silent) if refused else Trial("")
     return [trials[index] for index in range(len(instrs))]
 
 

@@ -89,7 +89,9 @@ def from_bytes(data: bytes, parts: int) -> list[BoundCall]:
         head, _, text = data.decode().partition("\n")
         recipes = {name: constant.recipe for name, constant in parse(text).constants.items()}
         calls = [
-            BoundCall(int(part), _numbers(inputs), _numbers(outputs), tuple(recipes[name] for name in weights))
+            BoundCall(
+                int(part), _numbers(inputs), _numbers(outputs), tuple(recipes[name] for name in weights)
+            )
             for part, inputs, outputs, weights in json.loads(head)
         ]
     except (ForgecError, ValueError, TypeError, KeyError) as error:

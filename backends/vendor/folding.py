@@ -1,7 +1,8 @@
-"""Whether what repeats is compiled once: decided from what the vendor's compiler says of one call of each kind.
+"""Whether what repeats is compiled once: decided from what the vendor's compiler says of one call of each
+kind.
 
-Weights as inputs cost what the compiler can no longer do to them ahead of time. That is a few percent on Intel's
-NPU for a decoder, tens of percent for an encoder there, and a factor on Hexagon; so ``auto`` asks.
+Weights as inputs cost what the compiler can no longer do to them ahead of time. That is a few percent on
+Intel's NPU for a decoder, tens of percent for an encoder there, and a factor on Hexagon; so ``auto`` asks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Segments taken apart into parts that repeat, so that a vendor's compiler sees each distinct part once.
 
 Repeated runs of a segment (``ir.fold``) and what stands between them become *parts*: programs of their own
-whose weights are no values but names, ``k0``, ``k1``, ... A *call* says which registers and which constants of
-the segment a part is run on. Parts are equal wherever they come from, other segments included, and do not
+whose weights are no values but names, ``k0``, ``k1``, ... A *call* says which registers and which constants
+of the segment a part is run on. Parts are equal wherever they come from, other segments included, and do not
 depend on the values of weights, so that another checkpoint of the same architecture needs no compile.
 
 What all calls of a repeated run have in common stays a constant of the part, and elsewhere what is no weight:
@@ -81,10 +81,11 @@ def divide(segments: Sequence[Program]) -> Division:
     """Take segments apart. Linear but for the search of repeated runs."""
     division = Division()
     numbers: dict[str, int] = {}
-    for segment in map(_shared_first, segments):
+    for segment in segments:
         calls = []
-        for piece in _pieces(segment):
-            part = _part(segment, piece)
+        plain = _shared_first(_without_copies(segment))
+        for piece in _pieces(plain):
+            part = _part(plain, piece)
             number = numbers.setdefault(to_text(part.program), len(division.parts))
             if number == len(division.parts):
                 division.parts.append(part)
@@ -95,9 +96,23 @@ def divide(segments: Sequence[Program]) -> Division:
     return division
 
 
+def _without_copies(segment: Program) -> Program:
+    """The same segment without copies between registers, which mean nothing where values have no layout."""
+    main = segment.main
+    env: dict[Operand, Operand] = {}
+    body = []
+    for instr in main.body:
+        operands = tuple(env.get(x, x) for x in instr.operands)
+        if instr.op == "copy" and isinstance(operands[0], Register) and instr.results[0] not in main.results:
+            env[instr.results[0]] = operands[0]
+        else:
+            body.append(replace(instr, operands=operands))
+    return replace(segment, functions={segment.entry: replace(main, body=body)})
+
+
 def _shared_first(segment: Program) -> Program:
-    """The same segment with what blocks share in front, as a mask made of inputs: where it stands at its first
-    use it would make that block unlike the others.
+    """The same segment with what blocks share in front, as a mask made of inputs: where it stands at its
+    first use it would make that block unlike the others.
 
     That is what is computed without weights from the segment's parameters and read more than once.
     """

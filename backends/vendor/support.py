@@ -3,8 +3,9 @@
 An instruction's *signature* is its op, the kinds, element types and ranks of its operands, and its attributes
 but for sizes: that is what compilers' answers depend on. A signature that is not known is tried: the smallest
 program with that instruction is compiled, all that are asked together in one process. Answers are kept by
-target and compiler: those that ship with forgec as data, others in the compile cache. What may depend on sizes
-is kept with them: a compiler that died or hung on a trial, and a refusal that shows only in a larger segment.
+target and compiler: those that ship with forgec as data, others in the compile cache. What may depend on
+sizes is kept with them: a compiler that died or hung on a trial, and a refusal that shows only in a larger
+segment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ __all__ = ["Ask", "Support", "Trial", "exact", "signature", "single"]
 class Trial(NamedTuple):
     """What came of an instruction tried alone: the reason for a refusal, empty if it is taken.
 
-    ``sized`` says that this holds for the instruction's sizes only: the compiler died or hung.
+    ``sized`` says that this holds for the instruction's sizes only: the compiler died, hung, or gave no
+    reason.
     """
 
     reason: str

@@ -229,8 +229,8 @@ class PredictionReport:
     dispatches: Annotated[int, "How often the host starts the device."]
     uncosted: Annotated[list[str], "Kernels that the vendor's model counts as free."]
     layers: Annotated[list[LayerReport], "Timeline of the segment."]
-    repeats: Annotated[list[RepeatReport], "What the segment repeats, and whether it was compiled once."] = field(
-        default_factory=list
+    repeats: Annotated[list[RepeatReport], "What the segment repeats, and whether it was compiled once."] = (
+        field(default_factory=list)
     )
 
 
