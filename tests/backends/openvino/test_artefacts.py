@@ -89,10 +89,10 @@ def test_code_survives_a_file_and_damage_is_said() -> None:
     data = code.to_bytes()
     assert Code.from_bytes(data) == code and Code.prediction_of(data) == prediction
     assert data == code.to_bytes()
-    for bad in (b"", data[:-30], Code(b"", b"", b"", None).to_bytes()[:20]):
+    for bad in (b"", data[:-30], Code((Compiled(b"", b"", b""),), None).to_bytes()[:20]):
         with pytest.raises(ArtifactError, match="damaged"):
             Code.from_bytes(bad)
-    assert Code.from_bytes(Code(b"x", b"y", b"z", None).to_bytes()).prediction is None
+    assert Code.from_bytes(Code((Compiled(b"x", b"y", b"z"),), None).to_bytes()).prediction is None
 
 
 def test_refusals_are_found_and_translated() -> None:
