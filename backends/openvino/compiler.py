@@ -104,10 +104,10 @@ def build(
         found = cache.get(key)
         if found is not None:
             results[index] = Built.from_bytes(found)
-    todo = [index for index in range(len(models)) if index not in results]
+    uncached = [index for index in range(len(models)) if index not in results]
     with tempfile.TemporaryDirectory() as temporary:
-        jobs = [_job([models[i]], Path(temporary) / str(i), options, toolchain) for i in todo]
-        for index, job, outcome in zip(todo, jobs, run_all(jobs, settings), strict=True):
+        jobs = [_job([models[i]], Path(temporary) / str(i), options, toolchain) for i in uncached]
+        for index, job, outcome in zip(uncached, jobs, run_all(jobs, settings), strict=True):
             results[index] = result = _result(job, outcome, settings)
             if isinstance(result, Built):
                 cache.put(keys[index], result.to_bytes())

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..op import Sample, op
 from ..types import DType, TensorType, pack_i4, unpack_i4
-from .elementwise import ACTIVATIONS, activate
+from .elementwise import activate
+from .linear import product_type
 from .rules import require, require_float, tensor
 
 __all__ = ["MAX_DYNAMIC_DEPTH", "dequantise"]
@@ -161,14 +162,7 @@ def _linear_q_rule(
     dynamic: bool,
 ) -> TensorType:
     a, w = require_float(x, "x"), _check_codes(weight, scales, group)
-    require(a.rank >= 1 and a.shape[-1] == w.shape[1], f"x {a} and weight {w} (out x in) do not fit")
-    result = TensorType(a.dtype, (*a.shape[:-1], w.shape[0]))
-    if bias is not None:
-        require(bias == TensorType(a.dtype, (w.shape[0],)), f"bias {bias} does not fit weight {w}")
-    if residual is not None:
-        require(residual == result, f"residual {residual} must have the result's type {result}")
-    require(act == "" or act in ACTIVATIONS, f"unknown activation {act!r}")
-    require(not (act and residual is not None), "linear_q takes an activation or a residual, not both")
+    result = product_type(a, w, bias, residual, act)
     if dynamic:
         require(w.dtype is DType.I8 and group == 0, f"dynamic activations go with i8 rows, not {w}")
         require(w.shape[1] <= MAX_DYNAMIC_DEPTH, f"rows of {w.shape[1]} are too long for sums of 32 bits")
