@@ -217,7 +217,7 @@ def _pack_all(
 ) -> None:
     """Pack the weights that are not packed yet, on several threads: nothing else is there to do meanwhile.
 
-    Each thread holds one unpacked weight at a time.
+    Each thread holds one unpacked weight at a time. The largest come first, so that the threads end together.
     """
     missing = {}
     for instr in body:
@@ -227,9 +227,10 @@ def _pack_all(
     if not missing:
         return
     once = getattr(memory, "once", memory)
+    names = sorted(missing, key=lambda name: -missing[name][1].type.nbytes)
     with ThreadPoolExecutor(threads) as pool:
-        made = pool.map(lambda job: pack(job[0], once(job[1])), missing.values())
-        packed.update(zip(missing, made, strict=True))
+        made = pool.map(lambda name: pack(missing[name][0], once(missing[name][1])), names)
+        packed.update(zip(names, made, strict=True))
 
 
 def _packed_name(instr: Instr, which: int) -> str:
