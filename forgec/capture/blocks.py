@@ -227,8 +227,8 @@ def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
 
     Gives the list of calls in the order in which the export makes them; the operator's number is the index. A
     call whose arguments cannot be compared (a cache object, say) is traced as it is. To ``hide`` takes the
-    candidates' parameters and buffers away meanwhile, so that the export does not handle them one by one (most
-    of its time); then reading one is an error, and so is a call that would be traced as it is.
+    candidates' parameters and buffers away meanwhile: the export would spend most of its time on them. Then
+    reading one is an error, and so is a call that would be traced as it is.
     """
     made: list[BlockCall] = []
     kinds: dict[Any, str] = {}
@@ -277,11 +277,11 @@ class _HiddenError(Exception):
 
 @contextlib.contextmanager
 def _hidden(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    tables = [
+    tables: list[dict[str, Any]] = [
         table
         for block in blocks
         for module in block.modules()
-        for table in (module._parameters, module._buffers)
+        for table in (vars(module)["_parameters"], vars(module)["_buffers"])
     ]
     kept = [dict(table) for table in tables]
     try:

@@ -219,15 +219,17 @@ def _pack_all(
 
     Each thread holds one unpacked weight at a time. The largest come first, so that the threads end together.
     """
-    missing = {}
+    missing: dict[str, tuple[Instr, Operand, int]] = {}
     for instr in body:
         which = packed_operand(instr)
         if which is not None and _packed_name(instr, which) not in packed:
-            missing[_packed_name(instr, which)] = (instr, instr.operands[which])
+            weight = instr.operands[which]
+            assert isinstance(weight, ConstRef)
+            missing[_packed_name(instr, which)] = (instr, weight, weight.type.nbytes)
     if not missing:
         return
     once = getattr(memory, "once", memory)
-    names = sorted(missing, key=lambda name: -missing[name][1].type.nbytes)
+    names = sorted(missing, key=lambda name: -missing[name][2])
     with ThreadPoolExecutor(threads) as pool:
         made = pool.map(lambda name: pack(missing[name][0], once(missing[name][1])), names)
         packed.update(zip(names, made, strict=True))

@@ -1,6 +1,7 @@
 """The op records, by family. Importing this package registers them all."""
 
 from . import (
+    aten,
     attention,
     compressed,
     elementwise,
