@@ -115,12 +115,15 @@ class Settings:
     """How a vendor's compiler is to be run.
 
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
-    ``jobs`` processes run at the same time.
+    ``jobs`` processes run at the same time. ``fold`` is whether what repeats is compiled once, with its
+    weights as inputs: "on", "off", or "auto" for where the vendor's simulation says that it costs next to
+    nothing.
     """
 
     timeout_s: float | None = 600.0
     memory_bytes: int | None = None
     jobs: int = 2
+    fold: str = "auto"
 
 
 DEFAULTS = Settings()

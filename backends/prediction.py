@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Layer", "Prediction"]
+__all__ = ["Layer", "Prediction", "Repeat"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,36 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """Instructions that a program repeats with other weights, and what it costs to compile them once.
+
+    ``folded`` says whether that was done, ``reason`` why. Times are simulated and of all ``calls`` together:
+    ``folded_us`` with weights as inputs, ``unfolded_us`` with weights in the code. Bytes of code and seconds
+    of the vendor's compiler, measured, are of all calls too: unfolded, those of one times ``calls``. None
+    stands for what was not tried.
+    """
+
+    what: str
+    calls: int
+    folded: bool
+    reason: str
+    folded_us: float | None = None
+    unfolded_us: float | None = None
+    folded_bytes: int | None = None
+    unfolded_bytes: int | None = None
+    folded_s: float | None = None
+    unfolded_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A simulated run of one segment. None stands for what the vendor's model does not tell.
 
     ``latency_us`` is one run without the host's dispatch. ``ddr_bytes`` go between memory and chip,
     ``spill_bytes`` of them only because on-chip memory was short, ``on_chip_bytes`` is the peak there.
     ``uncosted`` are kernels that the vendor's model counts as free. ``code_bytes`` is the size of the
-    device's code with its weights. ``dispatches`` is how often the host starts the device.
+    device's code with its weights. ``dispatches`` is how often the host starts the device. ``repeats`` are
+    those that begin in the segment.
     """
 
     latency_us: float
@@ -40,3 +63,4 @@ class Prediction:
     dispatches: int = 1
     uncosted: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = field(default=(), repr=False)
+    repeats: tuple[Repeat, ...] = ()

@@ -160,12 +160,17 @@ class _Job:
             if knobs().verify:
                 verify(lowered.program)
             flat = flatten(lowered.program)
+        refusal: RejectedError | None = None
+        there = len(flat.main.body) + 1
         while True:
             with self._phase("planning"):
                 plan = make_plan(flat, backends=list({backend, host}), target=backend.name, cost=cost)
                 if knobs().verify:
                     check_plan(plan)
                 compose.refuse_fallbacks(plan, self.options.strict)
+            before, there = there, plan.placed_on(backend.name)
+            if refusal is not None and there >= before:  # so there are at most as many rounds as instructions
+                raise refusal
             try:
                 with self._phase("executable"):
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
@@ -174,6 +179,7 @@ class _Job:
                     report.predictions = compose.prediction_reports(plan, predicted)
                 break
             except RejectedError as rejected:
+                refusal = rejected
                 captured.graph.notes.append(f"planned again: {rejected.what}")
         with self._phase("check"):
             self._check(captured, executable, report, mode)
@@ -215,7 +221,7 @@ class _Job:
     def _settings(self) -> Settings:
         options = self.options
         memory = options.memory << 20 if options.memory else None
-        return Settings(options.timeout, memory, options.jobs)
+        return Settings(options.timeout, memory, options.jobs, options.fold)
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         tensors = lowered.tensors

@@ -16,9 +16,10 @@ from typing import Any
 from .errors import OptionError
 from .weights import FORMATS, WeightSpec
 
-__all__ = ["CAPTURE_MODES", "Options"]
+__all__ = ["CAPTURE_MODES", "FOLD_MODES", "Options"]
 
 CAPTURE_MODES = ("auto", "blocks", "full")
+FOLD_MODES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,12 @@ class Options:
         0, _integer(0, 1 << 20), "MiB that one run of a vendor's compiler may take, 0 for no limit"
     )
     jobs: int = _option(2, _integer(1, 64), "vendor's compilers that run at the same time")
+    fold: str = _option(
+        "auto",
+        _choice(*FOLD_MODES),
+        "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next "
+        "to no simulated time (auto)",
+    )
     weights: str = _option(
         "fp32",
         _weights(),

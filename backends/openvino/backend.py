@@ -24,7 +24,7 @@ from ..prediction import Prediction
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import toolchain
-from .container import Code
+from .container import Code, Compiled
 from .cost import estimate_us
 
 __all__ = ["OpenVinoBackend"]
@@ -99,40 +99,49 @@ class OpenVinoBackend(Backend):
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[bytes]:
         from ..vendor.cache import Cache
-        from .compiler import Rejected, build
+        from .compiler import Built, Model, Rejected, build
         from .emission import emitted
+        from .folded import fold_all
         from .prediction import predict
 
         tools = self._tools()
+
+        def compiled(models: Sequence[Model], properties: Mapping[str, str]) -> list[Built | Rejected]:
+            return build(models, self.platform, tools, settings, Cache(), properties)
+
+        folded = None
+        if settings.fold != "off":
+            folded = fold_all(segments, constants, settings.fold, self.platform, compiled)
+        if folded is not None and folded.codes is not None:
+            return [code.to_bytes() for code in folded.codes]
         models = [
             emitted(segment, constants, f"segment {number} of {len(segments)} for {self.name}")
             for number, segment in enumerate(segments, 1)
         ]
-        results = build(models, self.platform, tools, settings, Cache())
-        codes = []
-        for segment, model, result in zip(segments, models, results, strict=True):
+        results = []
+        for segment, model, result in zip(segments, models, compiled(models, {}), strict=True):
             if isinstance(result, Rejected):
                 raise self._rejected(segment, constants, result.reason, model.what)
-            prediction = predict(result, self.platform, model.sources)
-            codes.append(Code(model.xml, model.weights, result.blob, prediction).to_bytes())
-        return codes
+            results.append(result)
+        predictions = [predict(r, self.platform, m.sources) for r, m in zip(results, models, strict=True)]
+        if folded is not None:
+            predictions = folded.told(predictions)
+        return [
+            Code((Compiled(model.xml, model.weights, result.blob),), prediction).to_bytes()
+            for model, result, prediction in zip(models, results, predictions, strict=True)
+        ]
 
     def prediction(self, code: bytes) -> Prediction | None:
         return Code.prediction_of(code) if code else None
 
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
         """The OpenVINO model and the blob of its compiler."""
-        if not code:
-            return {}
-        parts = Code.from_bytes(code)
-        return {"model.xml": parts.xml, "model.bin": parts.weights, "model.blob": parts.blob}
+        return Code.from_bytes(code).files if code else {}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         from .runner import steps
 
-        main = segment.main
-        inputs, outputs = [memory(r) for r in main.params], [memory(r) for r in main.results]
-        return steps(Code.from_bytes(code), self.platform, inputs, outputs)
+        return steps(Code.from_bytes(code), self.platform, segment, memory)
 
     def _rejected(self, segment: Program, constants: Constants, reason: str, what: str) -> BackendError:
         """The error for a refused segment; its culprit, if there is one, is not asked for again."""

@@ -20,13 +20,20 @@ from forgec.errors import BackendError
 from ..base import Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.worker import Job, Outcome, error_of, run, run_all
-from .messages import clean, failures, translate
+from .messages import NO_REASON, clean, failures, translate
 from .toolchain import Toolchain
 
 __all__ = ["Built", "Model", "Rejected", "build", "build_batch"]
 
 _MODE = "dump-task-stats=true enable-schedule-trace=true enable-weights-sparsity=false"
 """Statistics and the simulated schedule; dense weights are not searched for zeros."""
+
+_END = {
+    "": "dies of it",
+    "time": "takes more than its time for it",
+    "memory": "takes more than its memory for it",
+    "cancelled": "was cancelled at it",
+}
 
 _TRACE = "compileTimeScheduleTrace.json"
 
@@ -58,11 +65,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Built:
-    """A blob, the compiler's log and its simulated schedule (JSON, empty if there is none)."""
+    """A blob, the compiler's log, its simulated schedule (JSON, empty if there is none), and the seconds that
+    it took, also if they are those of an earlier run."""
 
     blob: bytes
     log: str
     schedule: bytes
+    seconds: float = 0.0
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
@@ -70,19 +79,23 @@ class Built:
             archive.writestr("blob", self.blob)
             archive.writestr("log", self.log, zipfile.ZIP_DEFLATED)
             archive.writestr("schedule", self.schedule, zipfile.ZIP_DEFLATED)
+            archive.writestr("seconds", repr(self.seconds))
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Built:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return cls(archive.read("blob"), archive.read("log").decode(), archive.read("schedule"))
+            blob, log, schedule, seconds = map(archive.read, ("blob", "log", "schedule", "seconds"))
+            return cls(blob, log.decode(), schedule, float(seconds))
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """The compiler's reason for refusing a model, in our words."""
+    """The compiler's reason for refusing a model, in our words. ``silent`` if it gave none: it died, hung, or
+    only said that it failed."""
 
     reason: str
+    silent: bool = False
 
 
 def build(
@@ -99,19 +112,20 @@ def build(
     """
     options = _properties(platform, properties)
     keys = [_key(model, options, toolchain) for model in models]
-    results: dict[int, Built | Rejected] = {}
-    for index, key in enumerate(keys):
+    distinct = dict(zip(keys, models, strict=True))
+    results: dict[str, Built | Rejected] = {}
+    for key in distinct:
         found = cache.get(key)
         if found is not None:
-            results[index] = Built.from_bytes(found)
-    uncached = [index for index in range(len(models)) if index not in results]
+            results[key] = Built.from_bytes(found)
+    uncached = [key for key in distinct if key not in results]
     with tempfile.TemporaryDirectory() as temporary:
-        jobs = [_job([models[i]], Path(temporary) / str(i), options, toolchain) for i in uncached]
-        for index, job, outcome in zip(uncached, jobs, run_all(jobs, settings), strict=True):
-            results[index] = result = _result(job, outcome, settings)
+        jobs = [_job([distinct[key]], Path(temporary) / key, options, toolchain) for key in uncached]
+        for key, job, outcome in zip(uncached, jobs, run_all(jobs, settings), strict=True):
+            results[key] = result = _result(job, outcome, settings)
             if isinstance(result, Built):
-                cache.put(keys[index], result.to_bytes())
-    return [results[index] for index in range(len(models))]
+                cache.put(key, result.to_bytes())
+    return [results[key] for key in keys]
 
 
 def build_batch(
@@ -133,11 +147,12 @@ def build_batch(
             for index in range(len(rest)):
                 blob = job.folder / f"{index}.blob"
                 if index in failed:
-                    results.append(Rejected(translate(failed[index], log)))
+                    reason = translate(failed[index], log)
+                    results.append(Rejected(reason, silent=reason.endswith(NO_REASON)))
                 elif f"@done {index} " in log:
                     results.append(Built(blob.read_bytes(), "", b""))
                 else:
-                    results.append(Rejected(f"Intel's compiler {outcome.stopped or 'died'} on it"))
+                    results.append(Rejected(f"Intel's compiler {_END[outcome.stopped]}", silent=True))
                     break
     return results
 
@@ -153,7 +168,7 @@ def _properties(platform: str, more: Mapping[str, str] | None) -> dict[str, str]
 
 
 def _key(model: Model, options: Mapping[str, str], toolchain: Toolchain) -> str:
-    return key_of("intel", toolchain.identity, repr(sorted(options.items())), model.xml, model.weights)
+    return key_of("intel 2", toolchain.identity, repr(sorted(options.items())), model.xml, model.weights)
 
 
 def _job(models: Sequence[Model], folder: Path, options: Mapping[str, str], toolchain: Toolchain) -> Job:
@@ -177,4 +192,4 @@ def _result(job: Job, outcome: Outcome, settings: Settings) -> Built | Rejected:
     blob, trace = job.folder / "0.blob", job.folder / _TRACE
     if outcome.stopped or "@done 0 " not in log or not blob.exists():
         raise error_of(job, outcome, settings)
-    return Built(blob.read_bytes(), log, trace.read_bytes() if trace.exists() else b"")
+    return Built(blob.read_bytes(), log, trace.read_bytes() if trace.exists() else b"", outcome.seconds)

@@ -25,8 +25,8 @@ def main() -> None:
     known = json.loads(KNOWN.read_text()) if KNOWN.is_file() else {}
     distinct = {signature(i): i for i in sampled_instructions(_SEED) if by_rule(i) is None}
     for target in TARGETS:
-        reasons = try_out(list(distinct.values()), target.name.removeprefix("intel-npu"), tools)
-        answers = dict(sorted(zip(distinct, reasons, strict=True)))
+        trials = try_out(list(distinct.values()), target.name.removeprefix("intel-npu"), tools)
+        answers = {key: x.reason for key, x in zip(distinct, trials, strict=True) if not x.sized}
         known.setdefault(target.name, {})[tools.identity] = answers
         KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["clean", "failures", "translate"]
+__all__ = ["NO_REASON", "clean", "failures", "translate"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(r"^(Exception from |Check '|\[ ?(INFO|WARNING|DEBUG|TRACE)|compilerAdapter|\s*$)")
+
+NO_REASON = "Compilation failed"
+"""What the compiler says when it says nothing."""
 
 _TABLE: tuple[tuple[str, str], ...] = (
     (r"Failed to find BLOCKED for 0", "an input or output has more than 5 axes, the most that the NPU takes"),

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from forgec.errors import BackendError
+from forgec.errors import ArtifactError, BackendError
+from forgec.ir.program import Program, Register
 
-from ..base import Step
-from .container import Code
+from ..base import Memory, Step
+from ..vendor.calls import from_bytes, weights_of
+from .container import Code, Compiled
 from .types import converted
 
 __all__ = ["npu_platform", "steps"]
@@ -41,25 +43,68 @@ def npu_platform() -> str | None:
         return None
 
 
-def steps(
-    code: Code, platform: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
-) -> list[Step]:
-    """One step that runs the segment from ``inputs`` to ``outputs``."""
-    request = _compiled(code, platform).create_infer_request()
-    places = [request.get_input_tensor(i).data for i in range(len(inputs))]
-    results = [request.get_output_tensor(i).data for i in range(len(outputs))]
+def steps(code: Code, platform: str, segment: Program, memory: Memory) -> list[Step]:
+    """One step that runs the segment on what is in ``memory``."""
+    if code.calls:
+        return [_in_turn(code, platform, segment, memory)]
+    main = segment.main
+    request = _compiled(code.parts[0], platform).create_infer_request()
+    places = [request.get_input_tensor(i).data for i in range(len(main.params))]
+    results = [request.get_output_tensor(i).data for i in range(len(main.results))]
+    return [_step([request], _pairs(main.params, places, memory), _pairs(main.results, results, memory))]
 
+
+def _in_turn(code: Code, platform: str, segment: Program, memory: Memory) -> Step:
+    """Parts called one after the other; a register between two is one tensor for both, and weights are
+    converted to the device's type once."""
+    models = [_compiled(part, platform) for part in code.parts]
+    tensors: dict[int, ov.Tensor] = {}
+    requests = []
+    for call in from_bytes(code.calls, len(models)):
+        request = models[call.part].create_infer_request()
+        weights = weights_of(call, segment, memory)
+        if len(models[call.part].inputs) != len(call.inputs) + len(weights):
+            raise ArtifactError(f"part {call.part} of folded code does not take what its call gives")
+        for port, number in zip(models[call.part].inputs, call.inputs, strict=False):
+            request.set_tensor(port, tensors.setdefault(number, _tensor(port)))
+        for port, value in zip(models[call.part].inputs[len(call.inputs) :], weights, strict=True):
+            tensor = _tensor(port)
+            np.copyto(tensor.data, converted(value, tensor.data.dtype).reshape(tensor.data.shape))
+            request.set_tensor(port, tensor)
+        for port, number in zip(models[call.part].outputs, call.outputs, strict=True):
+            request.set_tensor(port, tensors.setdefault(number, _tensor(port)))
+        requests.append(request)
+    main = segment.main
+    places = [tensors[r.id].data for r in main.params]
+    results = [tensors[r.id].data for r in main.results]
+    return _step(requests, _pairs(main.params, places, memory), _pairs(main.results, results, memory))
+
+
+def _tensor(port: Any) -> ov.Tensor:
+    return ov.Tensor(port.get_element_type(), port.get_shape())
+
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+"""Memory of the program, memory of the device."""
+
+
+def _pairs(registers: Sequence[Register], arrays: Sequence[np.ndarray], memory: Memory) -> Pairs:
+    return [(memory(r), array) for r, array in zip(registers, arrays, strict=True)]
+
+
+def _step(requests: Sequence[Any], inputs: Pairs, outputs: Pairs) -> Step:
     def step() -> None:
-        for place, value in zip(places, inputs, strict=True):
+        for value, place in inputs:
             np.copyto(place, converted(value, place.dtype).reshape(place.shape))
-        request.infer()
-        for value, result in zip(outputs, results, strict=True):
+        for request in requests:
+            request.infer()
+        for value, result in outputs:
             np.copyto(value, result.reshape(value.shape), casting="unsafe")
 
-    return [step]
+    return step
 
 
-def _compiled(code: Code, platform: str) -> Any:
+def _compiled(code: Compiled, platform: str) -> Any:
     core = _core()
     try:
         if npu_platform() == platform:
@@ -77,6 +122,6 @@ def _compiled(code: Code, platform: str) -> Any:
         raise BackendError(f"OpenVINO cannot load the segment: {str(error).strip()}") from error
 
 
-def _model(code: Code) -> ov.Model:
+def _model(code: Compiled) -> ov.Model:
     weights = ov.Tensor(np.frombuffer(code.weights, np.uint8).copy())
     return _core().read_model(code.xml, weights)

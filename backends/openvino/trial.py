@@ -12,7 +12,7 @@ from forgec.ir.program import Constant, Instr, Program
 from forgec.ir.types import TensorType
 
 from ..base import Constants, Settings
-from ..vendor.support import single
+from ..vendor.support import Trial, single
 from .compiler import Model, Rejected, build_batch
 from .emission import emitted
 from .toolchain import Toolchain
@@ -24,20 +24,21 @@ _START_S, _EACH_S = 60.0, 20.0
 """Seconds that a process of trials may take: to start, and for each."""
 
 
-def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> list[str]:
+def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> list[Trial]:
     """Compile each instruction alone; the reason where that fails, empty where it does not."""
     models: dict[int, Model] = {}
-    reasons: dict[int, str] = {}
+    trials: dict[int, Trial] = {}
     for index, instr in enumerate(instrs):
         try:
             models[index] = emitted(single(instr), filling, "single instructions")
         except (BackendError, InternalError) as error:
-            reasons[index] = error.what
+            trials[index] = Trial(error.what)
     bound = Settings(timeout_s=_START_S + _EACH_S * len(models))
     results = build_batch(list(models.values()), platform, toolchain, bound)
     for index, result in zip(models, results, strict=True):
-        reasons[index] = result.reason if isinstance(result, Rejected) else ""
-    return [reasons[index] for index in range(len(instrs))]
+        refused = isinstance(result, Rejected)
+        trials[index] = Trial(result.reason, result.silent) if refused else Trial("")
+    return [trials[index] for index in range(len(instrs))]
 
 
 def filling(constant: Constant) -> np.ndarray:

@@ -40,8 +40,8 @@ def main() -> None:
     distinct = {signature(i): i for i in _instructions() if by_rule(i) is None}
     distinct = {key: instr for key, instr in distinct.items() if key not in answers}
     soc = CHIPS["hexagon-v73"].proxy
-    reasons = try_out(list(distinct.values()), soc)
-    answers.update(zip(distinct, reasons, strict=True))
+    trials = try_out(list(distinct.values()), soc)
+    answers.update((key, x.reason) for key, x in zip(distinct, trials, strict=True) if not x.sized)
     KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 

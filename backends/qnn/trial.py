@@ -20,7 +20,7 @@ from forgec.ir.program import Constant, Instr
 from forgec.ir.types import DType, TensorType
 
 from ..base import Settings
-from ..vendor.support import single
+from ..vendor.support import Trial, single
 from ..vendor.worker import Job, Outcome, run
 from .process import RESULTS, TASKS
 from .translate import vendor_reasons
@@ -32,7 +32,7 @@ _REFUSED = "Qualcomm's compiler refuses it"
 _BOUND = Settings(timeout_s=120.0)
 
 
-def try_out(instrs: Sequence[Instr], soc: int) -> list[str]:
+def try_out(instrs: Sequence[Instr], soc: int) -> list[Trial]:
     """Compile each instruction alone, for real; the reason where that fails, empty where it does not."""
     from .emit import emit
 
@@ -43,27 +43,26 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[str]:
             folder.mkdir()
             emit(single(instr), _filling, folder)
             tasks.append({"model": f"{i}/model.onnx", "soc": soc, "context": None, "provider": {}})
-        answers: list[str] = []
+        answers: list[Trial] = []
         while len(answers) < len(tasks):
             answers += _answers(tasks[len(answers) :], Path(name))
         return [
-            _vendors_reason(task, Path(name)) if answer == _REFUSED else answer
+            Trial(_vendors_reason(task, Path(name))) if answer.reason == _REFUSED else answer
             for task, answer in zip(tasks, answers, strict=True)
         ]
 
 
-def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
     """Answers up to the first task that kills the process, that one included."""
     results = folder / RESULTS
     outcome = _run(tasks, folder)
     lines = results.read_text().splitlines() if results.is_file() else []
-    answers = [_reason(json.loads(line)["error"]) for line in lines]
+    answers = [Trial(_reason(json.loads(line)["error"])) for line in lines]
     if len(answers) < len(tasks):
         if not answers and "task " not in outcome.log:
             raise BackendError(f"Qualcomm's compiler does not start: {outcome.log.strip()[-300:]}")
-        answers.append(
-            "Qualcomm's compiler dies of it" if not outcome.stopped else "Qualcomm's compiler hangs"
-        )
+        end = "hangs" if outcome.stopped else "dies of it"
+        answers.append(Trial(f"Qualcomm's compiler {end}", sized=True))
     return answers
 
 

@@ -3,8 +3,9 @@
 An instruction's *signature* is its op, the kinds, element types and ranks of its operands, and its attributes
 but for sizes: that is what compilers' answers depend on. A signature that is not known is tried: the smallest
 program with that instruction is compiled, all that are asked together in one process. Answers are kept by
-target and compiler: those that ship with forgec as data, others in the compile cache. A refusal that shows
-only in a larger segment is kept with the instruction's sizes.
+target and compiler: those that ship with forgec as data, others in the compile cache. What may depend on
+sizes is kept with them: a compiler that died or hung on a trial, and a refusal that shows only in a larger
+segment.
 """
 
 from __future__ import annotations
@@ -13,15 +14,28 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
 
 from .cache import Cache, key_of
 
-__all__ = ["Ask", "Support", "exact", "signature", "single"]
+__all__ = ["Ask", "Support", "Trial", "exact", "signature", "single"]
 
-Ask = Callable[[Sequence[Instr]], Sequence[str]]
-"""Tries instructions; for each the reason for a refusal, empty if it is taken."""
+
+class Trial(NamedTuple):
+    """What came of an instruction tried alone: the reason for a refusal, empty if it is taken.
+
+    ``sized`` says that this holds for the instruction's sizes only: the compiler died, hung, or gave no
+    reason.
+    """
+
+    reason: str
+    sized: bool = False
+
+
+Ask = Callable[[Sequence[Instr]], Sequence[Trial]]
+"""Tries instructions, each alone."""
 
 _SIZES = {"shape", "start", "stop", "before", "after", "eps", "scale", "softcap", "window", "low", "high"}
 """Attributes whose values do not matter, only whether they are there."""
@@ -31,7 +45,20 @@ def signature(instr: Instr) -> str:
     """Equal for instructions that a compiler answers alike."""
     operands = ", ".join(_kind(x) for x in instr.operands)
     attrs = {k: "*" if k in _SIZES else v for k, v in sorted(instr.attrs.items()) if v is not None}
-    return f"{instr.op}({operands}) {json.dumps(attrs)}"
+    return f"{instr.op}({operands}) {json.dumps(attrs)}{_form(instr)}"
+
+
+def _form(instr: Instr) -> str:
+    """What of attention's sizes decides on the form in which it is emitted, and so on the answer."""
+    if instr.op != "attention":
+        return ""
+    query, key, mask = (getattr(instr.operands[i], "type", None) for i in (0, 1, 3))
+    form = " one row" if query.shape[2] == 1 else " rows"
+    if query.shape[1] != key.shape[1]:
+        form += ", grouped heads"
+    if mask is not None:
+        form += ", mask " + "x".join("1" if size == 1 else "n" for size in mask.shape)
+    return form
 
 
 def exact(instr: Instr) -> str:
@@ -66,12 +93,17 @@ class Support:
 
     def reasons(self, instrs: Sequence[Instr]) -> list[str]:
         """Why each instruction is refused, empty where it is not."""
-        keys = [signature(instr) for instr in instrs]
-        unknown = {key: instr for key, instr in zip(keys, instrs, strict=True) if self._find(key) is None}
-        if unknown:
-            for key, reason in zip(unknown, self._ask(list(unknown.values())), strict=True):
-                self.learn(key, reason)
-        return [self._find(exact(i)) or self._known[key] for key, i in zip(keys, instrs, strict=True)]
+        while True:
+            answers = [self._answer(instr) for instr in instrs]
+            unknown = {signature(i): i for i, known in zip(instrs, answers, strict=True) if known is None}
+            if not unknown:
+                return [answer or "" for answer in answers]
+            trials = self._ask(list(unknown.values()))
+            for (key, instr), trial in zip(unknown.items(), trials, strict=True):
+                self.learn(exact(instr) if trial.sized else key, trial.reason)
+
+    def _answer(self, instr: Instr) -> str | None:
+        return self._find(exact(instr)) or self._find(signature(instr))
 
     def learn(self, key: str, reason: str) -> None:
         """Remember an answer, here and in the cache."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InternalError, OptionError
-from ..options import CAPTURE_MODES, Options
+from ..options import CAPTURE_MODES, FOLD_MODES, Options
 from ..report import terminal, trace
 from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
@@ -62,6 +62,12 @@ def compile(
     strict: Annotated[
         bool, typer.Option("--strict", help="Anything off the target is an error (exit 3).")
     ] = False,
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(FOLD_MODES), help="For NPUs: compile repeated blocks once.  [default: auto]"
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", metavar="NAME=VALUE", help="Any compile option, repeatable (see below)."),
@@ -89,7 +95,13 @@ def compile(
     """
     output = Output(fmt, quiet)
     options = options_of(
-        option or (), fusion=fusion, weights=weights, capture=capture, check=check, strict=strict
+        option or (),
+        fusion=fusion,
+        weights=weights,
+        capture=capture,
+        check=check,
+        strict=strict,
+        fold=fold,
     )
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")

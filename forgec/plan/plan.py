@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..ir.op import get
 from ..ir.program import Program, Register
 from .replay import Step
 
@@ -97,3 +98,7 @@ class Plan:
     transfers: int = 0
     """Values copied from one device to another."""
     transfer_bytes: int = 0
+
+    def placed_on(self, device: str) -> int:
+        """Instructions on a device; views count nowhere."""
+        return sum(instr.device == device and not get(instr.op).view for instr in self.program.main.body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from .report import (
     MemoryReport,
     PlacementReport,
     PredictionReport,
+    RepeatReport,
     RssReport,
 )
 from .rss import Rss
@@ -104,6 +106,7 @@ def prediction_reports(plan: Plan, predictions: Mapping[int, Prediction]) -> lis
             dispatches=p.dispatches,
             uncosted=list(p.uncosted),
             layers=[LayerReport(x.name, x.engine, x.start_us, x.duration_us, x.source) for x in p.layers],
+            repeats=[RepeatReport(**asdict(x)) for x in p.repeats],
         )
         for index, p in predictions.items()
     ]

@@ -198,6 +198,22 @@ class LayerReport:
 
 
 @dataclass
+class RepeatReport:
+    """Instructions that a program repeats with other weights; null for what was not tried."""
+
+    what: Annotated[str, "The instructions."]
+    calls: Annotated[int, "How often a run executes them."]
+    folded: Annotated[bool, "Whether they were compiled once, their weights as inputs."]
+    reason: Annotated[str, "Why, in one sentence."]
+    folded_us: Annotated[float | None, "Microseconds of all calls with weights as inputs, simulated."]
+    unfolded_us: Annotated[float | None, "The same with weights in the code."]
+    folded_bytes: Annotated[int | None, "Code with weights as inputs."]
+    unfolded_bytes: Annotated[int | None, "Code of all calls with weights in it, from one of them."]
+    folded_s: Annotated[float | None, "Seconds of the vendor's compiler with weights as inputs, measured."]
+    unfolded_s: Annotated[float | None, "The same for all calls with weights in the code, from one of them."]
+
+
+@dataclass
 class PredictionReport:
     """What a vendor's compiler or simulator says of one segment; null where its model does not tell."""
 
@@ -213,6 +229,9 @@ class PredictionReport:
     dispatches: Annotated[int, "How often the host starts the device."]
     uncosted: Annotated[list[str], "Kernels that the vendor's model counts as free."]
     layers: Annotated[list[LayerReport], "Timeline of the segment."]
+    repeats: Annotated[list[RepeatReport], "What the segment repeats, and whether it was compiled once."] = (
+        field(default_factory=list)
+    )
 
 
 @dataclass(kw_only=True)

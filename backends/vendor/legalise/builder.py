@@ -28,6 +28,7 @@ from forgec.ir.program import (
     Literal,
     Operand,
     Program,
+    Recipe,
     Register,
     Source,
     StateRef,
@@ -66,6 +67,20 @@ class Legal:
             return evaluate(self.derived[name].recipe, by_name)
 
         return lambda constant: by_name(constant.name)
+
+    def recipe(self, name: str) -> Recipe | None:
+        """A constant of the rewritten segment over the original ones; None if it has a value of its own."""
+        if name in self.tensors:
+            return None
+        if name in self.original:
+            return Leaf(name, self.original[name].type)
+        return self._over_originals(self.derived[name].recipe)
+
+    def _over_originals(self, recipe: Recipe) -> Recipe | None:
+        if isinstance(recipe, Leaf):
+            return self.recipe(recipe.name)
+        args = tuple(self._over_originals(x) if isinstance(x, Leaf | Apply) else x for x in recipe.args)
+        return None if None in args and None not in recipe.args else replace(recipe, args=args)
 
 
 def type_of(operand: Operand) -> TensorType | None:

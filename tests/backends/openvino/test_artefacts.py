@@ -8,7 +8,7 @@ import struct
 import pytest
 from forgec.backends.openvino.blob import metrics
 from forgec.backends.openvino.compiler import Built
-from forgec.backends.openvino.container import Code
+from forgec.backends.openvino.container import Code, Compiled
 from forgec.backends.openvino.messages import clean, failures, translate
 from forgec.backends.openvino.prediction import predict
 from forgec.backends.prediction import Layer, Prediction
@@ -85,7 +85,7 @@ def test_code_survives_a_file_and_damage_is_said() -> None:
     prediction = Prediction(
         1.5, "a model", 10, None, None, 3, 1, ("Convert",), (Layer("a", "b", 0.0, 1.0, "c"),)
     )
-    code = Code(b"<xml/>", b"weights", b"blob", prediction)
+    code = Code((Compiled(b"<xml/>", b"weights", b"blob"),), prediction)
     data = code.to_bytes()
     assert Code.from_bytes(data) == code and Code.prediction_of(data) == prediction
     assert data == code.to_bytes()

@@ -11,7 +11,7 @@ from forgec.backends.base import Memory, No, Settings, Yes
 from forgec.backends.openvino import trial
 from forgec.backends.openvino.backend import by_rule
 from forgec.backends.openvino.compiler import Built, Model, Rejected
-from forgec.backends.openvino.container import Code
+from forgec.backends.openvino.container import Code, Compiled
 from forgec.backends.openvino.cost import estimate_us
 from forgec.backends.openvino.emission import emitted, renumbered
 from forgec.backends.openvino.toolchain import Toolchain, find, missing
@@ -51,7 +51,7 @@ def memory_of(segment: Program) -> tuple[Memory, dict[Register, np.ndarray]]:
 
 def test_a_segment_runs_emulated_from_its_code() -> None:
     model = emitted(SEGMENT, value, "segment 1")
-    code = Code(model.xml, model.weights, b"", None).to_bytes()
+    code = Code((Compiled(model.xml, model.weights, b""),), None).to_bytes()
     backend = backends.get("intel-npu4000")
     memory, arrays = memory_of(SEGMENT)
     (step,) = backend.load(SEGMENT, code, memory)

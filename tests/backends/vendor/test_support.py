@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from forgec.backends.vendor.cache import Cache
-from forgec.backends.vendor.support import Support, exact, signature, single
+from forgec.backends.vendor.support import Support, Trial, exact, signature, single
 
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
@@ -35,9 +35,10 @@ class Compiler:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, instrs: Sequence[Instr]) -> list[str]:
+    def __call__(self, instrs: Sequence[Instr]) -> list[Trial]:
         self.asked += [signature(instr) for instr in instrs]
-        return ["no constants" if any(isinstance(x, ConstRef) for x in i.operands) else "" for i in instrs]
+        refused = [any(isinstance(x, ConstRef) for x in instr.operands) for instr in instrs]
+        return [Trial("no constants" if no else "") for no in refused]
 
 
 def test_a_signature_leaves_out_sizes_and_nothing_else() -> None:
@@ -80,6 +81,35 @@ def test_a_refusal_in_a_segment_holds_for_its_sizes_only(tmp_path: Path) -> None
     support = Support("t", "v1", Compiler(), tmp_path / "none.json", Cache(tmp_path))
     support.learn(exact(LARGE), "too large")
     assert support.reasons([SMALL, LARGE]) == ["", "too large"]
+
+
+def test_a_crash_holds_for_its_sizes_only(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def dies_of_large(instrs: Sequence[Instr]) -> list[Trial]:
+        asked.extend(exact(instr) for instr in instrs)
+        return [Trial("it died", sized=True) if i.results[0].type.numel > 9 else Trial("") for i in instrs]
+
+    support = Support("t", "v1", dies_of_large, tmp_path / "none.json", Cache(tmp_path))
+    assert support.reasons([LARGE]) == ["it died"]
+    assert support.reasons([SMALL, LARGE]) == ["", "it died"]
+    assert asked == [exact(LARGE), exact(SMALL)]
+    again = Support("t", "v1", dies_of_large, tmp_path / "none.json", Cache(tmp_path))
+    assert again.reasons([SMALL, LARGE]) == ["", "it died"] and len(asked) == 2
+    other = Support("u", "v1", dies_of_large, tmp_path / "none.json", Cache(tmp_path))
+    assert other.reasons([SMALL, LARGE]) == other.reasons([LARGE, SMALL])[::-1] == ["", "it died"]
+
+
+def attention(rows: int, heads: int, mask: tuple[int, ...] | None) -> Instr:
+    q, kv = f32(1, heads, rows, 8), f32(1, 2, 16, 8)
+    operands = (Register(0, q), Register(1, kv), Register(2, kv), mask and Register(3, f32(*mask)))
+    return Instr("attention", operands, (Register(9, q),))
+
+
+def test_attention_is_asked_for_by_the_forms_that_its_sizes_lead_to() -> None:
+    forms = [(1, 2, None), (5, 2, None), (5, 4, None), (5, 4, (1, 1, 5, 16)), (5, 4, (1, 4, 5, 16))]
+    assert len({signature(attention(*form)) for form in forms}) == len(forms)
+    assert signature(attention(5, 2, None)) == signature(attention(6, 2, None))
 
 
 def test_a_single_instruction_is_a_program_that_runs() -> None:

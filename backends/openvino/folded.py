@@ -1,0 +1,120 @@
+"""Compiling what repeats once: every distinct part with its weights as inputs, called in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from forgec.ir.program import Constant, Program
+from forgec.ir.types import DType
+
+from ..base import Constants
+from ..prediction import Prediction, Repeat
+from ..vendor.calls import bind, bound_inputs, to_bytes
+from ..vendor.folding import Cost, decide, total, with_repeats
+from ..vendor.legalise import Legal, legalise
+from ..vendor.parts import Call, Division, Part, divide
+from .compiler import Built, Model, Rejected
+from .container import Code, Compiled
+from .emit import emit
+from .prediction import predict
+from .rules import RULES
+
+__all__ = ["Folded", "fold_all"]
+
+Compile = Callable[[Sequence[Model], Mapping[str, str]], Sequence[Built | Rejected]]
+"""Compiles models with further properties of the compiler."""
+
+_COMPRESSED = {"NPU_COMPILER_DYNAMIC_QUANTIZATION": "YES"}
+"""Without it codes that are inputs are converted outside of the matrix product, at several times the cost."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """``codes`` is the code of every segment, None if it was decided not to fold; ``predictions`` are those
+    of folded segments, else None. :meth:`told` adds what was found to other predictions."""
+
+    codes: list[Code] | None
+    division: Division
+    repeats: list[Repeat]
+
+    def told(self, predictions: Sequence[Prediction | None]) -> list[Prediction | None]:
+        return with_repeats(predictions, self.division, self.repeats)
+
+
+def fold_all(
+    segments: Sequence[Program], constants: Constants, mode: str, platform: str, compile_: Compile
+) -> Folded | None:
+    """Segments with what repeats in them, or among them, compiled once; None if nothing does, or the compiler
+    refuses a part, which then is to be found in the whole."""
+    division = divide(segments)
+    if not division.repeated:
+        return None
+    legal = [legalise(part.program, RULES) for part in division.parts]
+    models = [
+        _model(lawful, part, constants, f"part {number} of {len(legal)}")
+        for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
+    ]
+    tried = division.repeated if mode == "auto" else []
+    whole = [_with_weights(division, part, legal[part], constants, segments) for part in tried]
+    compressed = any(
+        c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values()
+    )
+    built = compile_([*models, *whole], _COMPRESSED if compressed else {})
+    results = [result for result in built if isinstance(result, Built)]
+    if len(results) < len(built):
+        return None
+    costs = [_cost(result, platform) for result in results]
+    chosen, repeats = decide(
+        mode, division, costs[: len(models)], dict(zip(tried, costs[len(models) :], strict=True))
+    )
+    if not chosen:
+        return Folded(None, division, repeats)
+    codes = []
+    predictions = []
+    for calls, bound in zip(division.calls, bind(division, legal), strict=True):
+        used = sorted({call.part for call in calls})
+        parts = tuple(Compiled(models[i].xml, models[i].weights, results[i].blob) for i in used)
+        moved = [replace(call, part=used.index(call.part)) for call in bound]
+        each = [predict(results[c.part], platform, _sources(legal[c.part], c)) for c in calls]
+        predictions.append(total(each, sum(len(part.blob) for part in parts)))
+        codes.append(Code(parts, None, to_bytes(moved)))
+    told = with_repeats(predictions, division, repeats)
+    return Folded(
+        [replace(code, prediction=p) for code, p in zip(codes, told, strict=True)], division, repeats
+    )
+
+
+def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
+    inputs = bound_inputs(legal, part.bound)
+    return Model.of(emit(legal.program, legal.values(constants), as_inputs=inputs), what)
+
+
+def _with_weights(
+    division: Division, part: int, legal: Legal, constants: Constants, segments: Sequence[Program]
+) -> Model:
+    """A repeated part with the weights of its first call in it, to see what folding costs."""
+    found = next((i, c) for i, calls in enumerate(division.calls) for c in calls if c.part == part)
+    segment, call = segments[found[0]], found[1]
+    given = dict(zip(division.parts[part].bound, call.constants, strict=True))
+
+    def value(constant: Constant):  # type: ignore[no-untyped-def]
+        ref = given.get(constant.name)
+        return constants(constant if ref is None else segment.constants[ref.name])
+
+    return Model.of(emit(legal.program, legal.values(value)), f"{division.parts[part].title}, with weights")
+
+
+def _cost(built: Built, platform: str) -> Cost:
+    found = predict(built, platform, {})
+    return Cost(None if found is None else found.latency_us, len(built.blob), built.seconds)
+
+
+def _sources(legal: Legal, call: Call) -> dict[str, str]:
+    """Places in the user's model by the register that names of nodes begin with."""
+    return {
+        f"r{r.id}": call.sources[int(instr.source.aten)]
+        for instr in legal.program.main.body
+        if instr.source is not None
+        for r in instr.results
+    }

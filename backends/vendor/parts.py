@@ -1,0 +1,220 @@
+"""Segments taken apart into parts that repeat, so that a vendor's compiler sees each distinct part once.
+
+Repeated runs of a segment (``ir.fold``) and what stands between them become *parts*: programs of their own
+whose weights are no values but names, ``k0``, ``k1``, ... A *call* says which registers and which constants
+of the segment a part is run on. Parts are equal wherever they come from, other segments included, and do not
+depend on the values of weights, so that another checkpoint of the same architecture needs no compile.
+
+What all calls of a repeated run have in common stays a constant of the part, and elsewhere what is no weight:
+integers that are no codes, and single numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from forgec.ir.fold import fold
+from forgec.ir.printer import to_text
+from forgec.ir.program import (
+    Constant,
+    ConstParam,
+    ConstRef,
+    Function,
+    Instr,
+    Leaf,
+    Operand,
+    Program,
+    Register,
+    Source,
+)
+from forgec.ir.types import DType
+
+__all__ = ["Call", "Division", "Part", "divide"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A flat program, registers numbered from 0, sources their instruction's number. ``bound`` are the names
+    of the constants that calls give."""
+
+    program: Program
+    bound: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        body = self.program.main.body
+        return f"{len(body)} instructions, {body[0].op} to {body[-1].op}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a part: registers of the segment by number, constants for the bound ones, and where each
+    instruction comes from."""
+
+    part: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: tuple[ConstRef, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass
+class Division:
+    """All distinct parts, and the calls of every segment in order."""
+
+    parts: list[Part] = field(default_factory=list)
+    calls: list[list[Call]] = field(default_factory=list)
+
+    def times(self, part: int) -> int:
+        """How often a run of all segments calls a part."""
+        return sum(call.part == part for calls in self.calls for call in calls)
+
+    @property
+    def repeated(self) -> list[int]:
+        """The parts that are called more than once."""
+        return [part for part in range(len(self.parts)) if self.times(part) > 1]
+
+
+def divide(segments: Sequence[Program]) -> Division:
+    """Take segments apart. Linear but for the search of repeated runs."""
+    division = Division()
+    numbers: dict[str, int] = {}
+    for segment in segments:
+        calls = []
+        plain = _shared_first(_without_copies(segment))
+        for piece in _pieces(plain):
+            part = _part(plain, piece)
+            number = numbers.setdefault(to_text(part.program), len(division.parts))
+            if number == len(division.parts):
+                division.parts.append(part)
+            inputs, outputs = (tuple(r.id for r in x) for x in (piece.inputs, piece.outputs))
+            sources = tuple(str(instr.source or "") for instr in piece.instrs)
+            calls.append(Call(number, inputs, outputs, piece.constants, sources))
+        division.calls.append(calls)
+    return division
+
+
+def _without_copies(segment: Program) -> Program:
+    """The same segment without copies between registers, which mean nothing where values have no layout."""
+    main = segment.main
+    env: dict[Operand, Operand] = {}
+    body = []
+    for instr in main.body:
+        operands = tuple(env.get(x, x) for x in instr.operands)
+        if instr.op == "copy" and isinstance(operands[0], Register) and instr.results[0] not in main.results:
+            env[instr.results[0]] = operands[0]
+        else:
+            body.append(replace(instr, operands=operands))
+    return replace(segment, functions={segment.entry: replace(main, body=body)})
+
+
+def _shared_first(segment: Program) -> Program:
+    """The same segment with what blocks share in front, as a mask made of inputs: where it stands at its
+    first use it would make that block unlike the others.
+
+    That is what is computed without weights from the segment's parameters and read more than once.
+    """
+    main = segment.main
+    made: dict[Register, Instr] = {}
+    known = set(main.params)
+    for instr in main.body:
+        weights = any(isinstance(x, ConstRef) and _is_weight(x) for x in instr.operands)
+        if not weights and known.issuperset(instr.registers()):
+            known.update(instr.results)
+            made.update((r, instr) for r in instr.results)
+    readers = Counter(r for i in main.body if not made.keys() & i.results for r in set(i.registers()))
+    needed = {r for r in made if readers[r] > 1}
+    for instr in reversed(main.body):
+        if needed.intersection(instr.results):
+            needed.update(r for r in instr.registers() if r in made)
+    body = sorted(main.body, key=lambda instr: not needed.intersection(instr.results))
+    return replace(segment, functions={segment.entry: replace(main, body=body)})
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A function with its arguments in a segment; ``instrs`` are the segment's own instructions."""
+
+    function: Function
+    inputs: tuple[Register, ...]
+    outputs: tuple[Register, ...]
+    bound: tuple[ConstRef | ConstParam, ...]
+    constants: tuple[ConstRef, ...]
+    instrs: Sequence[Instr]
+
+
+def _pieces(segment: Program) -> Iterator[_Piece]:
+    """The repeated runs of a segment and what stands between them, in order."""
+    folded = fold(segment)
+    body = segment.main.body
+    done = start = 0
+    for instr in folded.main.body:
+        if instr.op != "call":
+            done += 1
+            continue
+        if start < done:
+            yield _stretch(segment, start, done)
+        function = folded.functions[str(instr.attrs["callee"])]
+        count, start = len(function.params), done + len(function.body)
+        inputs = tuple(x for x in instr.operands[:count] if isinstance(x, Register))
+        constants = tuple(x for x in instr.operands[count:] if isinstance(x, ConstRef))
+        bound = function.const_params
+        yield _Piece(function, inputs, instr.results, bound, constants, body[done:start])
+        done = start
+    if start < done:
+        yield _stretch(segment, start, done)
+
+
+def _stretch(segment: Program, start: int, stop: int) -> _Piece:
+    main = segment.main
+    body = main.body[start:stop]
+    own = {r for instr in body for r in instr.results}
+    read = {r for i, instr in enumerate(main.body) if not start <= i < stop for r in instr.registers()}
+    read.update(main.results)
+    inputs = tuple(dict.fromkeys(r for instr in body for r in instr.registers() if r not in own))
+    outputs = tuple(r for instr in body for r in instr.results if r in read)
+    weights = dict.fromkeys(x for i in body for x in i.operands if isinstance(x, ConstRef) and _is_weight(x))
+    function = replace(main, params=inputs, body=body, results=outputs)
+    return _Piece(function, inputs, outputs, tuple(weights), tuple(weights), body)
+
+
+def _is_weight(x: ConstRef) -> bool:
+    return x.type.numel > 1 and (x.type.dtype.is_float or x.type.dtype is DType.I8)
+
+
+def _part(segment: Program, piece: _Piece) -> Part:
+    """A piece with everything named and numbered by its order."""
+    env: dict[Operand, Operand] = {}
+    constants: dict[str, Constant] = {}
+    bound = []
+    for x in piece.bound:
+        name = f"k{len(bound)}"
+        bound.append(name)
+        env[x] = ConstRef(name, x.type)
+        constants[name] = Constant(name, x.type, Leaf(name, x.type))
+
+    def operand(x: Operand) -> Operand:
+        if isinstance(x, ConstRef) and x not in env:
+            name = f"c{len(constants)}"
+            env[x] = ConstRef(name, x.type)
+            constants[name] = replace(segment.constants[x.name], name=name)
+        return env.get(x, x)
+
+    count = iter(range(1 << 31))
+
+    def register(r: Register) -> Register:
+        env[r] = new = Register(next(count), r.type)
+        return new
+
+    params = tuple(register(r) for r in piece.function.params)
+    body = []
+    for number, instr in enumerate(piece.function.body):
+        operands = tuple(map(operand, instr.operands))
+        results = tuple(map(register, instr.results))
+        body.append(Instr(instr.op, operands, results, dict(instr.attrs), Source(str(number))))
+    results = tuple(x for x in map(operand, piece.function.results) if isinstance(x, Register))
+    names = tuple(f"x{i}" for i in range(len(params))), tuple(f"y{i}" for i in range(len(results)))
+    main = Function("part", params, names[0], body, results, names[1])
+    return Part(Program("part", {"part": main}, constants), tuple(bound))

@@ -1,0 +1,148 @@
+"""Folded code for Intel's NPUs: emulated, it computes what the program does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+from forgec.backends.openvino import folded, runner
+from forgec.backends.openvino.compiler import Built, Model, Rejected
+from forgec.backends.openvino.container import Code
+from forgec.backends.prediction import Prediction
+
+from forgec.errors import ArtifactError
+from forgec.ir.interpreter import Interpreter
+from forgec.ir.parser import parse
+from forgec.ir.program import Constant, ConstRef, Operand, Program
+
+SEED = 3
+
+
+def block(n: int, weight: int) -> str:
+    return f"""
+  r{n + 1}: f32[2,8] = linear r{n}, c{weight}, c{weight + 1} {{act="gelu"}}
+  r{n + 2}: f32[2,4] = slice r{n + 1} {{axis=1, stop=4}}
+  r{n + 3}: f32[2,4] = slice r{n + 1} {{axis=1, start=4, stop=8}}
+  r{n + 4}: f32[2,4] = mul r{n + 2}, r{n + 3}
+  r{n + 5}: f32[2,4] = layer_norm r{n + 4}, c{weight + 2} {{eps=1e-05}}
+  r{n + 6}: f32[2,4] = add r{n + 5}, r{n}
+  r{n + 7}: f32[2,4] = sigmoid r{n + 6}
+  r{n + 8}: f32[2,4] = add r{n + 7}, r{n}"""
+
+
+def program(blocks: int = 3) -> Program:
+    kinds = ("f32[8,4]", "f32[8]", "f32[4]")
+    constants = "".join(f'  const c{i}: {kinds[i % 3]} = "w{i}"\n' for i in range(3 * blocks))
+    body = "".join(block(8 * i, 3 * i) for i in range(blocks))
+    end = 8 * blocks
+    return parse(
+        f"""program @main(r0 "x": f32[2,4]) -> (r{end} "y": f32[2,4]) {{
+{constants[:-1]}{body}
+  return r{end}
+}}
+"""
+    )
+
+
+class Values:
+    """Weights of a program, and memory for its inputs and results."""
+
+    def __init__(self, of: Program) -> None:
+        rng = np.random.default_rng(SEED)
+        self.tensors = {
+            c.name: rng.normal(size=c.type.shape).astype(np.float32) for c in of.constants.values()
+        }
+        main = of.main
+        self.memory = {r: np.zeros(r.type.shape, np.float32) for r in (*main.params, *main.results)}
+        self.constants = of.constants
+
+    def __call__(self, constant: Constant) -> np.ndarray:
+        (leaf,) = (name for name, c in self.constants.items() if c.recipe == constant.recipe)
+        return self.tensors[leaf]
+
+    def of(self, operand: Operand) -> np.ndarray:
+        return self.tensors[operand.name] if isinstance(operand, ConstRef) else self.memory[operand]  # type: ignore[index]
+
+
+def compiled(
+    models: Sequence[Model], properties: Mapping[str, str], kept: list[Model]
+) -> list[Built | Rejected]:
+    kept.extend(models)
+    return [Built(b"blob", "", b"", 0.5) for _ in models]
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vendor's model for which everything takes 10 us."""
+    monkeypatch.setattr(folded, "predict", lambda built, platform, sources: Prediction(10.0, "test"))
+
+
+def fold(of: Program, values: Values, mode: str = "on") -> tuple[folded.Folded, list[Model]]:
+    kept: list[Model] = []
+    found = folded.fold_all([of], values, mode, "4000", partial(compiled, kept=kept))
+    assert found is not None
+    return found, kept
+
+
+def run(of: Program, values: Values, code: Code) -> np.ndarray:
+    (step,) = runner.steps(code, "4000", of, values.of)
+    x = np.random.default_rng(SEED + 1).normal(size=(2, 4)).astype(np.float32)
+    values.memory[of.main.params[0]][...] = x
+    step()
+    want = Interpreter(of, lambda leaf: values.tensors["c" + leaf[1:]]).run([x])[0]
+    got = values.memory[of.main.results[0]]
+    np.testing.assert_allclose(got, want, atol=1e-2, err_msg=f"seed {SEED}")
+    return got.copy()
+
+
+def test_folded_code_computes_what_the_program_does(costs: None) -> None:
+    of = program()
+    values = Values(of)
+    found, models = fold(of, values)
+    assert len(models) == 1 and found.codes is not None
+    data = found.codes[0].to_bytes()
+    read = Code.from_bytes(data)
+    assert read == found.codes[0] and read.prediction is not None
+    assert (read.prediction.dispatches, read.prediction.latency_us) == (3, 30.0)
+    assert [r.calls for r in read.prediction.repeats] == [3]
+    first = run(of, values, read)
+    values.tensors["c3"] = values.tensors["c3"] * 2
+    assert not np.array_equal(first, run(of, values, read))  # weights are read where it is loaded
+
+
+def test_other_weights_are_the_same_models(costs: None) -> None:
+    of = program()
+    values = Values(of)
+    before = fold(of, values)[1]
+    values.tensors = {name: array + 1 for name, array in values.tensors.items()}
+    after = fold(of, values)[1]
+    assert [(m.xml, m.weights) for m in before] == [(m.xml, m.weights) for m in after]
+
+
+def test_auto_tries_one_block_with_its_weights(costs: None) -> None:
+    of = program()
+    found, models = fold(of, Values(of), "auto")
+    assert len(models) == 2 and len(models[1].weights) > len(models[0].weights)
+    assert found.codes is not None and found.repeats[0].unfolded_us == 30.0
+
+
+def test_what_a_compiler_refuses_is_not_folded(costs: None) -> None:
+    of = program()
+    values = Values(of)
+    assert (
+        folded.fold_all([of], values, "on", "4000", lambda models, _: [Rejected("no")] * len(models)) is None
+    )
+    assert folded.fold_all([program(1)], values, "on", "4000", lambda *_: []) is None
+
+
+def test_calls_that_do_not_fit_their_part_are_an_error(costs: None) -> None:
+    of = program()
+    values = Values(of)
+    found, _ = fold(of, values)
+    assert found.codes is not None
+    code = found.codes[0]
+    damaged = Code(code.parts, None, code.calls.replace(b'"c0", ', b"", 1))
+    with pytest.raises(ArtifactError, match="part 0"):
+        runner.steps(damaged, "4000", of, values.of)
