@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from executable_toy import example, toy
-from forgec.backends.cpu.native import binding
-from forgec.backends.cpu.native import compressed
+from forgec.backends.cpu.native import binding, compressed
 from forgec.backends.packing import packed_type, split_name, stored_name, unpack
 
 from forgec.errors import ArtifactError
