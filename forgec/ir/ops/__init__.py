@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    calibrated,
     compressed,
     elementwise,
     indexing,
