@@ -99,11 +99,11 @@ def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: i
         ids = Tokenizer(files[TOKENIZER_FILE], vocabulary).encode(text)
     else:
         ids = [int(token) for token in text]
-    if not ids or not all(0 <= token < vocabulary for token in ids):
+    wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
+    if not ids or wrong is not None:
+        found = f"the token {wrong}, and the model knows {vocabulary}" if ids else "no tokens"
         raise InputError(
-            f"a calibration of {len(ids)} tokens is of no use"
-            if not ids
-            else "the calibration has unknown tokens",
+            f"the calibration has {found}",
             hint="give a text of some thousand words like those that the model will meet",
         )
     return ids

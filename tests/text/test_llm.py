@@ -189,3 +189,25 @@ def test_no_torch_and_no_transformers_at_run_time(path):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
+    ids = prompt(60)
+    with forgec.compile_language_model(
+        load("llama", None), context=24, chunks=[4, 8], weights="int4:32", calibration=ids, check=False
+    ) as programs:
+        tables = [exe.plan.program.constants.values() for exe in programs.values()]
+        fitted = [{c.key for c in table if "fitted_" in repr(c.recipe)} for table in tables]
+        assert fitted[0] and fitted[0] == fitted[1] == fitted[2]
+        programs.save(tmp_path / "m.forge")
+    with forgec.LLM(tmp_path / "m.forge") as llm:
+        assert len(list(llm.generate(ids[:9], max_tokens=5))) == 5
+    for wrong, message in (([], "no tokens"), ([3, 131], "the token 131, and the model knows 131")):
+        with pytest.raises(InputError, match=message):
+            forgec.compile_language_model(
+                load("llama", None), context=24, weights="int4", calibration=wrong, check=False
+            )
+    with pytest.raises(InputError, match="no tokenizer"):
+        forgec.compile_language_model(
+            load("llama", None), context=24, weights="int4", calibration="text", check=False
+        )
