@@ -22,9 +22,10 @@ class Preparing:
     def forgec(
         self, model: str, layers: int | None, weights: str, context: int, chunk: int, path: str
     ) -> dict[str, Any]:
-        """Seconds to load, compile and save, bytes that a decode step reads, and the arena's."""
+        """Seconds to load, compile and save, and bytes of weights that a decode step reads."""
         import forgec
         from forgec import models
+        from forgec.ir.program import ConstRef
 
         start = perf_counter()
         loaded = models.load(model, layers=layers)
@@ -35,12 +36,18 @@ class Preparing:
         compiled = perf_counter()
         programs.save(path)
         done = perf_counter()
-        plan = programs["decode"].plan
+        program = programs["decode"].plan.program
+        read = {
+            x.name
+            for instr in program.main.body
+            for x in instr.operands
+            if isinstance(x, ConstRef) and not instr.op.startswith("embedding")
+        }
         return {
             "load_s": begun - start,
             "compile_s": compiled - begun,
             "save_s": done - compiled,
-            "read_bytes": sum(c.type.nbytes for c in plan.program.constants.values()),
+            "read_bytes": sum(program.constants[name].type.nbytes for name in read),
         }
 
     def gguf(self, model: str, layers: int | None, weights: str, path: str) -> None:
