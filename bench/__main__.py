@@ -278,7 +278,7 @@ def run_generate(
 @app.command("train")
 def run_train(
     folder: Annotated[Path, typer.Argument(help="Hugging Face directory to write.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of 2048 tokens.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 2048 tokens.")] = 400,
     files: Annotated[int, typer.Option(min=10, help="Files of the standard library to learn from.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the weights and the order.")] = 0,
 ) -> None:

@@ -83,7 +83,7 @@ def _files(
 def _race(
     files: Mapping[str, str], prompt: int, tokens: int, threads: int, rounds: int, say: Say
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    ids = np.random.default_rng(0).integers(3, 100, prompt).tolist()
+    rng = np.random.default_rng(0)
     workers: dict[str, Worker] = {}
     failures: dict[str, str] = {}
     seconds: dict[str, list[list[float]]] = {}
@@ -94,7 +94,7 @@ def _race(
             workers[tool] = Worker(_SERVICE, threads)
             try:
                 workers[tool].call("load", tool=tool, path=path, threads=threads, context=prompt + tokens)
-                before = workers[tool].call("generate", ids=ids, tokens=4)
+                before = workers[tool].call("generate", ids=[1] * prompt, tokens=4)
                 say(f"{tool}: {before[0]:.2f} s for the prompt")
                 seconds[tool], resident[tool] = [], workers[tool].call("resident")
             except WorkerError as error:
@@ -103,6 +103,7 @@ def _race(
                 workers.pop(tool).close()
         for order in turns(list(workers), rounds):
             bandwidth.append(workers[order[0]].call("read_bandwidth", threads=threads))
+            ids = rng.integers(3, 100, prompt).tolist()  # another one: some tools keep what prompts share
             for tool in order:
                 seconds[tool].append(workers[tool].call("generate", ids=ids, tokens=tokens))
     finally:

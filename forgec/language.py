@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,9 @@ def compile_language_model(
     chosen = Options.of(options, **named_options)
     sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
     decoder = decoder_of(loaded, context, sizes)
-    extra = _extra(loaded, GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded)))
+    rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
+    info = GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded), rewinds=rows_only)
+    extra = _extra(loaded, info)
     known = None
     if calibration is not None:
         ids = _tokens(calibration, extra, _vocabulary(loaded))
@@ -175,8 +178,7 @@ def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         if isinstance(template, str):
             files[TEMPLATE_FILE] = template.encode()
-    full = GenerationInfo(info.context, info.chunks, info.vocabulary, info.eos, special)
-    return {FILE: full.to_bytes(), **files}
+    return {FILE: replace(info, special=special).to_bytes(), **files}
 
 
 def _settings(path: Path) -> dict[str, Any]:

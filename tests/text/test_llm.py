@@ -144,6 +144,46 @@ def test_chat_is_the_text_after_the_template(llm):
     assert [piece.token for piece in llm.chat(messages, eos=())] == want
 
 
+def test_what_prompts_share_is_read_once(llm, model):
+    llm.forget()
+    first, rest = prompt(20), prompt(7, seed=3)
+    list(llm.generate(first, eos=(), max_tokens=6))
+    assert llm.stats.kept_tokens == 0
+    for start in (1, 7, 8, 13, 20):
+        ids = first[:start] + rest
+        tokens = [piece.token for piece in llm.generate(ids, eos=(), max_tokens=8)]
+        assert tokens == generated(model, ids, 8), f"after {start} tokens of the first text"
+        assert llm.stats.kept_tokens == start
+        list(llm.generate(first, eos=(), max_tokens=6))
+    list(llm.generate(first, eos=(), max_tokens=1))
+    assert llm.stats.kept_tokens == len(first) - 1
+    llm.forget()
+    list(llm.generate(first, eos=(), max_tokens=1))
+    assert llm.stats.kept_tokens == 0
+
+
+def test_a_conversation_goes_on_in_the_cache(llm, model):
+    llm.forget()
+    ids = prompt(9)
+    ids += [piece.token for piece in llm.generate(ids, eos=(), max_tokens=5)]
+    ids += prompt(3, seed=1)
+    tokens = [piece.token for piece in llm.generate(ids, eos=(), max_tokens=5)]
+    # The last token that was written has not been read.
+    assert llm.stats.kept_tokens == 13
+    assert tokens == generated(model, ids, 5)
+
+
+def test_states_that_are_no_rows_are_kept_only_at_their_end(tmp_path):
+    model = load("lfm2", None)
+    with forgec.LLM(forgec.compile_language_model(model, context=CONTEXT, chunks=[4])) as llm:
+        ids = prompt(9)
+        list(llm.generate(ids, eos=(), max_tokens=1))
+        for next_ids, kept in ((ids + prompt(4), 9), (ids[:7] + prompt(4), 0)):
+            tokens = [piece.token for piece in llm.generate(next_ids, eos=(), max_tokens=6)]
+            assert llm.stats.kept_tokens == kept
+            assert tokens == generated(model, next_ids, 6)
+
+
 def test_wrong_prompts(llm):
     for empty in ("", []):
         with pytest.raises(InputError, match="no tokens"):
