@@ -81,16 +81,20 @@ def scales(weight: Array, *, bits: int, group: int) -> Array:
     A group of zeros has the scale 0; one with NaN or an infinity a scale that is not finite.
     """
     n, depth = weight.shape
-    step = depth if group == 0 else group
-    result = np.zeros((groups_of(depth, group), n), np.float32)
-    for g in range(result.shape[0] if depth else 0):
-        part = weight[:, g * step : (g + 1) * step]
-        low, high = part.min(axis=1), part.max(axis=1)
-        if bits == 8:
-            result[g] = np.maximum(np.abs(low), np.abs(high)) / np.float32(127)
-        else:
-            result[g] = np.where(np.abs(low) >= np.abs(high), low, high) / np.float32(-8)
-    return result
+    count = groups_of(depth, group)
+    if not weight.size:
+        return np.zeros((count, n), np.float32)
+    starts = np.arange(count) * group
+    ends = np.empty((2, n, count), np.float32)
+    step = max(1, _ROWS // depth)
+    for row in range(0, n, step):
+        part = slice(row, row + step)
+        np.minimum.reduceat(weight[part], starts, axis=1, out=ends[0, part])
+        np.maximum.reduceat(weight[part], starts, axis=1, out=ends[1, part])
+    low, high = ends.swapaxes(1, 2)
+    if bits == 8:
+        return np.maximum(np.abs(low), np.abs(high)) / np.float32(127)
+    return np.where(np.abs(low) >= np.abs(high), low, high) / np.float32(-8)
 
 
 def quantise_rule(
@@ -125,14 +129,20 @@ def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
     n, depth = weight.shape
     low, high = (-127, 127) if bits == 8 else (-8, 7)
     codes = np.empty((n, depth), np.int8)
+    whole = group == 0 or depth % group == 0
+    inner = (depth // group, group) if group and whole else (depth,)
     step = max(1, _ROWS // max(1, depth))
     for row in range(0, n, step):
         part = slice(row, row + step)
         inverse = np.reciprocal(scales[:, part])
-        quotient = weight[part] * by_group(inverse, depth, group)
+        regular = bool(np.isfinite(inverse).all() and inverse.all())
+        spread = inverse.T[..., None] if group and whole else by_group(inverse, depth, group)
+        quotient = weight[part].reshape(-1, *inner) * spread
         np.rint(quotient, out=quotient)
         np.clip(quotient, low, high, out=quotient)
-        codes[part] = np.nan_to_num(quotient, copy=False)
+        if not regular:
+            np.nan_to_num(quotient, copy=False)
+        codes[part] = quotient.reshape(-1, depth)
     return codes if bits == 8 else pack_i4(codes)
 
 
