@@ -114,7 +114,9 @@ def _summary(llm: LLM) -> str:
 
     s = llm.stats
     parts = [
-        f"{s.prompt_tokens} prompt tokens, {s.tokens} new ({s.finish})",
+        f"{s.prompt_tokens} prompt tokens"
+        + (f" ({s.kept_tokens} kept)" if s.kept_tokens else "")
+        + f", {s.tokens} new ({s.finish})",
         f"first token {s.first_token_s * 1e3:.1f} ms",
         f"prefill {s.prefill_rate:.1f} tokens/s",
         f"decode {s.decode_rate:.1f} tokens/s" if s.tokens > 1 else "",
@@ -136,6 +138,7 @@ def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
         "finish": s.finish,
         "measured": {
             "prompt_tokens": s.prompt_tokens,
+            "kept_tokens": s.kept_tokens,
             "new_tokens": s.tokens,
             "first_token_ms": s.first_token_s * 1e3,
             "prefill_tokens_per_s": s.prefill_rate,

@@ -42,8 +42,8 @@ _MEMBERS = {
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
     "sum mean max min prod any all cumsum argmax top_k",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
-    "movement": "copy concat pad flip embedding embedding_q quantise scales take_along gather scatter "
-    "read_state write_state update_rows write_rows",
+    "movement": "copy concat pad flip embedding embedding_q take_along gather scatter "
+    "quantise scales fitted_codes fitted_scales read_state write_state update_rows write_rows",
 }
 FAMILIES = (*_MEMBERS, "pointwise")
 """Kernels that share rates; every op that is in no list is point-wise."""

@@ -41,13 +41,12 @@ Memory = Callable[[Operand], Any]
 Step = Callable[[], Any]
 
 
-def packing(isa: str) -> str:
-    """Name of the layout in which kernels of an instruction set want the weights of ``linear``.
+def packing(dtype: DType, isa: str) -> str:
+    """Name of the layout (:mod:`backends.packing`) in which kernels want weights of an element type.
 
-    ``f32.panel48``: the weight [out, in] as [ceil(out / 48), in, 48], zeros after the last output. All
-    instruction sets of today share it, so that an artifact never has to be repacked.
+    All instruction sets of today share them, so that an artifact never has to be repacked.
     """
-    return "f32.panel48"
+    return f"f32.panel{PANEL}" if dtype is DType.F32 else compressed.LAYOUTS[dtype]
 
 
 def packed_operand(instr: Instr) -> int | None:
@@ -67,18 +66,24 @@ def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
 
 
 def packings(body: Iterable[Instr]) -> dict[str, Packing]:
-    """How each constant that some product wants packed is to be stored; compressed ones are not."""
-    found: dict[str, Instr] = {}
+    """How each constant that some product wants packed is to be stored.
+
+    An embedding reads compressed tables in that layout too (see :func:`steps`).
+    """
+    found: dict[str, tuple[str, Instr]] = {}
     plain: set[str] = set()
     for instr in body:
         which = packed_operand(instr)
+        either = 0 if instr.op == "embedding_q" else None
         for i, x in enumerate(instr.operands):
-            if isinstance(x, ConstRef) and i == which and instr.op == "linear":
-                found[x.name] = instr
-            elif isinstance(x, ConstRef):
+            if isinstance(x, ConstRef) and i == which:
+                found[x.name] = packing(x.type.dtype, isa()), instr
+            elif isinstance(x, ConstRef) and i != either:
                 plain.add(x.name)
-    layout = packing(isa())
-    return {name: Packing(layout, partial(pack, instr), name not in plain) for name, instr in found.items()}
+    return {
+        name: Packing(layout, partial(pack, instr), name not in plain)
+        for name, (layout, instr) in found.items()
+    }
 
 
 def supports(instr: Instr) -> str | None:
@@ -240,7 +245,7 @@ def _packed_name(instr: Instr, which: int) -> str:
     operand = instr.operands[which]
     if not isinstance(operand, ConstRef):
         return ""
-    return stored_name(operand.name, compressed.LAYOUTS.get(operand.type.dtype, packing(isa())))
+    return stored_name(operand.name, packing(operand.type.dtype, isa()))
 
 
 def _placeholder(t: TensorType) -> np.ndarray:

@@ -3,6 +3,7 @@
 from . import (
     aten,
     attention,
+    calibrated,
     compressed,
     elementwise,
     indexing,
