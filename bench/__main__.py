@@ -14,6 +14,7 @@ from . import (
     compile_time,
     fidelity,
     fusion,
+    generate,
     kernels,
     latency,
     load_time,
@@ -238,6 +239,40 @@ def run_kernels(
         return kernels.measure(threads=threads, rounds=repeat, say=_say)
 
     _run(kernels.NAME, {"threads": threads, "rounds": repeat}, measure, save, label, note)
+
+
+@app.command("generate")
+def run_generate(
+    models: Models = None,
+    weights: Annotated[list[str] | None, typer.Option(help="int8, int4 or int4:32; repeatable.")] = None,
+    prompt: Annotated[int, typer.Option(min=2, help="Tokens of the prompt.")] = 512,
+    tokens: Annotated[int, typer.Option(min=4, help="Tokens to write.")] = 64,
+    threads: Threads = 2,
+    repeat: Repeat = 5,
+    layers: Layers = None,
+    folder: Annotated[Path, typer.Option(help="Where the models' files are kept.")] = Path("bench-models"),
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """Prefill and decode of language models against OpenVINO GenAI and llama.cpp."""
+    kinds = tuple(weights or ("int8", "int4"))
+    settings = {"threads": threads, "rounds": repeat, "prompt": prompt, "tokens": tokens, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        return generate.measure(
+            models or generate.MODELS,
+            weights=kinds,
+            prompt=prompt,
+            tokens=tokens,
+            threads=threads,
+            rounds=repeat,
+            layers=layers,
+            folder=folder,
+            say=_say,
+        )
+
+    _run(generate.NAME, settings, measure, save, label, note)
 
 
 @app.command("train")

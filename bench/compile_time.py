@@ -113,7 +113,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         }
         for name, tool in by_tool.items():
             rows.append((label, name, *_times(name, returned, finished), _memory(tool, model["bytes"])))
-            if name != "forgec":
+            if not name.startswith("forgec"):
                 stages.append((label, name, _shares(tool["stages"], tool["ms"])))
         if "forgec" in by_tool:
             shares.append((label, *_phase_row(by_tool["forgec"]["stages"])))

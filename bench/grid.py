@@ -52,7 +52,12 @@ class Case:
         return f"{self.op}({', '.join(str(getattr(x, 'type', x)) for x in self.operands)}){attrs}"
 
 
-UNTIMED = frozenset({"call", "read_state", "write_state", "write_rows", "update_rows", "quantise", "scales"})
+UNTIMED = frozenset(
+    {
+        *("call", "read_state", "write_state", "write_rows", "update_rows"),
+        *("quantise", "scales", "fitted_codes", "fitted_scales"),
+    }
+)
 """Ops without a kernel of their own, those of states, which cost what a copy does, and those of constants."""
 
 _SHAPES = (

@@ -2,7 +2,7 @@
 
 The model is the one of :mod:`.train`, which has learned its text; the text that is scored it has not seen.
 Each format is compiled for windows of the training length and runs over the same windows; eager PyTorch is
-the reference.
+the reference. int4 is measured rounded to the nearest, and calibrated on windows of the text that was learnt.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import numpy as np
 
 from .round_robin import Say
 from .tables import Table
-from .train import TEXT_FILE, WINDOW
+from .train import LEARNT_FILE, TEXT_FILE, WINDOW
 
-__all__ = ["FORMATS", "NAME", "TITLE", "measure", "tables"]
+__all__ = ["CALIBRATED", "FORMATS", "NAME", "TITLE", "measure", "tables"]
 
 NAME = "perplexity"
 TITLE = "Weight formats: perplexity"
-FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4:128", "int4:64", "int4:32")
+CALIBRATED = " calibrated"
+"""Behind a format: fitted to a calibration text."""
+
+FORMATS = (
+    *("fp32", "bf16", "int8", "w8a8"),
+    *(f"int4:{group}{how}" for group in (128, 64, 32) for how in ("", CALIBRATED)),
+)
+_CALIBRATION_WINDOWS = 64
 
 
 def measure(folder: Path, *, formats: Sequence[str], windows: int, say: Say) -> dict[str, Any]:
@@ -34,11 +41,10 @@ def measure(folder: Path, *, formats: Sequence[str], windows: int, say: Say) -> 
 
     loaded = models.load(folder)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = np.array(tokenizer.encode((folder / TEXT_FILE).read_text(encoding="utf-8")).ids)
-    count = min(windows, len(ids) // WINDOW)
-    # Evenly spaced, so that few windows still are of many files.
-    starts = np.linspace(0, len(ids) - WINDOW, count).astype(int)
-    texts = np.stack([ids[i : i + WINDOW] for i in starts])
+    texts = _windows(tokenizer, folder / TEXT_FILE, windows)
+    sample = [
+        {"input_ids": text[None]} for text in _windows(tokenizer, folder / LEARNT_FILE, _CALIBRATION_WINDOWS)
+    ]
     with torch.no_grad():
         reference = [
             _log_softmax(loaded.module(input_ids=torch.from_numpy(t)[None]).logits.numpy()) for t in texts
@@ -46,11 +52,18 @@ def measure(folder: Path, *, formats: Sequence[str], windows: int, say: Say) -> 
     rows = [{"format": "eager PyTorch", **_scores(reference, reference, texts)}]
     for name in formats:
         example = {"input_ids": torch.from_numpy(texts[:1])}
-        executable = forgec.compile(loaded, (), example, weights=name, check=False)
+        executable = forgec.compile(
+            loaded,
+            (),
+            example,
+            weights=name.removesuffix(CALIBRATED),
+            calibration=sample if name.endswith(CALIBRATED) else None,
+            check=False,
+        )
         found = [_log_softmax(executable(input_ids=t[None])["logits"]) for t in texts]
         rows.append({"format": name, **_scores(found, reference, texts)})
         say(f"{name}: {rows[-1]}")
-    return {"windows": count, "tokens": int(count * (WINDOW - 1)), "rows": rows}
+    return {"windows": len(texts), "tokens": len(texts) * (WINDOW - 1), "rows": rows}
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
@@ -67,6 +80,13 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     ]
     note = f"Measured over {data['tokens']} tokens that the model has not seen; KL in nats a token."
     return [Table(TITLE, ("weights", ">perplexity", ">change", ">KL"), rows, [note])]
+
+
+def _windows(tokenizer: Any, path: Path, count: int) -> np.ndarray:
+    """Token ids [count, WINDOW] of a text, evenly spaced, so that few windows still are of many files."""
+    ids = np.array(tokenizer.encode(path.read_text(encoding="utf-8")).ids)
+    starts = np.linspace(0, len(ids) - WINDOW, min(count, len(ids) // WINDOW)).astype(int)
+    return np.stack([ids[i : i + WINDOW] for i in starts])
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -18,12 +18,17 @@ import numpy as np
 
 from .round_robin import Say
 
-__all__ = ["TEXT_FILE", "train"]
+__all__ = ["LEARNT_FILE", "TEXT_FILE", "WINDOW", "train"]
 
 VOCABULARY = 2048
 WINDOW = 128
 TEXT_FILE = "validation.txt"
 """Text in the directory that the model has not seen."""
+
+LEARNT_FILE = "calibration.txt"
+"""Some of the text that it has learnt, for calibration."""
+
+_LEARNT_CHARACTERS = 200_000
 
 _DIMENSIONS = {
     "hidden_size": 256,
@@ -53,6 +58,8 @@ def train(folder: Path, *, steps: int, seed: int, files: int, say: Say) -> float
     specials = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": _TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(specials), encoding="utf-8")
     (folder / TEXT_FILE).write_text("\n".join(kept), encoding="utf-8")
+    share = _LEARNT_CHARACTERS // len(seen)
+    (folder / LEARNT_FILE).write_text("\n".join(text[:share] for text in seen), encoding="utf-8")
     tokens = np.concatenate([tokenizer.encode(text).ids for text in seen])
     say(f"{len(tokens):,} tokens of {len(seen)} files")
 

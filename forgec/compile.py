@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from .errors import FidelityError, OptionError, TargetError
 from .executable import Executable
 from .executable.archive import Info
 from .graph import CapturedGraph
+from .ir.calibrate import Calibration
 from .ir.compress import compress
 from .ir.in_place import flatten
 from .ir.lowering import Lowered, lower
@@ -59,6 +60,7 @@ def compile(
     origin: str = "",
     states: Mapping[str, str] | None = None,
     readers: Mapping[str, Callable[[], torch.Tensor]] | None = None,
+    calibration: Calibration | Sequence[Mapping[str, Any] | tuple[Any, ...]] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Executable:
@@ -73,6 +75,8 @@ def compile(
     dictionary that are their next values: they become states, which live in the executable from run to run
     and are zero at first. ``readers`` give the values of weights that the module has stand-ins for, by name
     (``models.load`` with ``stream``), one at a time when they are written; then nothing is checked.
+    ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4 weights are fitted to what
+    they meet in runs on these, which costs time and the memory of all weights.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -86,8 +90,11 @@ def compile(
         raise OptionError(
             "the check runs the model, whose weights are not loaded", hint="compile with check=False"
         )
+    if calibration is not None and not WeightSpec.parse(chosen.weights).uses("int4"):
+        raise OptionError("only int4 weights are calibrated", hint="compile with weights=int4")
+    known = calibration if isinstance(calibration, Calibration | None) else Calibration(calibration)
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
-    job = _Job(chosen, target, origin, progress, states or {}, readers)
+    job = _Job(chosen, target, origin, progress, states or {}, readers, known)
 
     def capturing(mode: str) -> Capture:
         return capture(model, args, kwargs, mode=mode, name=name, fake=bool(readers))
@@ -96,7 +103,9 @@ def compile(
         try:
             executable = job.run(capturing, chosen.capture)
         except _BlocksDiffer as differ:
-            job = _Job(chosen, target, origin, progress, states or {}, readers, notes=[str(differ)])
+            if known is not None:
+                known.tensors.clear()
+            job = _Job(chosen, target, origin, progress, states or {}, readers, known, notes=[str(differ)])
             executable = job.run(capturing, "full")
     assert executable.report is not None
     executable.report.rss = compose.rss_report(memory, job.model_bytes)
@@ -132,6 +141,7 @@ class _Job:
     progress: Progress | None
     states: Mapping[str, str]
     readers: Mapping[str, Callable[[], torch.Tensor]]
+    calibration: Calibration | None
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
@@ -156,7 +166,7 @@ class _Job:
                 before_fusion=lambda graph: unfused.append(cost.program_cost(self._lower(graph).program)),
             )
         with self._phase("lowering"):
-            lowered = self._lower(captured.graph)
+            lowered = self._lower(captured.graph, self.calibration)
             if knobs().verify:
                 verify(lowered.program)
             flat = flatten(lowered.program)
@@ -185,9 +195,24 @@ class _Job:
             self._check(captured, executable, report, mode)
         return executable
 
-    def _lower(self, graph: CapturedGraph) -> Lowered:
+    def _lower(self, graph: CapturedGraph, calibration: Calibration | None = None) -> Lowered:
         lowered = lower(graph)
-        return replace(lowered, program=compress(lowered.program, WeightSpec.parse(self.options.weights)))
+        if calibration is not None and not calibration.tensors:
+            calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
+        program = compress(lowered.program, WeightSpec.parse(self.options.weights), calibration)
+        return replace(lowered, program=program)
+
+    def _source(self, lowered: Lowered) -> Callable[[str], np.ndarray]:
+        """What gives source tensors by name."""
+        fitted = {} if self.calibration is None else self.calibration.tensors
+
+        def source(name: str) -> np.ndarray:
+            if name in fitted:
+                return fitted[name]
+            tensor = self.readers[name]() if name in self.readers else lowered.tensors[name]
+            return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
+
+        return source
 
     def _report(
         self,
@@ -224,12 +249,6 @@ class _Job:
         return Settings(options.timeout, memory, options.jobs, options.fold)
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
-        tensors = lowered.tensors
-
-        def source(name: str) -> np.ndarray:
-            tensor = self.readers[name]() if name in self.readers else tensors[name]
-            return as_numpy(tensor) if isinstance(tensor, torch.Tensor) else tensor
-
         initial = {
             f"s{i}": as_numpy(tensor).copy()
             for i, tensor in enumerate(graph.states.values())
@@ -237,7 +256,13 @@ class _Job:
         }
         info = Info(graph.name, self.target, self.options.to_dict(), self.origin)
         return Executable(
-            lowered.program, plan, graph.signature, source, info=info, report=report, initial=initial
+            lowered.program,
+            plan,
+            graph.signature,
+            self._source(lowered),
+            info=info,
+            report=report,
+            initial=initial,
         )
 
     def _check(self, captured: Capture, executable: Executable, report: Report, mode: str) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .compile import Progress
 from .compile import compile as compile_program
-from .errors import FidelityError
+from .errors import FidelityError, InputError
 from .executable import Programs
+from .ir.calibrate import Calibration
 from .options import Options
 from .plan.plan import HOST
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
@@ -38,13 +42,16 @@ def compile_language_model(
     chunks: Sequence[int] = CHUNKS,
     target: str = HOST,
     options: Options | Mapping[str, Any] | None = None,
+    calibration: str | Sequence[int] | None = None,
     progress: Progress | None = None,
     **named_options: Any,
 ) -> Programs:
     """Compile programs that read a prompt in ``chunks`` and write a text of up to ``context`` tokens.
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
-    chunk longer than the context is cut to it. The result is for :class:`forgec.LLM`, directly or saved.
+    chunk longer than the context is cut to it. ``calibration`` is a text like those that the model will meet,
+    or its tokens: int4 weights are fitted to it (see ``forgec.compile``). The result is for
+    :class:`forgec.LLM`, directly or saved.
 
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
     it does not know, and ``ArtifactError`` for a tokenizer that does not fit the model.
@@ -56,11 +63,18 @@ def compile_language_model(
     chosen = Options.of(options, **named_options)
     sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
     decoder = decoder_of(loaded, context, sizes)
-    extra = _extra(loaded, GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded)))
+    rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
+    info = GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded), rewinds=rows_only)
+    extra = _extra(loaded, info)
+    known = None
+    if calibration is not None:
+        ids = _tokens(calibration, extra, _vocabulary(loaded))
+        known = Calibration(_runs(ids, max(sizes, default=1), context))
     entries = {}
-    for name, tokens in {DECODE: 1, **{prefill_name(size): size for size in sizes}}.items():
+    # The largest chunk is compiled first: it reads the calibration text fastest.
+    for tokens in [*sizes[::-1], 1]:
         args, kwargs = decoder.example(tokens)
-        entries[name] = compile_program(
+        entries[tokens] = compile_program(
             decoder,
             args,
             kwargs,
@@ -70,13 +84,45 @@ def compile_language_model(
             origin=loaded.weights,
             states={CACHE: CACHE},
             readers=loaded.readers,
+            calibration=known,
             progress=progress,
         )
-    entries[DECODE].add_extra(extra)
-    programs = Programs(entries)
+    entries[1].add_extra(extra)
+    programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     if chosen.check and not WeightSpec.parse(chosen.weights).compresses:
         _check_text(decoder, programs, min(context, max(sizes, default=1) + 3))
     return programs
+
+
+def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: int) -> list[int]:
+    """Token ids of a calibration text; :class:`InputError` if there are none or one is unknown."""
+    if isinstance(text, str):
+        if TOKENIZER_FILE not in files:
+            raise InputError("the model has no tokenizer", hint="give the calibration as token ids")
+        ids = Tokenizer(files[TOKENIZER_FILE], vocabulary).encode(text)
+    else:
+        ids = [int(token) for token in text]
+    wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
+    if not ids or wrong is not None:
+        found = f"the token {wrong}, and the model knows {vocabulary}" if ids else "no tokens"
+        raise InputError(
+            f"the calibration has {found}",
+            hint="give a text of some thousand words like those that the model will meet",
+        )
+    return ids
+
+
+def _runs(ids: Sequence[int], chunk: int, context: int) -> list[dict[str, np.ndarray]]:
+    """Calls that read a text by whole chunks, from the start of the context again when it is full."""
+    step = context // chunk * chunk
+    calls = []
+    for start in range(0, max(len(ids) - chunk, 0) + 1, chunk):
+        tokens = np.zeros((1, chunk), np.int64)
+        part = ids[start : start + chunk]
+        tokens[0, : len(part)] = part
+        call = {"input_ids": tokens, "position": np.array(start % step)}
+        calls.append(call if chunk == 1 else {**call, "count": np.array(len(part))})
+    return calls
 
 
 def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
@@ -132,8 +178,7 @@ def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         if isinstance(template, str):
             files[TEMPLATE_FILE] = template.encode()
-    full = GenerationInfo(info.context, info.chunks, info.vocabulary, info.eos, special)
-    return {FILE: full.to_bytes(), **files}
+    return {FILE: replace(info, special=special).to_bytes(), **files}
 
 
 def _settings(path: Path) -> dict[str, Any]:

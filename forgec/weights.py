@@ -75,6 +75,10 @@ class WeightSpec:
         """Whether any parameter could get another format than its own."""
         return any(f.name != "fp32" for f in (self.default, *(f for _, f in self.overrides)))
 
+    def uses(self, name: str) -> bool:
+        """Whether any parameter could get a format of this name."""
+        return any(f.name == name for f in (self.default, *(f for _, f in self.overrides)))
+
     @property
     def least_exact(self) -> Format:
         """The least exact format that any parameter may get."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from forgec.errors import ModelError
 
@@ -114,10 +115,31 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Deco
     if context < 1:
         raise ModelError(f"a context has at least one token, and is {context}")
     rows = context + max(chunks, default=1) - 1
-    shapes = _cache_shapes(model, rows)
+    _fix_frequencies(model, context)
+    shapes = _cache_shapes(model, context, rows)
     hand_out(_layers(model, len(shapes)))
     decoder = Decoder(model, shapes, context, rows)
     return decoder.eval().requires_grad_(False)
+
+
+def _fix_frequencies(model: nn.Module, context: int) -> None:
+    """Decide for a whole file what rotary embeddings with several sets of frequencies decide in each call.
+
+    The keys of one cache must not be of two kinds: longrope takes the set for long texts throughout if the
+    context is over the original length. A context is never over the length from which ``dynamic`` grows.
+    """
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind == "dynamic":
+            module.rope_type = "default"  # type: ignore[assignment]
+        if kind != "longrope":
+            continue
+        rotary: Any = module
+        original = rotary.config.rope_parameters["original_max_position_embeddings"]
+        if context > original:
+            device = rotary.original_inv_freq.device
+            frequencies, _ = ROPE_INIT_FUNCTIONS[kind](rotary.config, device, seq_len=original + 1)
+            rotary.original_inv_freq.copy_(frequencies)
 
 
 def _layers(model: nn.Module, count: int) -> list[nn.Module]:
@@ -128,12 +150,13 @@ def _layers(model: nn.Module, count: int) -> list[nn.Module]:
     raise ModelError(f"{type(model).__name__} has no list of {count} layers, one for each entry of its cache")
 
 
-def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
+def _cache_shapes(model: PreTrainedModel, context: int, rows: int) -> Shapes:
     """Shape of every tensor of the cache, found by running one token on the meta device."""
     config = copy.deepcopy(model.config)
     config.pad_token_id = None  # with one, some models look for it among the ids, which have no values here
     with torch.device("meta"), torch.no_grad():
         twin = type(model)._from_config(config).eval()
+        _fix_frequencies(twin, context)
         cache: Any = DynamicCache(config=config)
         twin(input_ids=torch.zeros(1, 1, dtype=torch.int64), past_key_values=cache, use_cache=True)
     shapes: Shapes = []

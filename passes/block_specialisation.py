@@ -142,7 +142,7 @@ def _drop_unused_parameters(block: Block, calls: list[fx.Node]) -> int:
 def _drop_unused_results(block: Block, calls: list[fx.Node]) -> int:
     """Results that no call uses, and results that are a parameter passed through."""
     output = next(iter(reversed(block.graph.nodes)))
-    results: list[fx.Node] = list(output.args[0])  # type: ignore[arg-type]
+    results: list[fx.Node] = list(output.args[0])
     parameters = placeholders(block.graph)
     count = 0
     for call in calls:

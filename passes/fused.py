@@ -122,8 +122,8 @@ def attention(
     scores = q @ k.repeat_interleave(groups, 1).transpose(-1, -2) * scale
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    rows, length = scores.shape[-2:]
-    distance = torch.arange(rows)[:, None] + (length - rows) - torch.arange(length)[None, :]
+    rows, keys = scores.shape[-2:]
+    distance = torch.arange(rows)[:, None] + (keys - rows) - torch.arange(keys)[None, :]
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if causal:
         allowed &= distance >= 0

@@ -29,14 +29,18 @@ from .cost import estimate_us
 
 __all__ = ["OpenVinoBackend"]
 
-_HOST_OPS = {"call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+_HOST_OPS = {"aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
 KNOWN = Path(__file__).with_name("known.json")
 
 
 def by_rule(instr: Instr) -> No | None:
     """Refusals that no compiler has to be asked for."""
     if instr.op in _HOST_OPS or any(isinstance(x, StateRef) for x in instr.operands):
-        return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
+        return No(
+            "op",
+            f"{instr.op} is done by the host",
+            "nothing: the NPU keeps no state and has no PyTorch",
+        )
     types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
     if instr.attrs.get("group"):
         return No(

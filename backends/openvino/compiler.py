@@ -118,10 +118,10 @@ def build(
         found = cache.get(key)
         if found is not None:
             results[key] = Built.from_bytes(found)
-    todo = [key for key in distinct if key not in results]
+    uncached = [key for key in distinct if key not in results]
     with tempfile.TemporaryDirectory() as temporary:
-        jobs = [_job([distinct[key]], Path(temporary) / key, options, toolchain) for key in todo]
-        for key, job, outcome in zip(todo, jobs, run_all(jobs, settings), strict=True):
+        jobs = [_job([distinct[key]], Path(temporary) / key, options, toolchain) for key in uncached]
+        for key, job, outcome in zip(uncached, jobs, run_all(jobs, settings), strict=True):
             results[key] = result = _result(job, outcome, settings)
             if isinstance(result, Built):
                 cache.put(key, result.to_bytes())

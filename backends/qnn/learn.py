@@ -11,14 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.inline import inline
-from forgec.ir.op import OPS, Op, Sample
 from forgec.ir.parser import parse
-from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
-from forgec.ir.types import TensorType
+from forgec.ir.program import Instr
+from forgec.ir.samples import sampled_instructions
 
 from ..vendor.support import signature
 from .backend import FAMILY, KNOWN, by_rule
@@ -32,27 +28,10 @@ _SEED = 1
 
 
 def _instructions() -> Iterator[Instr]:
-    """Every sample with its operands computed, and with all but the first constant; then the programs'."""
-    for op in OPS.values():
-        for sample in op.samples(np.random.default_rng(_SEED)) if op.samples else ():
-            yield from _variants(op, sample)
+    """The ops' samples, then the programs'."""
+    yield from sampled_instructions(_SEED)
     for path in sys.argv[1:]:
         yield from inline(parse(Path(path).read_text())).main.body
-
-
-def _variants(op: Op, sample: Sample) -> Iterator[Instr]:
-    for constant in (False, True):
-        operands: list[Operand] = []
-        for i, x in enumerate(sample.operands):
-            if not isinstance(x, np.ndarray):
-                operands.append(None if x is None else Literal(x))
-                continue
-            kind = TensorType.of(x)
-            operands.append(ConstRef(f"c{i}", kind) if constant and i else Register(i, kind))
-        types = [x.type if isinstance(x, Register | ConstRef) else None for x in operands]
-        kinds = op.result_types(types, sample.attrs)
-        results = tuple(Register(100 + i, kind) for i, kind in enumerate(kinds))
-        yield Instr(op.name, tuple(operands), results, dict(sample.attrs))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ __all__ = ["BASELINES", "COMPILERS", "INT8", "Compiled", "Stages", "Tool", "get"
 
 _TOOLS = {
     "forgec": "forgec_tool:ForgecTool",
+    "forgec, unchecked": "forgec_tool:UncheckedForgecTool",
     "eager": "eager:EagerTool",
     "openvino": "openvino_tool:OpenVinoTool",
     "onnxruntime": "onnxruntime_tool:OnnxRuntimeTool",
@@ -17,7 +18,7 @@ _TOOLS = {
     "openvino-int8": "openvino_tool:OpenVinoInt8Tool",
     "onnxruntime-int8": "onnxruntime_tool:OnnxRuntimeInt8Tool",
 }
-COMPILERS = ("forgec", "openvino", "onnxruntime")
+COMPILERS = ("forgec", "forgec, unchecked", "openvino", "onnxruntime")
 """Tools whose compile time is compared."""
 
 BASELINES = ("eager", "openvino", "onnxruntime", "torch.compile")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,18 +19,22 @@ __all__ = ["ForgecTool"]
 
 
 class ForgecTool(Tool):
-    """``forgec.compile`` with default options: its check against eager is part of the compile.
+    """``forgec.compile`` with default options: its check against eager, which packs the weights and runs the
+    result, is part of the compile."""
 
-    It runs once, so weights are packed and memory is mapped when the compile returns.
-    """
+    check: ClassVar[bool] = True
 
     def compile(self, module: nn.Module, inputs: Mapping[str, Tensor], threads: int) -> Compiled:
         import forgec
 
-        executable = forgec.compile(module, (), inputs, target="cpu")
-        executable.threads = threads
-        executable(**{name: tensor.numpy() for name, tensor in inputs.items()})
-        return _Program(executable)
+        os.environ["FORGEC_THREADS"] = str(threads)
+        return _Program(forgec.compile(module, (), inputs, target="cpu", check=self.check))
+
+
+class UncheckedForgecTool(ForgecTool):
+    """The same without the check, which the others do not have: weights are packed at the first run."""
+
+    check = False
 
 
 class _Program(Compiled):

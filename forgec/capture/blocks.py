@@ -15,7 +15,7 @@ result against eager on the example and falls back to the full trace.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,11 +222,13 @@ def _attribute_key(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
+def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
     """While this is open, calling a candidate emits one ``forgec::block`` operator instead of its body.
 
     Gives the list of calls in the order in which the export makes them; the operator's number is the index. A
-    call whose arguments cannot be compared (a cache object, say) is traced as it is.
+    call whose arguments cannot be compared (a cache object, say) is traced as it is. To ``hide`` takes the
+    candidates' parameters and buffers away meanwhile: the export would spend most of its time on them. Then
+    reading one is an error, and so is a call that would be traced as it is.
     """
     made: list[BlockCall] = []
     kinds: dict[Any, str] = {}
@@ -241,6 +243,8 @@ def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
             call = BlockCall(path, module, [_described(x) for x in leaves], in_spec, next(returned))
             key = _kind_key(call, structures[path])
             if key is None:
+                if hide:
+                    raise _HiddenError(f"a call of {path} has to be traced and its weights are hidden")
                 return forward(*args, **kwargs)
             call.kind = kinds.setdefault(key, f"block{len(kinds)}")
             number = len(made)
@@ -257,13 +261,36 @@ def stubbed(recorded: Recorded) -> Iterator[list[BlockCall]]:
     try:
         for module, path in unique.items():
             module.forward = stub(path, module, module.forward)
-        yield made
+        with _hidden(unique) if hide else contextlib.nullcontext():
+            yield made
     finally:
         for module in unique:
             del module.forward
         for module, forward in own.items():
             module.forward = forward
         _result_types.clear()
+
+
+class _HiddenError(Exception):
+    """A hidden weight is needed."""
+
+
+@contextlib.contextmanager
+def _hidden(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    tables: list[dict[str, Any]] = [
+        table
+        for block in blocks
+        for module in block.modules()
+        for table in (vars(module)["_parameters"], vars(module)["_buffers"])
+    ]
+    kept = [dict(table) for table in tables]
+    try:
+        for table in tables:
+            table.clear()
+        yield
+    finally:
+        for table, entries in zip(tables, kept, strict=True):
+            table.update(entries)
 
 
 def is_block_call(node: fx.Node) -> bool:

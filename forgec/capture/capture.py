@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from ..debug import log
 from ..errors import CaptureError
 from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
@@ -131,8 +132,11 @@ class _Call:
         return self._captured(exported, {}, _ConstantTable(), "full")
 
     def assemble_blocks(self) -> CapturedGraph:
-        with stubbed(self.recorded) as made:
-            exported = export_module(self.model, self.args, self.kwargs)
+        try:
+            exported, made = self._export_stubbed(hide=True)
+        except CaptureError as error:
+            log(1, f"traced again with the blocks' weights: {error.what}")
+            exported, made = self._export_stubbed(hide=False)
         kinds: dict[str, list[BlockCall]] = {}
         for call in made:
             kinds.setdefault(call.kind, []).append(call)
@@ -146,6 +150,10 @@ class _Call:
             if len(calls) == 1:
                 inline_block(captured, kind)
         return captured
+
+    def _export_stubbed(self, hide: bool) -> tuple[ExportedGraph, list[BlockCall]]:
+        with stubbed(self.recorded, hide) as made:
+            return export_module(self.model, self.args, self.kwargs), made
 
     def _captured(
         self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str

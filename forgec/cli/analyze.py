@@ -139,8 +139,8 @@ def analyse_plan(plan: Plan) -> Analysis:
 def _flops(instr: Instr) -> float:
     from ..plan.cost import work
 
-    todo = work(instr)
-    return todo.flops if todo else 0.0
+    needed = work(instr)
+    return needed.flops if needed else 0.0
 
 
 def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:

@@ -12,7 +12,7 @@ from ..options import CAPTURE_MODES, FOLD_MODES, Options
 from ..report import terminal, trace
 from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
-from .files import require_writable, write_text
+from .files import read_text, require_writable, write_text
 from .output import Format, Output
 from .subject import compile_subject, compile_text_model, load_subject
 
@@ -54,6 +54,12 @@ def compile(
     weights: Annotated[
         str | None,
         typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --context and int4: fit weights to this text, a few thousand words."
+        ),
     ] = None,
     capture: Annotated[
         str | None, typer.Option(metavar="|".join(CAPTURE_MODES), help="How to trace.  [default: auto]")
@@ -109,8 +115,9 @@ def compile(
         require_writable(path)
 
     if context is None:
-        if chunk:
-            raise OptionError("--chunk is of prompts, and there are none", hint="give --context N too")
+        if chunk or calibrate:
+            flag = "--chunk" if chunk else "--calibrate"
+            raise OptionError(f"{flag} is for models that write text", hint="give --context N too")
         subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
         executable = compile_subject(subject, output, target=target, options=options)
         result = executable.report
@@ -126,6 +133,7 @@ def compile(
             chunks=chunk,
             target=target,
             options=options,
+            calibration=None if calibrate is None else read_text(calibrate),
             seed=seed,
             attn=attn,
             layers=layers,

@@ -1,13 +1,23 @@
-"""Output files of verbs: refused before the work if they cannot be written."""
+"""Files that verbs read and write: output is refused before the work if it cannot be written."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, InputError
 
-__all__ = ["require_writable", "write_text"]
+__all__ = ["read_text", "require_writable", "write_text"]
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; :class:`InputError` if it cannot be read as such."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def require_writable(path: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from .boundary import verb
 from .output import Format, Output
 
 if TYPE_CHECKING:
-    from ..text import LLM, Piece
+    from ..text import LLM, Piece, Sampling
 
 __all__ = ["chat", "generate"]
 
@@ -26,19 +27,13 @@ __all__ = ["chat", "generate"]
     'forgec generate -m model.forge -p "def main(" --temperature 0.8 --top-p 0.95 --seed 1',
     "forgec generate -m model.forge -p - < prompt.txt",
 )
+@text_flags.sampled
 def generate(
+    sampling: Sampling,
     model: text_flags.LanguageModel,
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue, or - for stdin.")
     ],
-    max_tokens: text_flags.MaxTokens = None,
-    temperature: text_flags.Temperature = 0.0,
-    top_k: text_flags.TopK = 0,
-    top_p: text_flags.TopP = 1.0,
-    min_p: text_flags.MinP = 0.0,
-    repetition_penalty: text_flags.Penalty = 1.0,
-    seed: text_flags.SamplingSeed = None,
-    stop: text_flags.Stop = None,
     logprobs: Annotated[
         int | None, typer.Option(metavar="N", help="With --format json: the N likeliest tokens of each.")
     ] = None,
@@ -49,20 +44,10 @@ def generate(
 
     The times are measured: until the first token, and tokens a second of prefill and decode.
     """
-    from ..text import LLM, Sampling
+    from ..text import LLM
 
     output = Output(fmt, quiet)
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-        max_tokens=max_tokens,
-        logprobs=logprobs,
-    )
+    sampling = replace(sampling, logprobs=logprobs)
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(model) as llm:
         if fmt is Format.text:
@@ -77,19 +62,13 @@ def generate(
     "forgec chat -m model.forge",
     'forgec chat -m model.forge --system "Answer in one sentence." --temperature 0.7',
 )
+@text_flags.sampled
 def chat(
+    sampling: Sampling,
     model: text_flags.LanguageModel,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")
     ] = None,
-    max_tokens: text_flags.MaxTokens = None,
-    temperature: text_flags.Temperature = 0.0,
-    top_k: text_flags.TopK = 0,
-    top_p: text_flags.TopP = 1.0,
-    min_p: text_flags.MinP = 0.0,
-    repetition_penalty: text_flags.Penalty = 1.0,
-    seed: text_flags.SamplingSeed = None,
-    stop: text_flags.Stop = None,
     quiet: flags.Quiet = False,
 ) -> None:
     """Talk to a compiled language model.
@@ -97,19 +76,9 @@ def chat(
     One line is one turn, an empty one ends. The whole conversation, in the model's own chat template, is the
     prompt of every turn.
     """
-    from ..text import LLM, Sampling
+    from ..text import LLM
 
     output = Output(Format.text, quiet)
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-        max_tokens=max_tokens,
-    )
     messages = [] if system is None else [{"role": "system", "content": system}]
     with LLM(model) as llm:
         while turn := _read_turn(output):
@@ -145,7 +114,9 @@ def _summary(llm: LLM) -> str:
 
     s = llm.stats
     parts = [
-        f"{s.prompt_tokens} prompt tokens, {s.tokens} new ({s.finish})",
+        f"{s.prompt_tokens} prompt tokens"
+        + (f" ({s.kept_tokens} kept)" if s.kept_tokens else "")
+        + f", {s.tokens} new ({s.finish})",
         f"first token {s.first_token_s * 1e3:.1f} ms",
         f"prefill {s.prefill_rate:.1f} tokens/s",
         f"decode {s.decode_rate:.1f} tokens/s" if s.tokens > 1 else "",
@@ -167,6 +138,7 @@ def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
         "finish": s.finish,
         "measured": {
             "prompt_tokens": s.prompt_tokens,
+            "kept_tokens": s.kept_tokens,
             "new_tokens": s.tokens,
             "first_token_ms": s.first_token_s * 1e3,
             "prefill_tokens_per_s": s.prefill_rate,

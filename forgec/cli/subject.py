@@ -81,6 +81,7 @@ def compile_text_model(
     chunks: list[int] | None,
     target: str,
     options: Options,
+    calibration: str | None,
     seed: int,
     attn: str,
     layers: int | None,
@@ -92,8 +93,9 @@ def compile_text_model(
     if is_exported(spec):
         raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
     output.note(f"loading {spec}")
-    # The check runs the model; without it, a checkpoint is never loaded as a whole.
-    loaded = models.load(spec, seed=seed, attn=attn, layers=layers, stream=not options.check)
+    # The check and a calibration run the model; without them, a checkpoint is never loaded as a whole.
+    stream = not options.check and calibration is None
+    loaded = models.load(spec, seed=seed, attn=attn, layers=layers, stream=stream)
     with output.progress() as progress:
         return compile_language_model(
             loaded,
@@ -101,6 +103,7 @@ def compile_text_model(
             chunks=chunks or CHUNKS,
             target=target,
             options=options,
+            calibration=calibration,
             progress=progress,
         )
 

@@ -189,8 +189,8 @@ class Executable:
         if value is not None and value < 1:
             raise OptionError(f"threads must be at least 1, not {value}")
         with self._states.lock:
-            self._threads = value
-            self._bound = None
+            if value != self._threads:
+                self._threads, self._bound = value, None
 
     @property
     def shared(self) -> Shared:

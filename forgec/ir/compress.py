@@ -8,6 +8,8 @@ A weight that several parameters make up, such as a fused projection, takes the 
 A table that an embedding reads is never i4: it takes int8 for all its uses, so that a tied head shares its
 bytes; so does a weight whose rows have an odd length. A function whose calls bind weights of different
 formats becomes several functions. Linear in the instructions of all calls.
+
+With a calibration, codes and scales of int4 are the ``fitted_`` ones if the inputs of the weight were seen.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..weights import Format, WeightSpec
+from .calibrate import Calibration, gram_leaf
 from .op import get
 from .ops.compressed import MAX_DYNAMIC_DEPTH
 from .program import (
@@ -25,6 +28,7 @@ from .program import (
     ConstRef,
     Function,
     Instr,
+    Leaf,
     Operand,
     Program,
     Recipe,
@@ -41,7 +45,7 @@ _COMPUTED = "literal."
 """Prefix of source tensors that are no parameters."""
 
 
-def compress(program: Program, spec: WeightSpec) -> Program:
+def compress(program: Program, spec: WeightSpec, calibration: Calibration | None = None) -> Program:
     """The program with weights in the formats of ``spec``; itself if all are fp32.
 
     Raises :class:`OptionError` for a pattern that matches no weight.
@@ -52,7 +56,7 @@ def compress(program: Program, spec: WeightSpec) -> Program:
     spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
     formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
     formats = {name: f for name, f in formats.items() if f.name != "fp32"}
-    return _Rewrite(program, formats).run() if formats else program
+    return _Rewrite(program, formats, calibration).run() if formats else program
 
 
 def _uses(program: Program) -> dict[str, set[str]]:
@@ -111,6 +115,7 @@ class _Rewrite:
 
     program: Program
     formats: dict[str, Format]
+    calibration: Calibration | None
     made: dict[tuple[str, tuple[Format | None, ...]], _Made] = field(default_factory=dict)
     constants: dict[Recipe, ConstRef] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
@@ -136,23 +141,30 @@ class _Rewrite:
 
     def part(self, constant: ConstRef, part: str) -> ConstRef:
         """A constant as it is, its codes or its scales."""
-        recipe = self.program.constants[constant.name].recipe
+        source = self.program.constants[constant.name]
+        recipe = source.recipe
         if part:
-            recipe = _recipe(recipe, self.formats[constant.name], part)
+            format_, depth = self.formats[constant.name], source.type.shape[1]
+            seen = self.calibration is not None and self.calibration.knows(source.key, depth)
+            gram = gram_leaf(source.key, depth) if seen and format_.name == "int4" else None
+            recipe = _recipe(recipe, format_, part, gram)
         found = self.constants.get(recipe)
         if found is None:
             found = self.constants[recipe] = ConstRef(f"c{len(self.constants)}", recipe.type)
         return found
 
 
-def _recipe(weight: Recipe, format_: Format, part: str) -> Recipe:
+def _recipe(weight: Recipe, format_: Format, part: str, gram: Leaf | None) -> Recipe:
     if format_.name == "bf16":
         return _apply("cast", [weight], dtype="bf16")
     bits = 4 if format_.name == "int4" else 8
-    scales = _apply("scales", [weight], bits=bits, group=format_.group)
-    return (
-        scales if part == "scales" else _apply("quantise", [weight, scales], bits=bits, group=format_.group)
-    )
+    names, known = ("scales", "quantise"), []
+    if gram is not None:
+        names, known = ("fitted_scales", "fitted_codes"), [gram]
+    scales = _apply(names[0], [weight, *known], bits=bits, group=format_.group)
+    if part == "scales":
+        return scales
+    return _apply(names[1], [weight, scales, *known], bits=bits, group=format_.group)
 
 
 def _apply(op: str, args: Sequence[Recipe], **attrs: int | str) -> Apply:

@@ -42,8 +42,8 @@ _MEMBERS = {
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
     "sum mean max min prod any all cumsum argmax top_k",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
-    "movement": "copy concat pad flip embedding embedding_q quantise scales take_along gather scatter "
-    "read_state write_state update_rows write_rows",
+    "movement": "copy concat pad flip embedding embedding_q take_along gather scatter "
+    "quantise scales fitted_codes fitted_scales read_state write_state update_rows write_rows",
 }
 FAMILIES = (*_MEMBERS, "pointwise")
 """Kernels that share rates; every op that is in no list is point-wise."""
@@ -179,23 +179,23 @@ class CostModel:
         key = cost_key(instr)
         known = self._cache.get(key)
         if known is None:
-            todo = work(instr)
-            known = 0.0 if todo is None else self.work_cost(todo)
+            needed = work(instr)
+            known = 0.0 if needed is None else self.work_cost(needed)
             self._cache[key] = known
         return known
 
-    def work_cost(self, todo: Work) -> float:
+    def work_cost(self, needed: Work) -> float:
         """Microseconds of a piece of work."""
-        return self.of(todo.op).time(todo.flops, todo.nbytes) + self._activation(todo)
+        return self.of(needed.op).time(needed.flops, needed.nbytes) + self._activation(needed)
 
     def of(self, op: str) -> Rates:
         """The rates of an op: its own, else those of its family."""
         return self.rates.get(op) or self.rates[family(op)]
 
-    def _activation(self, todo: Work) -> float:
-        if not todo.act:
+    def _activation(self, needed: Work) -> float:
+        if not needed.act:
             return 0.0
-        return todo.activated / self.of(todo.act).flops_per_us
+        return needed.activated / self.of(needed.act).flops_per_us
 
     def program_cost(self, program: Program) -> float:
         """Microseconds of one run, one instruction after the other; functions count once per call."""
@@ -250,11 +250,11 @@ def fit(
     base = base or CostModel.load()
     groups: dict[str, list[tuple[Work, float]]] = {}
     for instr, measured in samples:
-        todo = work(instr)
-        if todo is None or not 0 < measured < math.inf:
+        needed = work(instr)
+        if needed is None or not 0 < measured < math.inf:
             raise OptionError(f"{instr.op} in {measured} us is no sample: needs a kernel and a positive time")
         for name in {instr.op, family(instr.op)}:
-            groups.setdefault(name, []).append((todo, measured))
+            groups.setdefault(name, []).append((needed, measured))
     model = replace(base, rates={name: base.rates[name] for name in FAMILIES}, _cache={})
     for name in sorted(groups, key=lambda name: family(name) in ("matrix", "convolution")):
         # Matrix products come last: the activations that some of them include are known by then.

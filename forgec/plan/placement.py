@@ -57,7 +57,7 @@ def place(program: Program, target: Backend, host: Backend, cost: CostModel) -> 
         if refused:
             raise _not_runnable(program, f"{host.name} cannot run", refused)
         total = sum(price for price in prices[host.name] if not isinstance(price, No))
-        return Placement([host.name] * len(body), {}, total, total)
+        return Placement([host.name] * len(body), _through_torch(body), total, total)
     prices[target.name] = _prices(body, target, cost)
     problem = _Problem(program, prices, cost, host.name)
     problem.check_runnable(target.name)
@@ -65,7 +65,18 @@ def place(program: Program, target: Backend, host: Backend, cost: CostModel) -> 
     candidates = [problem.cut(target.name), naive]
     totals = [problem.total(devices) for devices in candidates]
     devices = min(zip(totals, candidates, strict=True), key=lambda pair: pair[0])[1]
-    return Placement(devices, problem.reasons(devices, target.name), min(totals), totals[1])
+    reasons = problem.reasons(devices, target.name) | _through_torch(body)
+    return Placement(devices, reasons, min(totals), totals[1])
+
+
+def _through_torch(body: Sequence[Instr]) -> dict[int, Reason]:
+    """What PyTorch computes is on no device of ours, whatever the target."""
+    fix = "write that line with other operators, and the program runs without PyTorch"
+    return {
+        i: Reason("aten", f"PyTorch computes {instr.attrs['target']}, which has no kernel here", fix)
+        for i, instr in enumerate(body)
+        if instr.op == "aten"
+    }
 
 
 Prices = list[float | No]

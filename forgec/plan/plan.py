@@ -47,7 +47,7 @@ class Reason:
     """Why an instruction is not on the requested device.
 
     ``code`` is a stable word: what the backend's refusal gives, ``state`` (tied to a refused instruction by a
-    shared state) or ``cost`` (the device could, but the program is faster so).
+    shared state), ``cost`` (the device could, but the program is faster so), ``aten`` (PyTorch computes it).
     """
 
     code: str

@@ -76,8 +76,8 @@ def placement_report(plan: Plan) -> PlacementReport:
     for index, instr in enumerate(plan.program.main.body):
         device = instr.device or plan.host
         counts[device] += 1
-        todo = None if get(instr.op).view else work(instr)
-        flops[device] = flops.get(device, 0.0) + (todo.flops if todo is not None else 0.0)
+        needed = None if get(instr.op).view else work(instr)
+        flops[device] = flops.get(device, 0.0) + (needed.flops if needed is not None else 0.0)
         reason = plan.reasons.get(index)
         if reason is not None:
             source = str(instr.source) if instr.source else None

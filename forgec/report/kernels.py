@@ -103,10 +103,10 @@ def summary(run: RunTrace) -> list[KernelTime]:
         for instr, spans in kernels:
             wall += _wall_ns(spans)
             busy += sum(s.end_ns - s.begin_ns - s.waited_ns for s in spans)
-            todo = work(instr)
-            if todo is not None:
-                flops += todo.flops
-                nbytes += todo.nbytes
+            needed = work(instr)
+            if needed is not None:
+                flops += needed.flops
+                nbytes += needed.nbytes
         waited = max(0.0, wall - busy / run.threads)
         per_ns = max(wall, 1.0)
         rows.append(

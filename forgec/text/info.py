@@ -32,6 +32,8 @@ class GenerationInfo:
     eos: tuple[int, ...] = ()
     special: dict[str, str] = field(default_factory=dict)
     """Texts of special tokens by the names that chat templates know."""
+    rewinds: bool = False
+    """Whether a text can go on from any of its tokens: the cache has a row for each, and nothing else."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -47,6 +49,7 @@ class GenerationInfo:
                 value["vocabulary"],
                 tuple(value["eos"]),
                 dict(value["special"]),
+                value.get("rewinds", False),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{FILE} is malformed: {error}") from error
@@ -54,6 +57,6 @@ class GenerationInfo:
         texts = [*info.special, *info.special.values()]
         if not all(type(n) is int and n >= 0 for n in numbers) or list(info.chunks) != sorted(info.chunks):
             raise ArtifactError(f"{FILE} is malformed: its numbers are {numbers!r:.80}")
-        if not all(isinstance(text, str) for text in texts):
-            raise ArtifactError(f"{FILE} is malformed: its special tokens are no texts")
+        if type(info.rewinds) is not bool or not all(isinstance(text, str) for text in texts):
+            raise ArtifactError(f"{FILE} is malformed: its special tokens or flags are of wrong types")
         return info

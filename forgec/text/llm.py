@@ -1,8 +1,9 @@
 """A compiled language model that writes text.
 
 A prompt is read in chunks by the largest prefill program that it fills, the rest by the smallest that holds
-it, padded; then the decode program reads one token at a time. The cache is a state of the programs: where the
-text is, is the one number kept here. What a chunk's padding wrote is written over by what comes next.
+it, padded; then the decode program reads one token at a time. The cache is a state of the programs; the
+tokens that it holds are kept here. What a chunk's padding wrote is written over by what comes next. A prompt
+that begins like the text before is read from where they part.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Piece:
 class LLM:
     """A ``.forge`` file with prefill and decode programs, as ``forgec compile --context`` writes it.
 
-    One text is generated at a time: starting another ends the one before. Raises :class:`ArtifactError` if
+    One text is generated at a time: starting another ends the one before. What both begin with stays in the
+    cache and is not read again. Raises :class:`ArtifactError` if
     the file has no such programs, or its tokenizer does not fit them.
     """
 
@@ -67,6 +69,7 @@ class LLM:
             self.tokenizer = Tokenizer(main.extra(TOKENIZER_FILE), self.info.vocabulary)
         self.stats = Stats()
         self._texts = 0
+        self._held: list[int] = []
 
     def generate(
         self, prompt: str | Sequence[int], sampling: Sampling | None = None, **named: Any
@@ -105,9 +108,13 @@ class LLM:
         """
         tokens = self._ids(ids)
         self._texts += 1
-        yield self._prefill(tokens[:prompt])
+        yield self._prefill(tokens[:prompt], self._kept(tokens[:prompt]))
         for position in range(prompt, len(tokens)):
             yield self._decode(tokens[position], position)
+
+    def forget(self) -> None:
+        """Empty the cache: the next prompt is read as a whole."""
+        self._held.clear()
 
     def close(self) -> None:
         """Release the memory of the programs."""
@@ -152,7 +159,8 @@ class LLM:
         eos = set(self.info.eos if sampling.eos is None else sampling.eos)
         room = self.info.context - len(ids)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        logits = self._prefill(ids)
+        stats.kept_tokens = self._kept(ids)
+        logits = self._prefill(ids, stats.kept_tokens)
         stats.prefill_s = perf_counter() - start
         position = len(ids)
         while True:
@@ -184,9 +192,14 @@ class LLM:
             stats.decode_s += perf_counter() - began
             position += 1
 
-    def _prefill(self, ids: list[int]) -> np.ndarray:
-        """Logits after a prompt, which is in the cache from then on."""
-        position = 0
+    def _kept(self, ids: list[int]) -> int:
+        """How many tokens of a prompt are in the cache; at least the last is to be read, for its logits."""
+        limit = min(len(self._held), len(ids) - 1)
+        same = next((i for i in range(limit) if self._held[i] != ids[i]), limit)
+        return same if self.info.rewinds or same == len(self._held) else 0
+
+    def _prefill(self, ids: list[int], position: int) -> np.ndarray:
+        """Logits after a prompt whose tokens before ``position`` are in the cache; from then on all are."""
         logits = np.empty(0)
         while position < len(ids):
             left = len(ids) - position
@@ -199,7 +212,9 @@ class LLM:
             tokens = np.zeros((1, chunk), np.int64)
             tokens[0, :count] = ids[position : position + count]
             inputs = [tokens, np.array(position), np.array(count)]
+            del self._held[position:]
             logits = self.programs[prefill_name(chunk)].run_flat(inputs)[0][0]
+            self._held += ids[position : position + count]
             position += count
         return logits
 
@@ -218,7 +233,10 @@ class LLM:
     def _decode(self, token: int, position: int) -> np.ndarray:
         """Logits after one more token."""
         inputs = [np.array([[token]], np.int64), np.array(position)]
-        return self.programs[DECODE].run_flat(inputs)[0][0]
+        del self._held[position:]
+        logits = self.programs[DECODE].run_flat(inputs)[0][0]
+        self._held.append(token)
+        return logits
 
 
 def _sampling(given: Sampling | None, named: Mapping[str, Any]) -> Sampling:

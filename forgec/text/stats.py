@@ -13,6 +13,8 @@ class Stats:
     """Seconds are measured on this machine, from the call of ``generate`` on."""
 
     prompt_tokens: int = 0
+    kept_tokens: int = 0
+    """Of the prompt, those that were in the cache from the text before."""
     tokens: int = 0
     """Tokens generated."""
     prefill_s: float = 0.0
@@ -27,8 +29,9 @@ class Stats:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens a second."""
-        return self.prompt_tokens / self.prefill_s if self.prefill_s else 0.0
+        """Prompt tokens read a second, without those kept."""
+        read = self.prompt_tokens - self.kept_tokens
+        return read / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_rate(self) -> float:

@@ -11,7 +11,7 @@ from bench import fidelity, fusion, memory, scaling, tools
 from bench.session import Session, model_inputs
 from bench.tools.base import by_name
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="runs where forgec[compile] is installed")
 
 
 @pytest.fixture(autouse=True)

@@ -176,3 +176,48 @@ def test_the_model_is_left_as_it_was():
     before = {name: value for name, value in vars(model.layers[0]).items()}
     capture(model, (values(2, 8),))
     assert vars(model.layers[0]) == before
+
+
+class Peeking(Stack):
+    """Reads a weight of a block outside of the block."""
+
+    def forward(self, x):
+        return super().forward(x) * self.layers[1].inner.weight.sum()
+
+
+class Box:
+    """An argument that cannot be compared."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+
+class Boxed(nn.Module):
+    """Some calls of its blocks take a box."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x, box=None):
+            return self.linear(x) if box is None else self.linear(x) + box.value
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(self.Block() for _ in range(4))
+
+    def forward(self, x):
+        for number, layer in enumerate(self.layers):
+            x = layer(x, Box(x * 2)) if number == 2 else layer(x)
+        return x
+
+
+@pytest.mark.parametrize(("form", "width", "repeated"), [(Peeking, 8, 4), (Boxed, 4, 3)])
+def test_weights_of_blocks_that_the_rest_needs(form, width, repeated):
+    model = seeded(form)
+    names = list(dict(model.named_parameters()))
+    captured = capture(model, (values(2, width),)).graph
+    assert [len(b.instances) for b in captured.blocks.values()] == [repeated]
+    assert list(dict(model.named_parameters())) == names
+    right(model, forgec.compile(model, (values(2, width),)), values(2, width, seed=4))

@@ -16,12 +16,12 @@ def test_defaults_and_reading():
     assert debug.read({"FORGEC_DEBUG": "", "HOME": "/"}) == debug.Knobs()
     environ = {
         "FORGEC_DEBUG": "4",
-        "FORGEC_DUMP": "/tmp/dump",
+        "FORGEC_DUMP": "reports/dump",
         "FORGEC_VERIFY": "2",
         "FORGEC_PASSES": "-cse, -layout",
         "FORGEC_REWRITE_LIMIT": "17",
     }
-    assert debug.read(environ) == debug.Knobs(4, Path("/tmp/dump"), 2, ("-cse", "-layout"), 17)
+    assert debug.read(environ) == debug.Knobs(4, Path("reports/dump"), 2, ("-cse", "-layout"), 17)
 
 
 @pytest.mark.parametrize(

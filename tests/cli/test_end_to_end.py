@@ -162,7 +162,7 @@ def test_analyze(forgec):
 
 
 def test_demo(forgec, tmp_path):
-    pytest.importorskip("tokenizers")
+    pytest.importorskip("tokenizers", reason="runs where forgec[test] is installed")
     out = tmp_path / "demo.forge"
     result = forgec("demo", "-o", out, "--format", "json", "-q")
     assert result.exit_code == 0, result.stderr

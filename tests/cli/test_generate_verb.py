@@ -76,3 +76,26 @@ def test_wrong_calls_are_usage_errors(forgec, file, forge):
         assert message in result.stderr
     result = forgec("compile", "-m", "gpt2-tiny", "--chunk", "8")
     assert result.exit_code == 2 and "--context" in result.stderr
+
+
+def test_calibrated_weights(forgec, folder, tmp_path):
+    text, path = tmp_path / "text.txt", tmp_path / "model.forge"
+    text.write_text("".join(map(chr, range(33, 90))))
+    base = ["compile", "-m", str(folder), "--chunk", "8", "--no-check", "-q", "-o", str(path)]
+    full = [*base, "--context", "32", "--calibrate", str(text)]
+    result = forgec(*full, "--weights", "int4:32")
+    assert result.exit_code == 0, result.stderr
+    with package.LLM(path) as llm:
+        recipes = [str(c.recipe) for c in llm.programs.main.program.constants.values()]
+        assert sum("fitted_codes" in recipe for recipe in recipes) > 0
+        assert list(llm.generate("hello", max_tokens=3))
+    result = forgec(*full)
+    assert result.exit_code == 2 and "only int4 weights are calibrated" in result.stderr
+    result = forgec("compile", "-m", str(folder), "--calibrate", str(text), "--weights", "int4")
+    assert result.exit_code == 2 and "--calibrate is for models that write text" in result.stderr
+    text.write_bytes(b"\xff\xfe")
+    result = forgec(*full, "--weights", "int4")
+    assert result.exit_code == 2 and "no text in UTF-8" in result.stderr
+    text.write_text("")
+    result = forgec(*full, "--weights", "int4")
+    assert result.exit_code == 2 and "no tokens" in result.stderr

@@ -7,11 +7,13 @@ from forgec.backends.cpu import CpuBackend
 
 from forgec.executable import Executable, Info, SelfTest
 from forgec.executable.signature import Signature
+from forgec.ir.compress import compress
 from forgec.ir.inline import inline
 from forgec.ir.parser import parse
 from forgec.ir.verifier import verify
 from forgec.plan.plan import Plan
 from forgec.plan.planner import make_plan
+from forgec.weights import WeightSpec
 
 TEXT = """\
 program @main(r0 "ids": i64[2,4], r1 "mask": bool[2,1,1,4]) -> (r7 "y": f32[2,4,9], r6 "h": f32[2,4,8]) {
@@ -85,15 +87,15 @@ COUNTER_SIGNATURE = Signature(
 )
 
 
-def plan_of(text: str) -> tuple:
-    program = parse(text)
+def plan_of(text: str, weights: str = "fp32") -> tuple:
+    program = compress(parse(text), WeightSpec.parse(weights))
     verify(program)
     plan: Plan = make_plan(inline(program), backends=[CpuBackend()], target="cpu")
     return program, plan
 
 
-def toy(seed: int = 0, **more) -> Executable:
-    program, plan = plan_of(TEXT)
+def toy(seed: int = 0, weights: str = "fp32", **more) -> Executable:
+    program, plan = plan_of(TEXT, weights)
     return Executable(program, plan, SIGNATURE, source_tensors(seed).__getitem__, info=Info("toy"), **more)
 
 

@@ -19,7 +19,8 @@ from forgec.ir.ops.rules import is_exact
 from forgec.ir.types import DType, TensorType
 
 STRUCTURE = {"call", "read_state", "write_state", "write_rows", "view_state"}
-NUMERIC = sorted(set(OPS) - STRUCTURE)
+NUMERIC = sorted(set(OPS) - STRUCTURE - {"aten"})
+"""Ops with a meaning for any operands; an ``aten`` has the types of one call and is PyTorch's own."""
 VIEWS = sorted(name for name in NUMERIC if OPS[name].view)
 IN_PLACE = sorted(name for name in NUMERIC if OPS[name].inplace)
 SEED = 20240607

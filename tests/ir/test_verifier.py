@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from collections.abc import Callable
 
 import pytest
+from effort import calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_programs import nested_program, planned, random_program, state_program
@@ -121,18 +120,13 @@ def test_random_programs_are_accepted_before_and_after_planning(seed: int) -> No
 
 
 def test_verifying_is_linear_in_calls_and_functions() -> None:
-    def seconds(count: int) -> float:
-        calls = [f"r{i + 1}: f32[2,3] = call @f{i} r{i}" for i in range(count)]
+    def effort(count: int) -> int:
+        body = [f"r{i + 1}: f32[2,3] = call @f{i} r{i}" for i in range(count)]
         text = "".join(
             block("r1: f32[2,3] = neg r0", name=f"f{i}", params="r0: f32[2,3]") for i in range(count)
         )
-        p = entry(*calls, functions=text)
-        best = math.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            verify(p)
-            best = min(best, time.perf_counter() - start)
-        return best
+        p = entry(*body, functions=text)
+        return calls(lambda: verify(p))
 
-    small, large = seconds(60), seconds(1200)
-    assert large < 20 * max(small, 1e-3) * 5, f"{small:.4f} s, 20 times more functions {large:.4f} s"
+    small, large = effort(60), effort(1200)
+    assert large < 21 * small, f"{small} calls, 20 times more functions {large}"

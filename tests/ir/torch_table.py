@@ -85,6 +85,36 @@ def quantise(weight: Any, s: Any, bits: int, group: int) -> Any:
     return codes.to(torch.int8)
 
 
+def fitted_scales(weight: Any, gram: Any, bits: int, group: int) -> Any:
+    """Every ratio for every group at once; gram is one block here."""
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    plain = scales(weight, bits, group)
+    ratios = torch.tensor([1.15 - 0.025 * i for i in range(26)])
+    errors = []
+    for ratio in ratios:
+        wide = spread(plain * ratio, weight.shape[1], group)
+        error = (torch.round(weight / wide).clamp(low, high) * wide - weight) ** 2 * gram[0].diagonal()
+        errors.append(torch.stack([e.sum(1) for e in torch.split(error, group or weight.shape[1], dim=1)]))
+    return plain * ratios[torch.stack(errors).argmin(0)]
+
+
+def fitted_codes(weight: Any, s: Any, gram: Any, bits: int, group: int) -> Any:
+    """Column by column, and the least squares of what later columns can make up for solved anew each time.
+
+    With the columns before fixed, the best later ones are the solution of G_bb d = -G_ba e.
+    """
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    g = gram[0].double() + 0.01 * gram[0].double().diagonal().mean() * torch.eye(weight.shape[1])
+    wide, left = spread(s.double(), weight.shape[1], group), weight.double().clone()
+    codes = torch.zeros_like(left)
+    for i in range(weight.shape[1]):
+        codes[:, i] = torch.round(left[:, i] / wide[:, i]).clamp(low, high)
+        error = codes[:, i] * wide[:, i] - left[:, i]
+        if i + 1 < weight.shape[1]:
+            left[:, i + 1 :] -= torch.outer(error, torch.linalg.solve(g[i + 1 :, i + 1 :], g[i + 1 :, i]))
+    return codes.to(torch.int8)
+
+
 def linear_q(
     x: Any, weight: Any, s: Any, bias: Any, residual: Any, act: str, group: int, dynamic: bool
 ) -> Any:
@@ -237,6 +267,8 @@ TORCH: dict[str, Callable[..., Any]] = {
         cache, cache.ndim - 2, torch.arange(new.shape[-2]) + int(position), new
     ),
     "rope": rope,
+    "fitted_codes": fitted_codes,
+    "fitted_scales": fitted_scales,
     "scales": scales,
     "quantise": quantise,
     "linear_q": linear_q,

@@ -11,12 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+import forgec
+from forgec import aten
 from forgec.capture import capture
 from forgec.capture.tensors import as_numpy
-from forgec.errors import UnsupportedOpError
+from forgec.errors import TargetError, UnsupportedOpError
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.lowering import lower
+from forgec.ir.op import get
 from forgec.ir.verifier import verify
 
 GEN = torch.Generator().manual_seed(11)
@@ -259,19 +263,79 @@ def test_operator(name):
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-5, atol=2e-6)
 
 
+THROUGH_TORCH = {
+    "a call of one result": (lambda x: torch.cumprod(x, 0) + 1, (f(3, 4),), "aten.cumprod.default"),
+    "several results": (lambda x: [y * 2 for y in torch.sort(x, -1)], (f(3, 4),), "aten.sort.default"),
+    "a list of one tensor": (lambda x: torch.unsafe_chunk(x, 1)[0] + 1, (f(3, 4),), "aten.unsafe_chunk.default"),
+    "a keyword": (lambda x: torch.logcumsumexp(x, dim=1), (f(3, 4),), "aten.logcumsumexp.default"),
+    "integers": (lambda x: x & 3, (i(9, 4),), "aten.__and__.Scalar"),
+    "a form that ours lacks": (lambda x: x.topk(2, largest=False)[0], (f(4),), "aten.topk.default"),
+    "after what was lowered in part": (
+        lambda x: F.pad(x * 2, (1, 2), mode="reflect"), (f(3, 5),), "aten.pad.default",
+    ),
+    "a strided operand": (lambda x: torch.cumprod(x.transpose(0, 1), 0), (f(3, 4),), "aten.cumprod.default"),
+    "a constant operand": (
+        lambda x: F.conv_transpose1d(x, torch.ones(4, 2, 3)), (f(1, 4, 6),), "aten.convolution.default",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", THROUGH_TORCH)
+def test_pure_operators_without_a_lowering_stay_pytorchs(form):
+    function, inputs, name = THROUGH_TORCH[form]
+    model = Function(function).eval()
+    exe = forgec.compile(model, inputs)
+    assert name in {instr.attrs.get("target") for instr in exe.program.main.body}
+    assert {(f.op, f.code) for f in exe.report.placement.fallbacks} == {("aten", "aten")}
+    assert "test_operators.py" in exe.report.placement.fallbacks[0].source
+    redrawn = [x.flip(-1) for x in inputs]
+    for ours, theirs in zip(
+        pytree.tree_leaves(exe(*redrawn)), pytree.tree_leaves(model(*redrawn)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, atol=1e-6)
+    with pytest.raises(UnsupportedOpError, match=r"PyTorch computes aten\."):
+        forgec.compile(model, inputs, strict=True)
+
+
 @pytest.mark.parametrize(
-    ("function", "inputs", "message"),
+    ("function", "message"),
     [
-        (lambda x: x & 3, (i(9, 4),), "bitwise and of integers"),
-        (lambda x: ~x, (i(9, 4),), "bitwise not of integers"),
-        (lambda x: x.topk(2, largest=False), (f(4),), "topk"),
-        (lambda x: F.pad(x, (1, 2), mode="reflect"), (f(3, 5),), "reflect"),
-        (lambda x: x.norm(p=1, dim=0), (f(3, 5),), "1.*norm"),
-        (lambda x: F.conv_transpose1d(x, torch.ones(4, 2, 3)), (f(1, 4, 6),), "conv_transpose1d|transposed"),
+        (lambda x: x + torch.rand(3, 5), r"aten\.rand"),
+        (lambda x: x.sigmoid().multinomial(2), r"aten\.multinomial"),
     ],
 )
-def test_what_cannot_be_lowered_says_so(function, inputs, message):
-    captured = capture(Function(function).eval(), inputs, mode="full")
+def test_operators_that_draw_numbers_are_refused(function, message):
     with pytest.raises(UnsupportedOpError, match=message) as caught:
-        lower(captured.graph)
+        lower(capture(Function(function).eval(), (f(3, 5),), mode="full").graph)
     assert "test_operators.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aten.nonsense.default", "has no operator"),
+        ("aten.add_.Tensor", "more than compute"),
+        ("aten.from_file.default", "more than compute"),
+        ("prims.add.default", "has no operator"),
+    ],
+)
+def test_files_name_only_pure_operators(name, message):
+    with pytest.raises(UnsupportedOpError, match=message):
+        aten.operator(name)
+
+
+def test_a_file_with_such_an_operator_asks_for_torch(tmp_path, monkeypatch):
+    function, inputs, name = THROUGH_TORCH["a call of one result"]
+    path = tmp_path / "a.forge"
+    forgec.compile(Function(function).eval(), inputs).save(path)
+    with forgec.load(path) as exe:
+        np.testing.assert_allclose(exe(*inputs), function(*inputs).numpy(), rtol=1e-6)
+    monkeypatch.setattr("forgec.ir.ops.aten.missing_torch", lambda: "PyTorch is not installed")
+    with forgec.load(path) as exe, pytest.raises(TargetError, match=f"{name} .*PyTorch is not installed"):
+        exe(*inputs)
+
+
+def test_results_of_other_types_than_the_file_says_are_refused():
+    attrs = {"target": "aten.cumprod.default", "arguments": '{"args": [{"tensor": 0}, 0], "kwargs": {}}'}
+    with pytest.raises(UnsupportedOpError, match=r"gives f32\[3\] and not f32\[4\]"):
+        get("aten").evaluate([np.ones(3, np.float32)], {**attrs, "types": "f32[4]"})

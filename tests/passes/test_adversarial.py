@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from pass_checks import close, seeded, values
+from pass_modules import Call
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,20 +32,6 @@ def right(module: nn.Module, *example: torch.Tensor, other=(), runs: int = 1, **
                 assert a.dtype == as_numpy(b).dtype
                 close(a, as_numpy(b))
     return exe
-
-
-class Call(nn.Module):
-    def __init__(self, form, **parts) -> None:
-        super().__init__()
-        self.form = form
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                setattr(self, name, part)
-            else:
-                self.register_buffer(name, part)
-
-    def forward(self, *args):
-        return self.form(self, *args)
 
 
 # Masks

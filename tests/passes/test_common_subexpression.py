@@ -5,19 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pass_checks import Subject, counts, fires, run_pass, seeded, stays, values
+from pass_modules import Call
 from torch import nn
 
 NAME = "common_subexpression"
-
-
-class Call(nn.Module):
-    def __init__(self, form) -> None:
-        super().__init__()
-        self.form = form
-        self.inner = nn.Linear(4, 4)
-
-    def forward(self, *args):
-        return self.form(self, *args)
 
 
 EQUAL = {
@@ -34,7 +25,7 @@ EQUAL = {
 @pytest.mark.parametrize("form", EQUAL)
 def test_equal(form):
     function, after = EQUAL[form]
-    fires(NAME, Subject(seeded(Call(function)), values(2, 4)), **after)
+    fires(NAME, Subject(seeded(Call(function, inner=nn.Linear(4, 4))), values(2, 4)), **after)
 
 
 NEAR = {
@@ -52,7 +43,7 @@ NEAR = {
 
 @pytest.mark.parametrize("form", NEAR)
 def test_near_misses(form):
-    stays(NAME, Subject(seeded(Call(NEAR[form])), values(2, 4)))
+    stays(NAME, Subject(seeded(Call(NEAR[form], inner=nn.Linear(4, 4))), values(2, 4)))
 
 
 def test_random_numbers_are_drawn_anew():

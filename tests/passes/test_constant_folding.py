@@ -6,20 +6,10 @@ import pytest
 import torch
 from forgec.passes.constant_folding import LIMIT
 from pass_checks import Subject, counts, fires, fused, run_pass, seeded, stays, survives, values
+from pass_modules import Call
 from torch import nn
 
 NAME = "constant_folding"
-
-
-class Call(nn.Module):
-    def __init__(self, form, **buffers: torch.Tensor) -> None:
-        super().__init__()
-        self.form = form
-        for name, tensor in buffers.items():
-            self.register_buffer(name, tensor)
-
-    def forward(self, *args):
-        return self.form(self, *args)
 
 
 def causal_by_index(m, x):

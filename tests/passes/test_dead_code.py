@@ -5,19 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pass_checks import Subject, counts, fires, run_pass, seeded, stays, survives, values
+from pass_modules import Call
 from torch import nn
 
 NAME = "dead_code"
-
-
-class Call(nn.Module):
-    def __init__(self, form) -> None:
-        super().__init__()
-        self.form = form
-        self.inner = nn.Linear(4, 4)
-
-    def forward(self, *args):
-        return self.form(self, *args)
 
 
 def unused(m, x):
@@ -39,12 +30,19 @@ def part_of_several(m, x):
 @pytest.mark.parametrize("form", [unused, chain, part_of_several])
 def test_dead(form):
     fires(
-        NAME, Subject(seeded(Call(form)), values(2, 4)), add=1, sin=0, cos=0, aten_linear=0, split=0, topk=0
+        NAME,
+        Subject(seeded(Call(form, inner=nn.Linear(4, 4))), values(2, 4)),
+        add=1,
+        sin=0,
+        cos=0,
+        aten_linear=0,
+        split=0,
+        topk=0,
     )
 
 
 def test_count_is_of_operators():
-    graph = Subject(seeded(Call(chain)), values(2, 4)).graph
+    graph = Subject(seeded(Call(chain, inner=nn.Linear(4, 4))), values(2, 4)).graph
     assert run_pass(graph, NAME) == 3
     assert not list(graph.graph.find_nodes(op="get_attr"))
 
@@ -64,7 +62,7 @@ NEAR = {
 
 @pytest.mark.parametrize("form", NEAR)
 def test_near_misses(form):
-    stays(NAME, Subject(Call(NEAR[form]), values(2, 4)))
+    stays(NAME, Subject(Call(NEAR[form], inner=nn.Linear(4, 4)), values(2, 4)))
 
 
 def test_writes_to_a_state_stay():

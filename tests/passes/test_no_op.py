@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from pass_checks import Subject, counts, fires, fused, run_pass, settle, stays, survives, values
-from torch import nn
+from pass_modules import Apply
 from torch.nn import functional as F
 
 from forgec.errors import UnsupportedOpError
 from forgec.ir.lowering import lower
 
 NAME = "no_op"
-
-
-class Call(nn.Module):
-    def __init__(self, form) -> None:
-        super().__init__()
-        self.form = form
-
-    def forward(self, *args):
-        return self.form(*args)
 
 
 GONE = {
@@ -44,12 +35,15 @@ GONE = {
 @pytest.mark.parametrize("form", GONE)
 def test_gone(form):
     function, name = GONE[form]
-    fires(NAME, Subject(Call(function), values(2, 3, 4)), **{name: 0})
+    fires(NAME, Subject(Apply(function), values(2, 3, 4)), **{name: 0})
 
 
 def test_result_is_the_input_itself():
     graph = fires(
-        NAME, Subject(Call(lambda x: (x.clone(), F.dropout(x, 0.1, False))), values(2, 3)), clone=0, dropout=0
+        NAME,
+        Subject(Apply(lambda x: (x.clone(), F.dropout(x, 0.1, False))), values(2, 3)),
+        clone=0,
+        dropout=0,
     )
     assert not counts(graph)
 
@@ -57,13 +51,13 @@ def test_result_is_the_input_itself():
 def test_reshapes_become_one():
     fires(
         NAME,
-        Subject(Call(lambda x: x.view(6, 4).unsqueeze(0).flatten() + 1), values(2, 3, 4)),
+        Subject(Apply(lambda x: x.view(6, 4).unsqueeze(0).flatten() + 1), values(2, 3, 4)),
         reshape=1,
         view=0,
     )
     fires(
         NAME,
-        Subject(Call(lambda x: x.view(6, 4).reshape(2, 3, 4) + 1), values(2, 3, 4)),
+        Subject(Apply(lambda x: x.view(6, 4).reshape(2, 3, 4) + 1), values(2, 3, 4)),
         reshape=0,
         view=0,
         once=False,
@@ -71,7 +65,7 @@ def test_reshapes_become_one():
 
 
 def test_inner_reshape_that_others_read_stays():
-    graph = Subject(Call(lambda x: (y := x.view(6, 4), y.flatten())), values(2, 3, 4)).graph
+    graph = Subject(Apply(lambda x: (y := x.view(6, 4), y.flatten())), values(2, 3, 4)).graph
     assert run_pass(graph, NAME) == 1
     assert counts(graph)["view"] == 1 and counts(graph)["reshape"] == 1
 
@@ -92,7 +86,7 @@ EXPANDED = {
 @pytest.mark.parametrize("form", EXPANDED)
 def test_expands_move_behind(form):
     function, left = EXPANDED[form]
-    subject = Subject(Call(function), values(1, 1, 4), values(2, 3, 4))
+    subject = Subject(Apply(function), values(1, 1, 4), values(2, 3, 4))
     graph = subject.graph.copy()
     before = graph.value_bytes()
     assert settle(graph, NAME) > 0 and graph.value_bytes() < before
@@ -104,15 +98,15 @@ def test_expands_move_behind(form):
 
 
 def test_expanded_value_that_is_a_result_too():
-    graph = fires(NAME, Subject(Call(lambda x: (y := x.expand(2, 3), y + 1)), values(1, 3)), expand=2)
+    graph = fires(NAME, Subject(Apply(lambda x: (y := x.expand(2, 3), y + 1)), values(1, 3)), expand=2)
     assert [n.meta["type"].shape for n in fused(graph, "add")] == [(1, 3)]
 
 
 def test_expand_of_a_scalar_that_decides_the_type():
     """f64 of rank 1 and f32 make f64, f64 of rank 0 and f32 make f32."""
     scalar = torch.tensor(1.5, dtype=torch.float64)
-    stays(NAME, Subject(Call(lambda s, x: s.expand(3) + x), scalar, values(3)), expand=1)
-    stays(NAME, Subject(Call(lambda s, x: s.expand(3) * x), torch.tensor(1.5), torch.arange(3)), expand=1)
+    stays(NAME, Subject(Apply(lambda s, x: s.expand(3) + x), scalar, values(3)), expand=1)
+    stays(NAME, Subject(Apply(lambda s, x: s.expand(3) * x), torch.tensor(1.5), torch.arange(3)), expand=1)
 
 
 GATHERED = {
@@ -124,7 +118,7 @@ GATHERED = {
 
 @pytest.mark.parametrize("form", GATHERED)
 def test_index_that_takes_all_in_order(form):
-    subject = Subject(Call(GATHERED[form]), values(3, 4))
+    subject = Subject(Apply(GATHERED[form]), values(3, 4))
     assert counts(subject.optimised())["index"] == 0
     survives(subject)
 
@@ -140,12 +134,12 @@ NOT_GATHERED = {
 
 @pytest.mark.parametrize("form", NOT_GATHERED)
 def test_index_that_takes_others(form):
-    subject = Subject(Call(NOT_GATHERED[form]), values(3, 4))
+    subject = Subject(Apply(NOT_GATHERED[form]), values(3, 4))
     assert counts(survives(subject))["index"] == 1
 
 
 def test_index_given_at_run_time():
-    subject = Subject(Call(lambda x, i: x[i]), values(3), torch.arange(3))
+    subject = Subject(Apply(lambda x, i: x[i]), values(3), torch.arange(3))
     stays(NAME, subject, index=1)
 
 
@@ -163,12 +157,12 @@ NEAR = {
 @pytest.mark.parametrize("form", NEAR)
 def test_near_misses(form):
     function, name = NEAR[form]
-    stays(NAME, Subject(Call(function), values(2, 3, 4)), **{name: 1})
+    stays(NAME, Subject(Apply(function), values(2, 3, 4)), **{name: 1})
 
 
 def test_every_other_row_of_one_is_all():
     """The same type, yet not the same slice in general."""
-    survives(Subject(Call(lambda x: x[::2] + 1), values(1, 3)))
+    survives(Subject(Apply(lambda x: x[::2] + 1), values(1, 3)))
 
 
 def test_active_dropout_is_refused():
@@ -177,7 +171,7 @@ def test_active_dropout_is_refused():
         lambda x: F.dropout(x, 0.5, training=True),
         lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
     ):
-        subject = Subject(Call(active), values(2, 3, 4, 5))
+        subject = Subject(Apply(active), values(2, 3, 4, 5))
         graph = subject.optimised()
         assert counts(graph)["dropout"] + counts(graph)["scaled_dot_product_attention"] == 1
         with pytest.raises(UnsupportedOpError, match=r"0\.5 is active"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attention_forms as forms
 import pytest
 import test_activation_fusion as activation
 import test_attention_fusion as attention
@@ -23,22 +24,24 @@ import test_rotary_fusion as rotary
 import torch
 from forgec.passes import PASSES
 from pass_checks import close, redraw, seeded, values
+from pass_modules import Apply, Call
+from torch import nn
 
 import forgec
 from forgec.ir.printer import to_text
 
 CASES = {
-    "dead_code": (dead.Call(dead.chain), [values(2, 4)]),
-    "no_op": (idle.Call(idle.GONE["repeat"][0]), [values(2, 3, 4)]),
-    "common_subexpression": (equal.Call(equal.EQUAL["a chain"][0]), [values(2, 4)]),
-    "constant_folding": (constants.Call(constants.causal_by_index), [values(4, 4)]),
+    "dead_code": (Call(dead.chain, inner=nn.Linear(4, 4)), [values(2, 4)]),
+    "no_op": (Apply(idle.GONE["repeat"][0]), [values(2, 3, 4)]),
+    "common_subexpression": (Call(equal.EQUAL["a chain"][0], inner=nn.Linear(4, 4)), [values(2, 4)]),
+    "constant_folding": (Call(constants.causal_by_index), [values(4, 4)]),
     "block_specialisation": (
         blocks.Stack(blocks.residual, lambda x: (x, (torch.arange(4) < 3).float())),
         [values(2, 4)],
     ),
     "invariant_motion": (invariant.Stack(lambda b, x, m: b.inner(x) * m.exp()), [values(2, 4), values(4)]),
     "linear_form": (linear.Product(linear.FORMS["Conv1D of transformers"][0]), [values(2, 3, 8)]),
-    "attention_fusion": (attention.Call(attention.WRITTEN["unscaled"][0]), attention.qkv()),
+    "attention_fusion": (Apply(attention.WRITTEN["unscaled"][0]), forms.qkv()),
     "cached_attention": (
         cached.Cached(),
         [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
@@ -50,7 +53,7 @@ CASES = {
     "projection_fusion": (projection.Projections(), [values(3, 8)]),
     "operator_fusion": (operator.One(lambda f, x: f(x).relu()), [values(3, 8)]),
     "norm_residual_fusion": (residual.Norm(lambda n, x, y: n(x + y)), [values(2, 8), values(2, 8, seed=1)]),
-    "layout": (layout.Call(layout.FORMS["permute twice"][0]), [values(2, 3, 4, 5)]),
+    "layout": (Apply(layout.FORMS["permute twice"][0]), [values(2, 3, 4, 5)]),
 }
 
 NEEDS = {"cached_attention": {"attention_fusion"}}

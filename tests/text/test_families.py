@@ -9,7 +9,10 @@ import forgec
 
 CHUNK = 8
 LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 2)
-SLOW = ("qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3", "yarn")
+SLOW = (
+    *("qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"),
+    *("bloom", "dynamic", "linear", "yarn"),
+)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,7 @@ SLOW = ("qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"
 )
 def test_greedy_is_token_identical(family, tmp_path):
     model = load(family, tmp_path)
-    context = min(model.max_tokens, 100)
+    context = min(model.max_tokens or 100, 100)
     room = {length: min(64, context - length) for length in LENGTHS}
     expected = {length: generated(model, prompt(length), room[length]) for length in LENGTHS}
     programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
@@ -26,4 +29,17 @@ def test_greedy_is_token_identical(family, tmp_path):
     with forgec.LLM(programs) as llm:
         for length in LENGTHS:
             pieces = llm.generate(prompt(length), max_tokens=room[length], eos=())
+            assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("context", "lengths"), [(64, (5, 30)), (100, (65, 70))])
+def test_longrope_takes_one_set_of_frequencies(context, lengths, tmp_path):
+    """Up to the original length of 64 those for short texts, over it those for long ones, as transformers
+    does for prompts of these lengths."""
+    model = load("longrope", tmp_path)
+    expected = {length: generated(model, prompt(length), 20) for length in lengths}
+    with forgec.LLM(forgec.compile_language_model(model, context=context, chunks=[CHUNK])) as llm:
+        for length in lengths:
+            pieces = llm.generate(prompt(length), max_tokens=20, eos=())
             assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"

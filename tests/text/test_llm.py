@@ -144,6 +144,46 @@ def test_chat_is_the_text_after_the_template(llm):
     assert [piece.token for piece in llm.chat(messages, eos=())] == want
 
 
+def test_what_prompts_share_is_read_once(llm, model):
+    llm.forget()
+    first, rest = prompt(20), prompt(7, seed=3)
+    list(llm.generate(first, eos=(), max_tokens=6))
+    assert llm.stats.kept_tokens == 0
+    for start in (1, 7, 8, 13, 20):
+        ids = first[:start] + rest
+        tokens = [piece.token for piece in llm.generate(ids, eos=(), max_tokens=8)]
+        assert tokens == generated(model, ids, 8), f"after {start} tokens of the first text"
+        assert llm.stats.kept_tokens == start
+        list(llm.generate(first, eos=(), max_tokens=6))
+    list(llm.generate(first, eos=(), max_tokens=1))
+    assert llm.stats.kept_tokens == len(first) - 1
+    llm.forget()
+    list(llm.generate(first, eos=(), max_tokens=1))
+    assert llm.stats.kept_tokens == 0
+
+
+def test_a_conversation_goes_on_in_the_cache(llm, model):
+    llm.forget()
+    ids = prompt(9)
+    ids += [piece.token for piece in llm.generate(ids, eos=(), max_tokens=5)]
+    ids += prompt(3, seed=1)
+    tokens = [piece.token for piece in llm.generate(ids, eos=(), max_tokens=5)]
+    # The last token that was written has not been read.
+    assert llm.stats.kept_tokens == 13
+    assert tokens == generated(model, ids, 5)
+
+
+def test_states_that_are_no_rows_are_kept_only_at_their_end(tmp_path):
+    model = load("lfm2", None)
+    with forgec.LLM(forgec.compile_language_model(model, context=CONTEXT, chunks=[4])) as llm:
+        ids = prompt(9)
+        list(llm.generate(ids, eos=(), max_tokens=1))
+        for next_ids, kept in ((ids + prompt(4), 9), (ids[:7] + prompt(4), 0)):
+            tokens = [piece.token for piece in llm.generate(next_ids, eos=(), max_tokens=6)]
+            assert llm.stats.kept_tokens == kept
+            assert tokens == generated(model, next_ids, 6)
+
+
 def test_wrong_prompts(llm):
     for empty in ("", []):
         with pytest.raises(InputError, match="no tokens"):
@@ -189,3 +229,25 @@ def test_no_torch_and_no_transformers_at_run_time(path):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
+    ids = prompt(60)
+    with forgec.compile_language_model(
+        load("llama", None), context=24, chunks=[4, 8], weights="int4:32", calibration=ids, check=False
+    ) as programs:
+        tables = [exe.plan.program.constants.values() for exe in programs.values()]
+        fitted = [{c.key for c in table if "fitted_" in repr(c.recipe)} for table in tables]
+        assert fitted[0] and fitted[0] == fitted[1] == fitted[2]
+        programs.save(tmp_path / "m.forge")
+    with forgec.LLM(tmp_path / "m.forge") as llm:
+        assert len(list(llm.generate(ids[:9], max_tokens=5))) == 5
+    for wrong, message in (([], "no tokens"), ([3, 131], "the token 131, and the model knows 131")):
+        with pytest.raises(InputError, match=message):
+            forgec.compile_language_model(
+                load("llama", None), context=24, weights="int4", calibration=wrong, check=False
+            )
+    with pytest.raises(InputError, match="no tokenizer"):
+        forgec.compile_language_model(
+            load("llama", None), context=24, weights="int4", calibration="text", check=False
+        )

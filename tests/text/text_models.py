@@ -24,6 +24,15 @@ _TINY = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+_LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+_LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 64,
+}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma": {**_TINY, "architectures": ["GemmaForCausalLM"], "head_dim": 8},
@@ -38,6 +47,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {**_TINY, "architectures": ["Phi3ForCausalLM"]},
     "mistral": {**_TINY, "architectures": ["MistralForCausalLM"], "sliding_window": 12},
     "qwen3": {**_TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 8},
+    "bloom": {
+        **{key: _TINY[key] for key in ("vocab_size", "hidden_size", "initializer_range")},
+        **{"n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        "architectures": ["BloomForCausalLM"],
+    },
+    "dynamic": {
+        **_TINY,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "rope_parameters": _DYNAMIC,
+    },
+    "linear": {
+        **_TINY,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "rope_parameters": _LINEAR,
+    },
+    "longrope": {
+        **_TINY,
+        "model_type": "phi3",
+        "architectures": ["Phi3ForCausalLM"],
+        "original_max_position_embeddings": 64,
+        "rope_parameters": _LONG,
+    },
     "yarn": {
         **_TINY,
         "model_type": "llama",
@@ -60,7 +93,7 @@ def load(family: str, folder: Path) -> models.LoadedModel:
         return models.load(PRESETS[family])
     config = folder / "config.json"
     config.write_text(json.dumps({"model_type": family, **CONFIGS[family]}))
-    return models.load(config, attn="eager" if family == "gemma2" else "sdpa")
+    return models.load(config, attn="eager" if family in ("bloom", "gemma2") else "sdpa")
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .elementwise import bind_activation
 from .registry import Array, Call, Step, is_blas_float, kernel, overlap
 
-__all__ = ["as_rows", "blas_ready"]
+__all__ = ["as_rows", "blas_ready", "product_of"]
 
 
 def _is_blas_matrix(x: Array) -> bool:
@@ -37,17 +38,40 @@ def as_rows(x: Array, call: Call) -> tuple[Array, Step | None]:
     return work.reshape(shape), partial(np.copyto, work, x)
 
 
+@dataclass(frozen=True)
+class Product:
+    """Where a product goes, its rows flat, and what follows it: bias, activation, residual sum."""
+
+    flat: Array
+    finish: Step
+
+
+def product_of(call: Call, columns: int) -> Product:
+    """For ``linear`` and ``linear_q``, whose last two operands are a bias and a residual."""
+    (bias, residual), out, act = call.inputs[-2:], call.out, call.attrs["act"]
+    product = call.scratch.take(out.shape, out.dtype) if overlap(residual, out) else out
+    flat = product.reshape(-1, columns)
+    activate = bind_activation(act, product, product, call) if act else None
+
+    def finish() -> None:
+        if bias is not None:
+            np.add(flat, bias, flat)
+        if activate is not None:
+            activate()
+        if residual is not None:
+            np.add(product, residual, out)
+
+    return Product(flat, finish)
+
+
 @kernel("linear")
 def _linear(call: Call) -> Step | None:
-    x, weight, bias, residual = call.array(0), call.array(1), call.inputs[2], call.inputs[3]
-    out, act = call.out, call.attrs["act"]
+    x, weight = call.array(0), call.array(1)
     if not is_blas_float(x):
         return None
     rows, prepare = as_rows(x, call)
     columns, prepare_weight = blas_ready(weight, call)
-    product = call.scratch.take(out.shape, out.dtype) if overlap(residual, out) else out
-    flat = product.reshape(-1, weight.shape[0])
-    activate = bind_activation(act, product, product, call) if act else None
+    product = product_of(call, weight.shape[0])
     transposed = columns.T
 
     def step() -> None:
@@ -55,13 +79,8 @@ def _linear(call: Call) -> Step | None:
             prepare()
         if prepare_weight is not None:
             prepare_weight()
-        np.matmul(rows, transposed, flat)
-        if bias is not None:
-            np.add(flat, bias, flat)
-        if activate is not None:
-            activate()
-        if residual is not None:
-            np.add(product, residual, out)
+        np.matmul(rows, transposed, product.flat)
+        product.finish()
 
     return step
 

@@ -41,13 +41,12 @@ Memory = Callable[[Operand], Any]
 Step = Callable[[], Any]
 
 
-def packing(isa: str) -> str:
-    """Name of the layout in which kernels of an instruction set want the weights of ``linear``.
+def packing(dtype: DType, isa: str) -> str:
+    """Name of the layout (:mod:`backends.packing`) in which kernels want weights of an element type.
 
-    ``f32.panel48``: the weight [out, in] as [ceil(out / 48), in, 48], zeros after the last output. All
-    instruction sets of today share it, so that an artifact never has to be repacked.
+    All instruction sets of today share them, so that an artifact never has to be repacked.
     """
-    return "f32.panel48"
+    return f"f32.panel{PANEL}" if dtype is DType.F32 else compressed.LAYOUTS[dtype]
 
 
 def packed_operand(instr: Instr) -> int | None:
@@ -67,18 +66,24 @@ def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
 
 
 def packings(body: Iterable[Instr]) -> dict[str, Packing]:
-    """How each constant that some product wants packed is to be stored; compressed ones are not."""
-    found: dict[str, Instr] = {}
+    """How each constant that some product wants packed is to be stored.
+
+    An embedding reads compressed tables in that layout too (see :func:`steps`).
+    """
+    found: dict[str, tuple[str, Instr]] = {}
     plain: set[str] = set()
     for instr in body:
         which = packed_operand(instr)
+        either = 0 if instr.op == "embedding_q" else None
         for i, x in enumerate(instr.operands):
-            if isinstance(x, ConstRef) and i == which and instr.op == "linear":
-                found[x.name] = instr
-            elif isinstance(x, ConstRef):
+            if isinstance(x, ConstRef) and i == which:
+                found[x.name] = packing(x.type.dtype, isa()), instr
+            elif isinstance(x, ConstRef) and i != either:
                 plain.add(x.name)
-    layout = packing(isa())
-    return {name: Packing(layout, partial(pack, instr), name not in plain) for name, instr in found.items()}
+    return {
+        name: Packing(layout, partial(pack, instr), name not in plain)
+        for name, (layout, instr) in found.items()
+    }
 
 
 def supports(instr: Instr) -> str | None:
@@ -217,19 +222,22 @@ def _pack_all(
 ) -> None:
     """Pack the weights that are not packed yet, on several threads: nothing else is there to do meanwhile.
 
-    Each thread holds one unpacked weight at a time.
+    Each thread holds one unpacked weight at a time. The largest come first, so that the threads end together.
     """
-    missing = {}
+    missing: dict[str, tuple[Instr, Operand, int]] = {}
     for instr in body:
         which = packed_operand(instr)
         if which is not None and _packed_name(instr, which) not in packed:
-            missing[_packed_name(instr, which)] = (instr, instr.operands[which])
+            weight = instr.operands[which]
+            assert isinstance(weight, ConstRef)
+            missing[_packed_name(instr, which)] = (instr, weight, weight.type.nbytes)
     if not missing:
         return
     once = getattr(memory, "once", memory)
+    names = sorted(missing, key=lambda name: -missing[name][2])
     with ThreadPoolExecutor(threads) as pool:
-        made = pool.map(lambda job: pack(job[0], once(job[1])), missing.values())
-        packed.update(zip(missing, made, strict=True))
+        made = pool.map(lambda name: pack(missing[name][0], once(missing[name][1])), names)
+        packed.update(zip(names, made, strict=True))
 
 
 def _packed_name(instr: Instr, which: int) -> str:
@@ -237,7 +245,7 @@ def _packed_name(instr: Instr, which: int) -> str:
     operand = instr.operands[which]
     if not isinstance(operand, ConstRef):
         return ""
-    return stored_name(operand.name, compressed.LAYOUTS.get(operand.type.dtype, packing(isa())))
+    return stored_name(operand.name, packing(operand.type.dtype, isa()))
 
 
 def _placeholder(t: TensorType) -> np.ndarray:

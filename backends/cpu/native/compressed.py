@@ -1,9 +1,6 @@
-"""Packing of compressed weights for the native kernels.
+"""Packing of compressed weights for the native kernels, in the layouts of :mod:`backends.packing`.
 
-``i8.panel32x4``, ``i4.panel32x8`` and ``bf16.panel32x2``: the codes [out, in] as [ceil(out / 32), words, 32]
-words of 32 bits, a word with 4, 8 or 2 successive codes of one output, zeros after the last; behind each
-panel of i8 stand 128 times the sums of its 32 outputs over ``in``, as int32. All instruction sets share these
-layouts. Scales are read as they are.
+All instruction sets share them. Scales are read as they are.
 """
 
 from __future__ import annotations

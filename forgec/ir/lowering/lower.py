@@ -1,7 +1,8 @@
 """Lower a captured graph: one IR function per FX graph, calls with constant parameters, constants with
 recipes.
 
-Linear in the number of nodes. All operators without a converter are reported together.
+Linear in the number of nodes. A pure operator without a converter stays PyTorch's; all others are reported
+together.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from ... import aten
 from ...errors import ForgecError, InternalError, UnsupportedOpError
 from ...graph import STRUCTURE, Block, CapturedGraph, call_block, read_state, tensor_type, write_state
 from ..op import IRTypeError, get
+from ..ops.aten import types_text
 from ..program import (
     Apply,
     Constant,
@@ -32,6 +35,7 @@ from ..program import (
     Source,
     StateRef,
 )
+from ..types import TensorType
 from . import attention, elementwise, indexing, neural, reduction, shape  # noqa: F401  (register converters)
 from .builder import Const, Constants, FunctionBuilder
 from .registry import bind, find, target_name, wanted
@@ -157,10 +161,10 @@ class _GraphLowering:
             self.builder.emit("write_state", self.states[str(node.args[0])], value)
             return None
         name = target_name(node.target)
-        found = find(name)
-        if found is None:
-            raise InternalError(f"{name} passed the check for supported operators")
+        found, done = find(name), len(self.builder.body)
         try:
+            if found is None:
+                return self._through_torch(name, node)
             if isinstance(found, str):
                 return self._direct(found, node)
             bound = bind(node)
@@ -168,6 +172,12 @@ class _GraphLowering:
             return found(self.builder, **kwargs)
         except IRTypeError as error:
             raise InternalError(f"lowering {name}: {error}", str(self.builder.source)) from error
+        except UnsupportedOpError as error:
+            if not _torch_can(name, node):
+                error.where = error.where or str(self.builder.source)
+                raise
+            del self.builder.body[done:]
+            return self._through_torch(name, node)
         except ForgecError as error:
             error.where = error.where or str(self.builder.source)
             raise
@@ -185,6 +195,16 @@ class _GraphLowering:
         if len(record.operands) == 1:
             operands[0] = elementwise.to_result_dtype(self.builder, operands[0])
         return self.builder.emit(op, *operands[: len(record.operands)])
+
+    def _through_torch(self, name: str, node: fx.Node) -> Any:
+        encoded = aten.encode(node.args, node.kwargs, _is_node)
+        if encoded is None:
+            raise InternalError(f"{name} passed the check for supported operators")
+        arguments, tensors = encoded
+        types = types_text(node.meta["type"])
+        operands = [self.env[x] for x in tensors]
+        found = self.builder.emit("aten", *operands, target=name, arguments=arguments, types=types)
+        return (found,) if isinstance(node.meta["type"], tuple) and not isinstance(found, tuple) else found
 
     def _call(self, node: fx.Node) -> tuple[Register, ...]:
         block, instance, *args = node.args
@@ -215,6 +235,24 @@ def _substitute(recipe: Recipe, binding: Mapping[str, str]) -> Recipe:
     return Apply(recipe.op, args, recipe.attrs, recipe.type)
 
 
+def _is_node(value: Any) -> bool:
+    return isinstance(value, fx.Node)
+
+
+def _torch_can(name: str, node: fx.Node) -> bool:
+    """Whether the operator can stay PyTorch's: pure, and with arguments that can be written down."""
+    types = node.meta.get("type")
+    types = types if isinstance(types, tuple) else (types,)
+    if not types or not all(isinstance(t, TensorType) for t in types):
+        return False
+    try:
+        aten.operator(name)
+    except UnsupportedOpError:
+        return False
+    encoded = aten.encode(node.args, node.kwargs, _is_node)
+    return encoded is not None and bool(encoded[1])
+
+
 def _check_supported(captured: CapturedGraph) -> None:
     missing: dict[str, list[Source]] = {}
     for _, graph, times in captured.graphs():
@@ -222,7 +260,7 @@ def _check_supported(captured: CapturedGraph) -> None:
             if node.op != "call_function" or node.target in STRUCTURE:
                 continue
             name = target_name(node.target)
-            if find(name) is None:
+            if find(name) is None and not _torch_can(name, node):
                 missing.setdefault(name, []).extend([node.meta["source"]] * max(times, 1))
     if missing:
         lines = [f"{name} ({len(sources)} times, first at {sources[0]})" for name, sources in missing.items()]

@@ -1,7 +1,9 @@
 """The op records, by family. Importing this package registers them all."""
 
 from . import (
+    aten,
     attention,
+    calibrated,
     compressed,
     elementwise,
     indexing,

@@ -15,10 +15,11 @@ import numpy as np
 
 from ..op import Sample, op
 from ..types import DType, TensorType, pack_i4, unpack_i4
-from .elementwise import ACTIVATIONS, activate
+from .elementwise import activate
+from .linear import product_type
 from .rules import require, require_float, tensor
 
-__all__ = ["MAX_DYNAMIC_DEPTH", "dequantise"]
+__all__ = ["MAX_DYNAMIC_DEPTH", "by_group", "dequantise", "groups_of", "quantise_rule", "scales_rule"]
 
 Array = np.ndarray
 Types = Sequence[TensorType | None]
@@ -31,11 +32,12 @@ _ROWS = 1 << 20
 _TINY = np.float32(2.0**-100)
 
 
-def _groups(depth: int, group: int) -> int:
+def groups_of(depth: int, group: int) -> int:
+    """How many groups a row has."""
     return 1 if group == 0 else -(-depth // group)
 
 
-def _by_group(x: Array, depth: int, group: int) -> Array:
+def by_group(x: Array, depth: int, group: int) -> Array:
     """Scales [groups, n] as one for each element [n, depth]."""
     columns = np.ascontiguousarray(x.T)
     return columns if group == 0 or group >= depth else np.repeat(columns, group, axis=1)[:, :depth]
@@ -49,24 +51,25 @@ def codes_of(weight: Array) -> Array:
 def dequantise(weight: Array, scales: Array | None, group: int, dtype: np.dtype) -> Array:
     """The weight that codes and scales stand for."""
     codes = codes_of(weight).astype(dtype)
-    return codes if scales is None else codes * _by_group(scales.astype(dtype), codes.shape[1], group)
+    return codes if scales is None else codes * by_group(scales.astype(dtype), codes.shape[1], group)
 
 
 # --- making them -------------------------------------------------------------------------------------------
 
 
-def _scales_rule(weight: TensorType | None, *, bits: int, group: int) -> TensorType:
+def scales_rule(weight: TensorType | None, *, bits: int, group: int) -> TensorType:
+    """Type of the scales of a weight."""
     w = require_float(weight, "weight")
     require(
         w.rank == 2 and bits in (4, 8) and group >= 0, f"no {bits}-bit scales for {w} in groups of {group}"
     )
-    return TensorType(DType.F32, (_groups(w.shape[1], group), w.shape[0]))
+    return TensorType(DType.F32, (groups_of(w.shape[1], group), w.shape[0]))
 
 
 @op(
     "scales",
     "weight",
-    rule=_scales_rule,
+    rule=scales_rule,
     attrs={"bits": 8, "group": 0},
     samples=lambda rng: [
         Sample((rng.standard_normal((5, 8)).astype(np.float32),), {}),
@@ -79,24 +82,29 @@ def scales(weight: Array, *, bits: int, group: int) -> Array:
     A group of zeros has the scale 0; one with NaN or an infinity a scale that is not finite.
     """
     n, depth = weight.shape
-    step = depth if group == 0 else group
-    result = np.zeros((_groups(depth, group), n), np.float32)
-    for g in range(result.shape[0] if depth else 0):
-        part = weight[:, g * step : (g + 1) * step]
-        low, high = part.min(axis=1), part.max(axis=1)
-        if bits == 8:
-            result[g] = np.maximum(np.abs(low), np.abs(high)) / np.float32(127)
-        else:
-            result[g] = np.where(np.abs(low) >= np.abs(high), low, high) / np.float32(-8)
-    return result
+    count = groups_of(depth, group)
+    if not weight.size:
+        return np.zeros((count, n), np.float32)
+    starts = np.arange(count) * group
+    ends = np.empty((2, n, count), np.float32)
+    step = max(1, _ROWS // depth)
+    for row in range(0, n, step):
+        part = slice(row, row + step)
+        np.minimum.reduceat(weight[part], starts, axis=1, out=ends[0, part])
+        np.maximum.reduceat(weight[part], starts, axis=1, out=ends[1, part])
+    low, high = ends.swapaxes(1, 2)
+    if bits == 8:
+        return np.maximum(np.abs(low), np.abs(high)) / np.float32(127)
+    return np.where(np.abs(low) >= np.abs(high), low, high) / np.float32(-8)
 
 
-def _quantise_rule(
+def quantise_rule(
     weight: TensorType | None, scales: TensorType | None, *, bits: int, group: int
 ) -> TensorType:
+    """Type of the codes of a weight."""
     w, s = require_float(weight, "weight"), require_float(scales, "scales")
     require(
-        s.shape == _scales_rule(w, bits=bits, group=group).shape,
+        s.shape == scales_rule(w, bits=bits, group=group).shape,
         f"scales {s} do not fit {w} in groups of {group}",
     )
     require(bits == 8 or w.shape[1] % 2 == 0, f"rows of i4 have an even length, not {w.shape[1]}")
@@ -106,7 +114,7 @@ def _quantise_rule(
 @op(
     "quantise",
     "weight scales",
-    rule=_quantise_rule,
+    rule=quantise_rule,
     attrs={"bits": 8, "group": 0},
     takes_i4=True,
     samples=lambda rng: [
@@ -122,14 +130,20 @@ def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
     n, depth = weight.shape
     low, high = (-127, 127) if bits == 8 else (-8, 7)
     codes = np.empty((n, depth), np.int8)
+    whole = group == 0 or depth % group == 0
+    inner = (depth // group, group) if group and whole else (depth,)
     step = max(1, _ROWS // max(1, depth))
     for row in range(0, n, step):
         part = slice(row, row + step)
         inverse = np.reciprocal(scales[:, part])
-        quotient = weight[part] * _by_group(inverse, depth, group)
+        regular = bool(np.isfinite(inverse).all() and inverse.all())
+        spread = inverse.T[..., None] if group and whole else by_group(inverse, depth, group)
+        quotient = weight[part].reshape(-1, *inner) * spread
         np.rint(quotient, out=quotient)
         np.clip(quotient, low, high, out=quotient)
-        codes[part] = np.nan_to_num(quotient, copy=False)
+        if not regular:
+            np.nan_to_num(quotient, copy=False)
+        codes[part] = quotient.reshape(-1, depth)
     return codes if bits == 8 else pack_i4(codes)
 
 
@@ -144,7 +158,7 @@ def _check_codes(weight: TensorType | None, scales: TensorType | None, group: in
         require(scales is None and group == 0, "bf16 has no scales and no groups")
     else:
         s = require_float(scales, "scales")
-        wanted = (_groups(w.shape[1], group), w.shape[0])
+        wanted = (groups_of(w.shape[1], group), w.shape[0])
         require(s.shape == wanted, f"scales {s} of {w} must have the shape {list(wanted)}")
     return w
 
@@ -161,14 +175,7 @@ def _linear_q_rule(
     dynamic: bool,
 ) -> TensorType:
     a, w = require_float(x, "x"), _check_codes(weight, scales, group)
-    require(a.rank >= 1 and a.shape[-1] == w.shape[1], f"x {a} and weight {w} (out x in) do not fit")
-    result = TensorType(a.dtype, (*a.shape[:-1], w.shape[0]))
-    if bias is not None:
-        require(bias == TensorType(a.dtype, (w.shape[0],)), f"bias {bias} does not fit weight {w}")
-    if residual is not None:
-        require(residual == result, f"residual {residual} must have the result's type {result}")
-    require(act == "" or act in ACTIVATIONS, f"unknown activation {act!r}")
-    require(not (act and residual is not None), "linear_q takes an activation or a residual, not both")
+    result = product_type(a, w, bias, residual, act)
     if dynamic:
         require(w.dtype is DType.I8 and group == 0, f"dynamic activations go with i8 rows, not {w}")
         require(w.shape[1] <= MAX_DYNAMIC_DEPTH, f"rows of {w.shape[1]} are too long for sums of 32 bits")

@@ -21,6 +21,23 @@ def _x(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape).astype(np.float32)
 
 
+def product_type(
+    x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, act: str
+) -> TensorType:
+    """Of ``x`` times ``weight`` (out x in), after checks of what follows the product."""
+    require(
+        x.rank >= 1 and x.shape[-1] == weight.shape[1], f"x {x} and weight {weight} (out x in) do not fit"
+    )
+    result = TensorType(x.dtype, (*x.shape[:-1], weight.shape[0]))
+    if bias is not None:
+        require(bias == TensorType(x.dtype, (weight.shape[0],)), f"bias {bias} does not fit weight {weight}")
+    if residual is not None:
+        require(residual == result, f"residual {residual} must have the result's type {result}")
+    require(act == "" or act in ACTIVATIONS, f"unknown activation {act!r}")
+    require(not (act and residual is not None), "a product takes an activation or a residual, not both")
+    return result
+
+
 def _linear_rule(
     x: TensorType | None,
     weight: TensorType | None,
@@ -31,16 +48,8 @@ def _linear_rule(
 ) -> TensorType:
     a, w = require_float(x, "x"), require_float(weight, "weight")
     require(w.rank == 2 and a.rank >= 1, f"linear needs x of rank 1 or more and weight of rank 2: {a}, {w}")
-    require(a.shape[-1] == w.shape[1], f"x {a} and weight {w} (out x in) do not fit")
     require(a.dtype is w.dtype, f"element types differ: {a} and {w}")
-    result = TensorType(a.dtype, (*a.shape[:-1], w.shape[0]))
-    if bias is not None:
-        require(bias == TensorType(a.dtype, (w.shape[0],)), f"bias {bias} does not fit weight {w}")
-    if residual is not None:
-        require(residual == result, f"residual {residual} must have the result's type {result}")
-    require(act == "" or act in ACTIVATIONS, f"unknown activation {act!r}")
-    require(not (act and residual is not None), "linear takes an activation or a residual, not both")
-    return result
+    return product_type(a, w, bias, residual, act)
 
 
 def _linear_flops(types: Types, results: Sequence[TensorType], attrs: Mapping[str, Any]) -> float:

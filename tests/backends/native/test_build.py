@@ -16,7 +16,7 @@ def test_no_shared_function_is_compiled_for_one_instruction_set(source: str, tmp
     """The linker keeps one copy of a weak function, for everyone: all must be named after the vector type."""
     compiler, nm = shutil.which("g++"), shutil.which("nm")
     if compiler is None or nm is None or source not in build.sources():
-        pytest.skip("needs g++ and nm on x86-64")
+        pytest.skip("runs on x86-64 with g++ and nm: install g++ and binutils")
     target = tmp_path / "kernels.o"
     flags = [*build.FLAGS, *build.ISA_FLAGS[source], "-Werror", "-fPIC"]
     subprocess.run([compiler, *flags, "-c", str(build.SOURCES / source), "-o", str(target)], check=True)

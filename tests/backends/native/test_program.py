@@ -223,7 +223,7 @@ def test_packed_weights_are_panels_of_48_outputs() -> None:
     padded = np.concatenate([weight, np.zeros((36, 3), np.float32)])
     np.testing.assert_array_equal(packed, padded.reshape(2, 48, 3).transpose(0, 2, 1))
     np.testing.assert_array_equal(native.pack(instr, np.asfortranarray(weight)), packed)
-    assert {native.packing(isa) for isa in native.isas()} == {"f32.panel48"}
+    assert {native.packing(DType.F32, isa) for isa in native.isas()} == {"f32.panel48"}
 
 
 def test_unknown_instruction_set_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

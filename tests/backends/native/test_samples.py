@@ -10,7 +10,7 @@ from native_runs import assert_matches, instruction, strided
 from forgec.ir import ops  # noqa: F401
 from forgec.ir.op import OPS, get
 
-_RECIPES = {"quantise", "scales"}
+_RECIPES = {"quantise", "scales", "fitted_codes", "fitted_scales"}
 """Ops of constant recipes, which numpy evaluates."""
 
 _OPS = sorted(

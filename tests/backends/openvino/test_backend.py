@@ -120,7 +120,7 @@ def test_without_a_compiler_the_target_says_how_to_get_it(
     toolchain.find.cache_clear()
     try:
         if (toolchain._openvino_libraries() / toolchain._NATIVE).exists():
-            pytest.skip("the native compiler is installed here")
+            pytest.skip("runs where OpenVINO has no native NPU compiler library, as its packages for Linux")
         backend = backends.get("meteor-lake")
         missing = backend.available()
         assert missing is not None and "forgec toolchain install intel-npu" in missing
@@ -136,7 +136,7 @@ def compiler() -> Toolchain:
     """Intel's compiler; tests install no system packages, `forgec toolchain install intel-npu` does."""
     tools = find()
     if tools is None:
-        pytest.skip(missing() or "Intel's compiler is missing")
+        pytest.skip(f"{missing()}; it needs Wine, x86-64 Linux and the network")
     return tools
 
 

@@ -15,51 +15,28 @@ from forgec.backends.vendor.legalise import legalise
 
 from forgec.errors import BackendError
 from forgec.ir.op import OPS, Op, Sample
-from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
+from forgec.ir.program import Function, Instr, Program, Register
+from forgec.ir.samples import Case, case_of
 from forgec.ir.types import DType, TensorType
 
 SEED = 23
 CORE = ov.Core()
 CORE.set_property({"INFERENCE_NUM_THREADS": 1})
-HOST_ONLY = {"call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+HOST_ONLY = {"aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
 WITHOUT_FORM = {"scales", "quantise", "embedding_q"}
 """Computed when an artifact is written, or by the host."""
 TOLERANCE = {DType.F32: 2e-4, DType.F16: 2e-2}
 
 
-def segment_of(
-    record: Op, sample: Sample, *, constants: bool
-) -> tuple[Program, dict[str, np.ndarray], list[np.ndarray]]:
-    table: dict[str, Constant] = {}
-    values: dict[str, np.ndarray] = {}
-    inputs: list[np.ndarray] = []
-    operands: list[Operand] = []
-    for i, x in enumerate(sample.operands):
-        if not isinstance(x, np.ndarray):
-            operands.append(None if x is None else Literal(x))
-            continue
-        kind = TensorType.of(x)
-        if constants and i > 0:
-            table[f"c{i}"] = Constant(f"c{i}", kind, Leaf(f"c{i}", kind))
-            values[f"c{i}"] = x
-            operands.append(ConstRef(f"c{i}", kind))
-        else:
-            inputs.append(x)
-            operands.append(Register(i, kind))
-    types = [TensorType.of(x) if isinstance(x, np.ndarray) else None for x in sample.operands]
-    results = tuple(Register(50 + i, kind) for i, kind in enumerate(record.result_types(types, sample.attrs)))
-    params = tuple(x for x in operands if isinstance(x, Register))
-    body = [Instr(record.name, tuple(operands), results, dict(sample.attrs))]
-    return Program("main", {"main": Function("main", params, (), body, results, ())}, table), values, inputs
+def all_but_first(sample: Sample) -> range:
+    return range(1, len(sample.operands))
 
 
-def run(
-    segment: Program, values: dict[str, np.ndarray], inputs: list[np.ndarray], precision: Precision
-) -> list[Any]:
-    legal = legalise(segment, RULES)
-    model = emit(legal.program, legal.values(lambda c: values[c.name]), precision)
+def run(case: Case, precision: Precision) -> list[Any]:
+    legal = legalise(case.program, RULES)
+    model = emit(legal.program, legal.values(case.constants), precision)
     compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = [precision.array(x, DType.of(x)) for x in inputs]
+    given = [precision.array(x, DType.of(x)) for x in case.inputs]
     return list(compiled(given).values())
 
 
@@ -77,12 +54,12 @@ def samples() -> list[Any]:
 @pytest.mark.parametrize(("record", "sample"), samples())
 def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None:
     precision = Precision(floats)
-    for constants in (False, True) if floats is DType.F32 else (True,):
-        segment, values, inputs = segment_of(record, sample, constants=constants)
-        got = run(segment, values, inputs, precision)
+    for constant in ((), all_but_first(sample)) if floats is DType.F32 else (all_but_first(sample),):
+        case = case_of(record, sample, constant)
+        got = run(case, precision)
         with np.errstate(over="ignore"):
             want = [precision.array(x, DType.of(x)) for x in record.evaluate(sample.operands, sample.attrs)]
-        for a, b, register in zip(want, got, segment.main.results, strict=True):
+        for a, b, register in zip(want, got, case.program.main.results, strict=True):
             tolerance = TOLERANCE[floats] if register.type.dtype.is_float else 0
             if record.name == "cast" and not register.type.dtype.is_float:
                 tolerance = 1 if floats is DType.F16 else 0  # near a whole number, truncation goes either way
@@ -105,12 +82,12 @@ def test_every_op_that_runs_has_an_emitter_or_a_rule() -> None:
 
 def test_weights_may_be_inputs() -> None:
     (sample, *_) = OPS["linear"].samples(np.random.default_rng(SEED))[2:]  # type: ignore[misc]
-    segment, values, inputs = segment_of(OPS["linear"], sample, constants=True)
-    legal = legalise(segment, RULES)
-    names = ["c1", "c2"]
-    model = emit(legal.program, legal.values(lambda c: values[c.name]), Precision(DType.F32), as_inputs=names)
+    case = case_of(OPS["linear"], sample, all_but_first(sample))
+    legal = legalise(case.program, RULES)
+    names = ["c0", "c1"]
+    model = emit(legal.program, legal.values(case.constants), Precision(DType.F32), as_inputs=names)
     compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    (got,) = compiled([*inputs, *(values[name] for name in names)]).values()
+    (got,) = compiled([*case.inputs, *(case.tensors[name] for name in names)]).values()
     (want,) = OPS["linear"].evaluate(sample.operands, sample.attrs)
     np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"seed {SEED}")
 

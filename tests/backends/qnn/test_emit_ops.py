@@ -17,6 +17,7 @@ from forgec.ir.types import DType
 
 SEED = 20261122
 NO_FORM = {
+    "aten",
     "call",
     "read_state",
     "write_state",

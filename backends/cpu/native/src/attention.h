@@ -1,87 +1,159 @@
 // Attention without a score matrix in memory.
 //
-// A task is one tile of query rows of one head. It walks the keys in blocks of 128: scores of the block (a
-// register-tile product with packed keys), soft cap, mask, then the online softmax: the running maximum and sum
-// of every row, with what was accumulated so far rescaled whenever the maximum grows. Keys are packed once per
-// key head by all threads; values are read in place. With one or two query rows, as in decoding, packing would
-// cost more than it saves: scores are dot products with the keys in place.
+// A task is up to some hundred query rows of one head. It walks the keys in blocks of 192, of which it packs keys
+// into panels [size][32] and copies values whose rows lie apart (views of a joint projection are often so strided
+// that they fall into few sets of the nearest cache). Tiles of query rows pass over the block: scores by a register
+// tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
+// whenever a row's maximum grows. With one or two query rows, as in decoding, packing would cost more than it saves:
+// scores are dot products with the keys in place.
 #pragma once
 
-#include <cmath>
+#include <cstring>
 
 #include "gemm.h"
+#include "scores.h"
 
 namespace forgec {
 
-constexpr int64_t kKeys = 128;  // keys per block
-constexpr float kMinusInfinity = -__builtin_inff();
-
 template <class V>
-struct AttentionTask {
-  const Attention& p;
-  int64_t batch, head, row;  // of the first query row
-  int rows;
-  const float* keys;         // packed panels, or null
-  float* query;              // [size][rows] packed, or [rows][size]
-  float* sums;               // [rows][value_size], what is accumulated
-  alignas(64) float scores[kMaxTile * kKeys];
-  alignas(64) float mask[kKeys];  // of a row and block of keys: to be added, or -inf where a key is hidden
-  const char* mask_from = nullptr;  // where that was read
-  float largest[kMaxTile], total[kMaxTile];
-  bool first_block;          // no keys seen yet
+class AttentionTask {
+ public:
+  AttentionTask(const Attention& params, float* own, int64_t length) : p(params), scores_of_(params), length_(length) {
+    const AttentionRoom room(params);
+    query_ = own;
+    sums_ = query_ + room.query;
+    keys_ = sums_ + room.sums;
+    values_ = keys_ + room.keys;
+  }
 
-  int64_t length;            // keys that count
+  // Query rows [row, row + rows) of a head.
+  void run(int64_t batch, int64_t head, int64_t row, int64_t rows) {
+    batch_ = batch;
+    head_ = head;
+    row_ = row;
+    rows_ = rows;
+    scores_of_.start(batch, head);
+    load_query();
+    std::memset(sums_, 0, static_cast<size_t>(rows * p.value_size) * sizeof(float));
+    for (int64_t i = 0; i < rows; ++i) states_[i] = {kMinusInfinity, 0.0f};
+    int64_t begin, end;
+    seen(0, rows, &begin, &end);
+    const Tiles tiles(rows, V::most_rows(2));
+    for (int64_t first = begin; first < end; first += kDepth) {
+      const int64_t count = end - first < kDepth ? end - first : kDepth;
+      load_block(first, count);
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        int64_t low, high;
+        seen(tiles.start(t), tiles.rows(t), &low, &high);
+        const int64_t keys = high - first < count ? high - first : count;
+        if (keys > 0 && low < first + keys) tile(tiles.start(t), tiles.rows(t), first, keys);
+      }
+    }
+    store();
+  }
 
-  AttentionTask(const Attention& params, float* own, int64_t keys_filled)
-      : p(params), query(own), sums(own + kMaxTile * params.size), length(keys_filled) {}
+ private:
+  // Keys that some of the rows [i, i + rows) of the task may see.
+  void seen(int64_t i, int64_t rows, int64_t* low, int64_t* high) const {
+    int64_t unused;
+    scores_of_.visible(row_ + i, length_, low, &unused);
+    scores_of_.visible(row_ + i + rows - 1, length_, &unused, high);
+  }
 
-  int64_t kv_head() const { return head / (p.heads / p.kv_heads); }
+  const float* of_kv(const float* base, const int64_t* step, int64_t key) const {
+    return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
+  }
 
+  // Rows of queries: [block of size][rows][kLeftRow] for tiles, [rows][size] for dot products.
   void load_query() {
-    const float* q = p.q + batch * p.q_step[0] + head * p.q_step[1] + row * p.q_step[2];
-    const int64_t i_step = keys != nullptr ? 1 : p.size, d_step = keys != nullptr ? rows : 1;
-    if (keys != nullptr && p.q_step[3] == 1) {
-      transpose<V>(q, p.q_step[2], rows, p.size, query, rows);
+    const float* q = p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
+    const int64_t longest = p.packs ? kDepth : p.size, step = p.packs ? kLeftRow : p.size;
+    float* to = query_;
+    for (int64_t d = 0; d < p.size; d += longest, to += rows_ * step) {
+      const int64_t depth = p.size - d < longest ? p.size - d : longest;
+      copy_rows<V>(q + d * p.q_step[3], p.q_step[2], p.q_step[3], rows_, depth, to, step);
+    }
+  }
+
+  void load_block(int64_t first, int64_t count) {
+    value_row_ = p.v_step[2];
+    values_in_use_ = of_kv(p.v, p.v_step, first);
+    if (!p.packs) return;
+    for (int64_t j = 0; j < count; j += kKeyPanel) {
+      const int64_t keys = count - j < kKeyPanel ? count - j : kKeyPanel;
+      const float* k = of_kv(p.k, p.k_step, first + j);
+      float* to = keys_ + j * p.size;
+      if (p.k_step[3] == 1) {
+        transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
+      } else {
+        copy_rows<V>(k, p.k_step[3], p.k_step[2], p.size, keys, to, kKeyPanel);
+      }
+    }
+    if (value_row_ == p.value_size) return;
+    copy_rows<V>(values_in_use_, value_row_, 1, count, p.value_size, values_, p.value_size);
+    value_row_ = p.value_size;
+    values_in_use_ = values_;
+  }
+
+  void tile(int64_t i, int rows, int64_t first, int64_t count) {
+    if (p.packs) {
+      multiply_keys(i, rows, count);
     } else {
-      for (int i = 0; i < rows; ++i) {
-        for (int64_t d = 0; d < p.size; ++d) query[i * i_step + d * d_step] = q[i * p.q_step[2] + d * p.q_step[3]];
-      }
+      dot_keys(i, rows, first, count);
     }
-    for (int64_t i = 0; i < rows * p.size; ++i) query[i] *= p.scale;
+    float* sums = sums_ + i * p.value_size;
+    for (int r = 0; r < rows; ++r) {
+      int64_t low, high;
+      scores_of_.visible(row_ + i + r, length_, &low, &high);
+      const float correction =
+          scores_of_.softmax(scores_ + r * kLeftRow, row_ + i + r, first, count, low, high, &states_[i + r]);
+      if (correction == 1.0f) continue;
+      for (int64_t d = 0; d < p.value_size; ++d) sums[r * p.value_size + d] *= correction;
+    }
+    constexpr int64_t pair = 2 * V::width;
+    for (int64_t col = 0; col < p.value_size; col += pair) {
+      TileArgs t;
+      t.k = count;
+      t.a = scores_;
+      t.b = values_in_use_ + col;
+      t.b_row = value_row_;
+      t.c = sums + col;
+      t.c_row = p.value_size;
+      t.cols = p.value_size - col < pair ? p.value_size - col : pair;
+      t.accumulate = true;
+      t.ahead = reinterpret_cast<const char*>(t.b);
+      t.ahead_step = 0;
+      run_tile<V, Left::block, 2>(rows, t);
+    }
   }
 
-  // Keys [low, high) that row i of the tile may see as far as `causal` and `window` say.
-  void visible(int i, int64_t* low, int64_t* high) const {
-    const int64_t at = row + i + length - p.rows;
-    *high = p.causal && at + 1 < length ? at + 1 : length;
-    *low = p.window > 0 && at + 1 > p.window ? at + 1 - p.window : 0;
-    if (*high < 0) *high = 0;
-  }
-
-  void multiply_keys(int64_t first, int64_t count) {
-    if (keys != nullptr) {
-      constexpr int64_t pair = 2 * V::width;
-      for (int64_t j = 0; j < count; j += pair) {
-        const int64_t key = first + j;
-        TileArgs t;
-        t.k = p.size;
-        t.a = query;
-        t.a_row = 0;
-        t.b = keys + key / kKeyPanel * kKeyPanel * p.size + key % kKeyPanel;
-        t.b_row = kKeyPanel;
-        t.c = scores + j;
-        t.c_row = kKeys;
-        t.cols = count - j < pair ? count - j : pair;
-        t.accumulate = false;
+  void multiply_keys(int64_t i, int rows, int64_t count) {
+    constexpr int64_t pair = 2 * V::width;
+    for (int64_t j = 0; j < count; j += pair) {
+      TileArgs t;
+      t.b_row = kKeyPanel;
+      t.c = scores_ + j;
+      t.c_row = kLeftRow;
+      t.cols = count - j < pair ? count - j : pair;
+      t.ahead_step = 0;
+      for (int64_t d = 0; d < p.size; d += kDepth) {
+        t.k = p.size - d < kDepth ? p.size - d : kDepth;
+        t.a = query_ + (d / kDepth * rows_ + i) * kLeftRow;
+        t.b = keys_ + j / kKeyPanel * kKeyPanel * p.size + d * kKeyPanel + j % kKeyPanel;
+        t.accumulate = d > 0;
         t.ahead = reinterpret_cast<const char*>(t.b);
-        t.ahead_step = 0;
-        run_tile<V, Left::packed, 2>(rows, t);
+        run_tile<V, Left::block, 2>(rows, t);
       }
-      return;
+      if (p.size == 0) {
+        for (int r = 0; r < rows; ++r) std::memset(t.c + r * kLeftRow, 0, static_cast<size_t>(t.cols) * sizeof(float));
+      }
     }
-    const float* k = p.k + batch * p.k_step[0] + kv_head() * p.k_step[1] + first * p.k_step[2];
+  }
+
+  void dot_keys(int64_t i, int rows, int64_t first, int64_t count) {
+    const float* k = of_kv(p.k, p.k_step, first);
     for (int64_t j = 0; j < count; ++j, k += p.k_step[2]) {
-      for (int i = 0; i < rows; ++i) scores[i * kKeys + j] = dot(query + i * p.size, k, p.size);
+      for (int r = 0; r < rows; ++r) scores_[r * kLeftRow + j] = dot(query_ + (i + r) * p.size, k, p.size);
     }
   }
 
@@ -97,127 +169,25 @@ struct AttentionTask {
     return (s + t).sum();
   }
 
-  void cap_scores(float* s, int64_t count) const {
-    const V cap = V::set1(p.softcap), inverse = V::set1(1.0f / p.softcap);
-    for (int64_t j = 0; j < count; j += V::width) {
-      const int64_t n = count - j;
-      (tanh(V::load_n(s + j, n) * inverse) * cap).store_n(s + j, n);
-    }
-  }
-
-  // Fills `mask` for row i, unless it holds that already: rows often share one mask.
-  void load_mask(int i, int64_t first, int64_t count) {
-    const int64_t step = p.mask_step[3];
-    const int64_t start =
-        batch * p.mask_step[0] + head * p.mask_step[1] + (row + i) * p.mask_step[2] + first * step;
-    const char* from = p.mask + start * (p.mask_is_bool ? 1 : 4);
-    if (from == mask_from) return;
-    mask_from = from;
-    const float* floats = reinterpret_cast<const float*>(from);
-    if (p.mask_is_bool && step == 1) {
-      for (int64_t j = 0; j < count; ++j) mask[j] = from[j] ? 0.0f : kMinusInfinity;
-    } else if (p.mask_is_bool) {
-      for (int64_t j = 0; j < count; ++j) mask[j] = from[j * step] ? 0.0f : kMinusInfinity;
-    } else if (step == 1) {
-      for (int64_t j = 0; j < count; ++j) mask[j] = floats[j];
-    } else {
-      for (int64_t j = 0; j < count; ++j) mask[j] = floats[j * step];
-    }
-  }
-
-  void mask_scores(float* s, int i, int64_t first, int64_t count) {
-    load_mask(i, first, count);
-    const V hidden = V::set1(kMinusInfinity);
-    for (int64_t j = 0; j < count; j += V::width) {
-      const V x = V::load(s + j), m = V::load(mask + j);
-      (p.mask_is_bool ? V::select(V::less(m, V::zero()), hidden, x) : x + m).store(s + j);
-    }
-  }
-
-  // Scores of row i become exp(score - maximum); returns what the sums so far are to be multiplied by.
-  float softmax_row(int i, int64_t first, int64_t count) {
-    constexpr int W = V::width;
-    float* s = scores + i * kKeys;
-    if (p.softcap > 0) cap_scores(s, count);
-    if (p.mask != nullptr) mask_scores(s, i, first, count);
-    int64_t low, high;
-    visible(i, &low, &high);
-    for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
-    for (int64_t j = high - first > 0 ? high - first : 0; j < count; ++j) s[j] = kMinusInfinity;
-    const int64_t padded = (count + W - 1) / W * W;
-    for (int64_t j = count; j < padded; ++j) s[j] = kMinusInfinity;
-    V top = V::set1(largest[i]);
-    for (int64_t j = 0; j < padded; j += W) top = V::max(V::load(s + j), top);
-    const float maximum = top.largest();
-    // With nothing but -inf any finite shift gives zeros, and a nan stays one.
-    const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
-    const V by = V::set1(shift);
-    V sum = V::zero();
-    for (int64_t j = 0; j < padded; j += W) {
-      const V e = exp(V::load(s + j) - by);
-      e.store(s + j);
-      sum = sum + e;
-    }
-    const float correction = first_block || largest[i] == maximum ? 1.0f : std::exp(largest[i] - shift);
-    total[i] = total[i] * correction + sum.sum();
-    largest[i] = maximum;
-    return correction;
-  }
-
-  void multiply_values(int64_t first, int64_t count) {
-    constexpr int64_t pair = 2 * V::width;
-    const float* v = p.v + batch * p.v_step[0] + kv_head() * p.v_step[1] + first * p.v_step[2];
-    for (int64_t col = 0; col < p.value_size; col += pair) {
-      TileArgs t;
-      t.k = count;
-      t.a = scores;
-      t.a_row = kKeys;
-      t.b = v + col;
-      t.b_row = p.v_step[2];
-      t.c = sums + col;
-      t.c_row = p.value_size;
-      t.cols = p.value_size - col < pair ? p.value_size - col : pair;
-      t.accumulate = !first_block;
-      t.ahead = reinterpret_cast<const char*>(t.b);
-      t.ahead_step = 0;
-      run_tile<V, Left::rows, 2>(rows, t);
-    }
-  }
-
   void store() const {
-    for (int i = 0; i < rows; ++i) {
-      float* out = p.out + batch * p.out_batch + head * p.out_head + (row + i) * p.out_row;
-      const bool nothing = first_block || total[i] == 0.0f;
-      const float inverse = nothing ? 0.0f : 1.0f / total[i];
-      for (int64_t d = 0; d < p.value_size; ++d) out[d] = nothing ? 0.0f : sums[i * p.value_size + d] * inverse;
+    for (int64_t i = 0; i < rows_; ++i) {
+      float* out = p.out + batch_ * p.out_batch + head_ * p.out_head + (row_ + i) * p.out_row;
+      const float* sums = sums_ + i * p.value_size;
+      const bool nothing = states_[i].total == 0.0f;
+      const float inverse = nothing ? 0.0f : 1.0f / states_[i].total;
+      for (int64_t d = 0; d < p.value_size; ++d) out[d] = nothing ? 0.0f : sums[d] * inverse;
     }
   }
 
-  void run() {
-    load_query();
-    int64_t begin = length, end = 0;
-    for (int i = 0; i < rows; ++i) {
-      int64_t low, high;
-      visible(i, &low, &high);
-      begin = low < begin ? low : begin;
-      end = high > end ? high : end;
-      largest[i] = kMinusInfinity;
-      total[i] = 0.0f;
-    }
-    first_block = true;
-    for (int64_t first = begin / kKeyPanel * kKeyPanel; first < end; first += kKeys) {
-      const int64_t count = end - first < kKeys ? end - first : kKeys;
-      multiply_keys(first, count);
-      for (int i = 0; i < rows; ++i) {
-        const float correction = softmax_row(i, first, count);
-        if (first_block || correction == 1.0f) continue;
-        for (int64_t d = 0; d < p.value_size; ++d) sums[i * p.value_size + d] *= correction;
-      }
-      multiply_values(first, count);
-      first_block = false;
-    }
-    store();
-  }
+  const Attention& p;
+  ScoreRows<V> scores_of_;
+  const int64_t length_;                  // keys that count
+  int64_t batch_, head_, row_, rows_;     // the task
+  float *query_, *sums_, *keys_, *values_;  // room of this thread
+  const float* values_in_use_;            // of the block, `value_row_` apart
+  int64_t value_row_;
+  RowState states_[kAttentionRows];
+  alignas(64) float scores_[kMaxTile * kLeftRow];
 };
 
 template <class V>
@@ -225,38 +195,12 @@ void attention(const void* params, Context& context) {
   const Attention& p = *static_cast<const Attention*>(params);
   int64_t length = p.length;
   if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
-  const int64_t panels = (length + kKeyPanel - 1) / kKeyPanel;
-  if (p.keys != nullptr) {
-    const int64_t count = p.batch * p.kv_heads * panels;
-    int64_t begin, end;
-    context.share(count, 1, &begin, &end);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / panels, key = i % panels * kKeyPanel;
-      const float* k = p.k + head / p.kv_heads * p.k_step[0] + head % p.kv_heads * p.k_step[1] + key * p.k_step[2];
-      const int64_t keys = length - key < kKeyPanel ? length - key : kKeyPanel;
-      float* to = p.keys + i * kKeyPanel * p.size;
-      if (p.k_step[3] == 1) {
-        transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
-      } else {
-        for (int64_t d = 0; d < p.size; ++d) {
-          for (int64_t j = 0; j < keys; ++j) to[d * kKeyPanel + j] = k[j * p.k_step[2] + d * p.k_step[3]];
-        }
-      }
-    }
-    context.barrier();
-  }
-  const Tiles tiles(p.rows, V::most_rows(2));
+  const int64_t heads = p.batch * p.heads;
+  const Tiles parts(p.rows, p.part_rows);
   AttentionTask<V> task(p, p.own + context.thread * p.own_floats, length);
-  for (int64_t n = context.claim(); n < p.batch * p.heads * tiles.count; n = context.claim()) {
-    const int64_t head = n / tiles.count, tile = tiles.count - 1 - n % tiles.count;  // the longest rows first
-    task.mask_from = nullptr;  // the end of the keys that it was read for may be another
-    task.batch = head / p.heads;
-    task.head = head % p.heads;
-    task.row = tiles.start(tile);
-    task.rows = tiles.rows(tile);
-    const int64_t kv = task.batch * p.kv_heads + task.kv_head();
-    task.keys = p.keys == nullptr ? nullptr : p.keys + kv * panels * kKeyPanel * p.size;
-    task.run();
+  for (int64_t n = context.claim(); n < heads * parts.count; n = context.claim()) {
+    const int64_t head = n % heads, part = parts.count - 1 - n / heads;  // the rows that see most keys first
+    task.run(head / p.heads, head % p.heads, parts.start(part), parts.rows(part));
   }
 }
 

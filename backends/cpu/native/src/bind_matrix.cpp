@@ -7,6 +7,8 @@ namespace forgec {
 namespace {
 
 constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
+constexpr int64_t kTasksPerThread = 4;    // attention tasks, if their rows suffice
+constexpr int64_t kLeastPart = 28;        // query rows of an attention task
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
 
 int64_t panel_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
@@ -16,7 +18,7 @@ bool worth_sharing(int64_t m, int64_t n, int64_t k) {
 }
 
 float* packed_left(Binder& binder, const Gemm& g) {
-  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(g.m * g.k) : nullptr;
+  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(left_floats(g.m, g.k)) : nullptr;
 }
 
 void bind_linear(Binder& binder, const Call& call) {
@@ -124,6 +126,14 @@ void bind_conv(Binder& binder, const Call& call) {
   binder.emit(binder.kernels().conv, p, parallel);
 }
 
+// Rows of a task: as many as there may be, since each task packs the keys that it sees, but enough tasks for all.
+int64_t attention_part(const Attention& p, int threads) {
+  const int64_t heads = p.batch * p.heads > 0 ? p.batch * p.heads : 1;
+  const int64_t wanted = threads > 1 ? (kTasksPerThread * threads + heads - 1) / heads : 1;
+  const int64_t rows = (p.rows + wanted - 1) / wanted;
+  return std::clamp(rows, kLeastPart, int64_t{kAttentionRows});
+}
+
 void bind_attention(Binder& binder, const Call& call) {
   require_dtype(call.input(0), DType::f32, "attention");
   const Tensor &q = call.input(0), &k = call.input(1), &out = call.out();
@@ -160,11 +170,9 @@ void bind_attention(Binder& binder, const Call& call) {
   p.out_batch = out.strides[0];
   p.out_head = out.strides[seq_major ? 2 : 1];
   p.out_row = out.strides[seq_major ? 1 : 2];
-  if (p.rows > 2 || k.strides[3] != 1) {
-    const int64_t panels = (p.length + kKeyPanel - 1) / kKeyPanel;
-    p.keys = binder.floats(p.batch * p.kv_heads * panels * kKeyPanel * p.size);
-  }
-  p.own_floats = kMaxTile * (p.size + p.value_size);
+  p.packs = p.rows > 2 || k.strides[3] != 1;
+  p.part_rows = attention_part(p, binder.threads());
+  p.own_floats = AttentionRoom(p).total();
   p.own = binder.floats(p.own_floats * binder.threads());
   binder.emit(binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
 }

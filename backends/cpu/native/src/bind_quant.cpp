@@ -83,7 +83,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
   const bool parallel = work > kParallelWork;
   if (!dynamic) {
     if (g.m > kernels.thin_rows) {
-      g.packed_a = binder.floats(g.m * g.k);
+      g.packed_a = binder.floats(left_floats(g.m, g.k));
       q.own_floats = kBlockFloats;
       q.own = binder.floats(q.own_floats * binder.threads());
     }

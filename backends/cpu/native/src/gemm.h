@@ -1,6 +1,6 @@
 // Matrix products on packed panels.
 //
-// The left factor is packed by all threads into [k block][tile][k][row of tile], then threads take tasks of a
+// The left factor is copied by all threads into [k block][row][kLeftRow], then threads take tasks of a
 // few panels times a block of rows. Within a task a block of one panel (192 x 48 floats) stays in the nearest
 // caches while the tiles of the left factor pass over it; meanwhile every tile fetches a part of the next block.
 // A block is summed in registers, from zero, and added to what is in C. Then comes the same block of k of the
@@ -13,8 +13,7 @@
 
 namespace forgec {
 
-constexpr int64_t kDepth = 192;      // k per block: short enough that sums over k stay accurate
-constexpr int64_t kThinDepth = 1024;  // the same where the left factor is not packed
+constexpr int64_t kThinDepth = 1024;  // k per block where the left factor is not packed
 constexpr int64_t kRowBlock = 252;   // rows per task at most, about
 
 template <class V, Act act>
@@ -71,24 +70,18 @@ struct Tiles {
 };
 
 template <class V>
-void pack_left(const Gemm& g, const Tiles& tiles, Context& context) {
+void pack_left(const Gemm& g, Context& context) {
   int64_t begin, end;
-  context.share(tiles.count, 1, &begin, &end);
+  context.share(g.m, 1, &begin, &end);
   for (int64_t k = 0; k < g.k; k += kDepth) {
     const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t row = tiles.start(t), rows = tiles.rows(t);
-      float* to = g.packed_a + k * g.m + row * depth;
-      const float* from = g.a + row * g.a_row + k * g.a_col;
-      if (g.a_col == 1) {
-        transpose<V>(from, g.a_row, rows, depth, to, rows);
-      } else {
-        for (int64_t j = 0; j < depth; ++j) {
-          for (int64_t i = 0; i < rows; ++i) to[j * rows + i] = from[i * g.a_row + j * g.a_col];
-        }
-      }
-    }
+    float* to = g.packed_a + (k / kDepth * g.m + begin) * kLeftRow;
+    copy_rows<V>(g.a + begin * g.a_row + k * g.a_col, g.a_row, g.a_col, end - begin, depth, to, kLeftRow);
   }
+}
+
+inline const float* left_block(const Gemm& g, int64_t row, int64_t k) {
+  return g.packed_a + (k / kDepth * g.m + row) * kLeftRow;
 }
 
 // One block of a panel, [k, k + depth), times tiles [first, last); `next` is the block that comes after it.
@@ -116,9 +109,8 @@ void multiply_block(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t k,
       args.ahead = reinterpret_cast<const char*>(next) + (t - first) * part;
       args.ahead_step = part * 2 / depth;
       if (g.packed_a != nullptr) {
-        args.a = g.packed_a + k * g.m + row * depth;
-        args.a_row = 0;
-        run_tile<V, Left::packed>(rows, args);
+        args.a = left_block(g, row, k);
+        run_tile<V, Left::block>(rows, args);
       } else {
         args.a = g.a + row * g.a_row + k;
         args.a_row = g.a_row;
@@ -167,7 +159,7 @@ void gemm(const Gemm& g, Context& context) {
   }
   const Tiles tiles(g.m, V::tile_rows);
   if (g.packed_a != nullptr) {
-    pack_left<V>(g, tiles, context);
+    pack_left<V>(g, context);
     context.barrier();
   }
   const int64_t panels = (g.n + kPanel - 1) / kPanel;

@@ -16,6 +16,13 @@ constexpr int kPanel = 48;     // columns of a packed weight panel, the same for
 constexpr int kCodePanel = 32;  // columns of a panel of codes (compressed weights), the same for all
 constexpr int kKeyPanel = 32;   // keys of a panel that attention packs
 constexpr int kMaxTile = 16;   // at least the rows of any register tile
+constexpr int kDepth = 192;    // k of a block of a product: short enough that sums over k stay accurate
+// Floats between the rows of a copied left factor, of kDepth each: known when a tile is compiled, so that it needs
+// no registers for addresses, and such that the rows of a tile lie in different sets of a cache.
+constexpr int kLeftRow = kDepth + 16;
+constexpr int kAttentionRows = 144;  // query rows of an attention task at most
+
+constexpr int64_t left_floats(int64_t rows, int64_t k) { return (k + kDepth - 1) / kDepth * rows * kLeftRow; }
 
 enum class Act : int32_t { none, gelu, gelu_tanh, relu, silu, sigmoid, tanh };
 constexpr int kActs = 7;
@@ -33,7 +40,7 @@ struct Gemm {
   const float* residual;     // [m, n], or null; may be C itself
   int64_t ldr;
   Act act;
-  float* packed_a;           // room for m * k floats, or null to read A in place
+  float* packed_a;           // room for left_floats(m, k), or null to read A in place
 };
 
 // A batch of Gemm whose right factors are packed at run time.
@@ -67,9 +74,25 @@ struct Attention {
   float scale, softcap;
   bool causal;
   int64_t window;
-  float* keys;               // room for packed keys: batch * kv_heads panels' worth, or null for few rows
-  float* own;                // room per thread
+  bool packs;                // keys are packed; or read in place, for few rows
+  int64_t part_rows;         // query rows of a task, at most kAttentionRows
+  float* own;                // room per thread, see AttentionRoom
   int64_t own_floats;
+};
+
+// Floats of each part of a thread's room, in this order.
+struct AttentionRoom {
+  int64_t query, sums, keys, values;
+
+  explicit AttentionRoom(const Attention& p)
+      : query(lines(p.packs ? left_floats(p.part_rows, p.size) : p.part_rows * p.size)),
+        sums(lines(p.part_rows * p.value_size)),
+        keys(p.packs ? lines(kDepth * p.size) : 0),
+        values(p.packs ? lines(kDepth * p.value_size) : 0) {}
+  int64_t total() const { return query + sums + keys + values; }
+
+ private:
+  static int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
 // Normalisation of rows; residual and total are null when there is nothing to add first.

@@ -146,8 +146,7 @@ void decoded_panel(const QuantGemm& q, const Tiles& tiles, int64_t panel, int64_
         const int64_t row = tiles.start(t);
         TileArgs args;
         args.k = depth;
-        args.a = g.packed_a + k * g.m + row * depth;
-        args.a_row = 0;
+        args.a = left_block(g, row, k);
         args.b = block + sub;
         args.b_row = kCodePanel;
         args.c = g.c + row * g.ldc + col + sub;
@@ -157,7 +156,7 @@ void decoded_panel(const QuantGemm& q, const Tiles& tiles, int64_t panel, int64_
         const int64_t part = depth / per_word(code) * kCodePanel * 4 / (last - first);
         args.ahead = next + (t - first) * part;
         args.ahead_step = part * 2 / depth;
-        run_tile<V, Left::packed, 2>(tiles.rows(t), args);
+        run_tile<V, Left::block, 2>(tiles.rows(t), args);
         if (k + depth >= g.k) {
           finish<V>(g, row, tiles.rows(t), col + sub, args.cols, g.residual != nullptr && !in_place);
         }
@@ -210,7 +209,7 @@ void linear_compressed(const void* params, Context& context) {
     return;
   }
   const Tiles tiles(g.m, V::most_rows(2));
-  pack_left<V>(g, tiles, context);
+  pack_left<V>(g, context);
   context.barrier();
   float* block = q.own + context.thread * q.own_floats;
   run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {

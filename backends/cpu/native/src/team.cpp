@@ -9,7 +9,8 @@
 namespace forgec {
 namespace {
 
-constexpr int kSpins = 400;  // some 20 microseconds
+constexpr int kSpinsInJob = 6000;   // some 300 microseconds
+constexpr int kSpinsBetween = 600;  // some 30 microseconds
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -29,8 +30,8 @@ long process_id() {
 
 }  // namespace
 
-void Gate::wait_beyond(uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
+void Gate::wait_beyond(uint32_t old, int spins) {
+  for (int i = 0; i < spins; ++i) {
     if (value() != old) return;
     pause();
   }
@@ -86,7 +87,7 @@ void Team::run(Job job, void* argument) {
 
 void Team::work(int thread, uint32_t seen) {
   for (;;) {
-    start_.wait_beyond(seen);
+    start_.wait_beyond(seen, kSpinsBetween);
     ++seen;
     if (stopping_.load()) return;
     job_(argument_, thread);
@@ -101,7 +102,7 @@ void Team::barrier() {
     next_.store(0, std::memory_order_relaxed);
     passed_.advance();
   } else {
-    passed_.wait_beyond(before);
+    passed_.wait_beyond(before, kSpinsInJob);
   }
 }
 

@@ -1,7 +1,8 @@
 // A team of threads that runs one job at a time, all threads the same code (single program, multiple data).
 //
 // The caller is thread 0; the others sleep between jobs. Synchronisation is by atomics; a waiting thread spins
-// for a few microseconds and then sleeps on a condition variable, so an idle team costs nothing. No lock is
+// (within a job, where the others are about to come, for longer than any sleep and wake-up takes; between jobs for
+// some microseconds) and then sleeps on a condition variable, so an idle team costs nothing. No lock is
 // taken unless a thread has gone to sleep or must be woken.
 #pragma once
 
@@ -18,7 +19,8 @@ namespace forgec {
 class Gate {
  public:
   uint32_t value() const { return value_.load(std::memory_order_acquire); }
-  void wait_beyond(uint32_t old);
+  // Spins for so many pauses, some 50 ns each, then sleeps.
+  void wait_beyond(uint32_t old, int spins);
   void advance();
 
  private:

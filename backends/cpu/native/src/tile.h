@@ -19,7 +19,7 @@ constexpr int64_t kFetchAhead = 16 * kPanel;    // of B
 struct TileArgs {
   int64_t k;
   const float* a;
-  int64_t a_row;      // elements between rows of A where it is not packed
+  int64_t a_row;      // elements between rows of A where that is not kLeftRow
   const float* b;
   int64_t b_row;      // elements between rows of B
   float* c;
@@ -30,8 +30,8 @@ struct TileArgs {
   int64_t ahead_step;
 };
 
-// How element (row, k) of A is found. Packed: [k][rows]. In rows: [rows][k], `a_row` apart.
-enum class Left { packed, rows };
+// How far apart rows of A are: `a_row`, or kLeftRow in a copied block.
+enum class Left { rows, block };
 
 template <class V, int R, int N, Left left, bool tail>
 void tile(const TileArgs& t) {
@@ -60,7 +60,7 @@ void tile(const TileArgs& t) {
     for (int j = 0; j < N; ++j) y[j] = load(from, j);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const V x = V::set1(left == Left::packed ? a[u * R + i] : a[i * t.a_row + u]);
+      const V x = V::set1(a[i * (left == Left::block ? kLeftRow : t.a_row) + u]);
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) {
         V& s = sum[(part * R + i) * N + j];
@@ -73,7 +73,7 @@ void tile(const TileArgs& t) {
     }
   };
   const auto advance = [&](int steps) __attribute__((always_inline)) {
-    a += steps * (left == Left::packed ? R : 1);
+    a += steps;
     b += steps * t.b_row;
   };
   int64_t k = t.k;
@@ -151,6 +151,17 @@ void transpose(const float* src, int64_t src_row, int64_t rows, int64_t cols, fl
     for (; j < cols; ++j) {
       for (int64_t r = i; r < i + count; ++r) dst[j * dst_row + r] = src[r * src_row + j];
     }
+  }
+}
+
+// dst[i * dst_row + j] = src[i * src_row + j * src_col] for any size.
+template <class V>
+void copy_rows(const float* src, int64_t src_row, int64_t src_col, int64_t rows, int64_t cols, float* dst, int64_t dst_row) {
+  if (src_row == 1 && src_col != 1) return transpose<V>(src, src_col, cols, rows, dst, dst_row);
+  for (int64_t i = 0; i < rows; ++i, src += src_row, dst += dst_row) {
+    int64_t j = 0;
+    for (; src_col == 1 && j + V::width <= cols; j += V::width) V::load(src + j).store(dst + j);
+    for (; j < cols; ++j) dst[j] = src[j * src_col];
   }
 }
 

@@ -36,6 +36,16 @@ V exp(V x) {
   return exp_bounded(V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x)));
 }
 
+// 2^x for x up to a little over 0, as softmax has it; -inf gives 0 and a nan stays.
+template <class V>
+V exp2_below(V x) {
+  x = V::max(V::set1(-151.0f), x);
+  const V n = V::round_small(x);
+  const V y = polynomial(x - n, 1.0f, 6.931471825e-1f, 2.402264774e-1f, 5.550332367e-2f, 9.618436918e-3f,
+                          1.339887502e-3f, 1.535336196e-4f);
+  return V::scale(y, n);
+}
+
 template <class V>
 V tanh(V x) {
   const V size = V::abs(x);

@@ -1,0 +1,160 @@
+"""Tokens per second of language models: forgec, OpenVINO GenAI and llama.cpp, prompt and continuation.
+
+All tools get the same weights, rounded by their own means to the same precision class, the same prompt of
+token ids and the same number of threads. Each has a process of its own that keeps the model; they take
+turns. The read bandwidth is measured in every round, too: a decode step reads all weights once, so that is
+its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .client import Worker, WorkerError
+from .generating import TOOLS
+from .gguf_file import QUANTISATIONS
+from .round_robin import Say, turns
+from .session import model_label
+from .stats import Summary, round_ratios
+from .tables import Table, mib, ratio
+
+__all__ = ["MODELS", "NAME", "TITLE", "measure", "tables"]
+
+NAME = "generate"
+TITLE = "Language models: tokens per second"
+MODELS = ("llama-3.2-1b",)
+_SERVICE = "bench.generating:Generating"
+
+
+def measure(
+    models: Sequence[str],
+    *,
+    weights: Sequence[str],
+    prompt: int,
+    tokens: int,
+    threads: int,
+    rounds: int,
+    layers: int | None,
+    folder: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """Rates by model and format; files are written to ``folder`` where they are not there from before."""
+    found, failures = {}, {}
+    for model in models:
+        for kind in weights:
+            label = f"{model_label(model, layers)}, {kind}"
+            files, made = _files(model, layers, kind, prompt, tokens, folder, threads, say)
+            found[label], failed = _race(files, prompt, tokens, threads, rounds, say)
+            found[label]["compile"] = made
+            failures.update({f"{label}, {tool}": reason for tool, reason in failed.items()})
+    return {"models": found, "failures": failures}
+
+
+def _files(
+    model: str,
+    layers: int | None,
+    weights: str,
+    prompt: int,
+    tokens: int,
+    folder: Path,
+    threads: int,
+    say: Say,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Each tool's file, and what forgec's compile took."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{model}-{layers or 'all'}-{weights}".replace(":", "-")
+    ours, theirs = folder / f"{stem}-{prompt}-{tokens}.forge", folder / f"{stem}.gguf"
+    with Worker("bench.generating:Preparing", threads) as worker:
+        say(f"{stem}: compiling")
+        chosen = {"model": model, "layers": layers, "weights": weights}
+        made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
+    if not theirs.exists():
+        with Worker("bench.generating:Preparing", threads) as worker:
+            say(f"{stem}: writing GGUF")
+            kind = weights.partition(":")[0]
+            worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
+    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, made
+
+
+def _race(
+    files: Mapping[str, str], prompt: int, tokens: int, threads: int, rounds: int, say: Say
+) -> tuple[dict[str, Any], dict[str, str]]:
+    rng = np.random.default_rng(0)
+    workers: dict[str, Worker] = {}
+    failures: dict[str, str] = {}
+    seconds: dict[str, list[list[float]]] = {}
+    resident: dict[str, int] = {}
+    bandwidth: list[float] = []
+    try:
+        for tool, path in files.items():
+            workers[tool] = Worker(_SERVICE, threads)
+            try:
+                workers[tool].call("load", tool=tool, path=path, threads=threads, context=prompt + tokens)
+                before = workers[tool].call("generate", ids=[1] * prompt, tokens=4)
+                say(f"{tool}: {before[0]:.2f} s for the prompt")
+                seconds[tool], resident[tool] = [], workers[tool].call("resident")
+            except WorkerError as error:
+                failures[tool] = str(error).splitlines()[0]
+                say(f"without {tool}: {error}")
+                workers.pop(tool).close()
+        for order in turns(list(workers), rounds):
+            bandwidth.append(workers[order[0]].call("read_bandwidth", threads=threads))
+            ids = rng.integers(3, 100, prompt).tolist()  # another one: some tools keep what prompts share
+            for tool in order:
+                seconds[tool].append(workers[tool].call("generate", ids=ids, tokens=tokens))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rates = {
+        tool: {
+            "prefill": [prompt / first for first, _ in times],
+            "decode": [(tokens - 1) / rest for _, rest in times],
+            "resident": resident[tool],
+        }
+        for tool, times in seconds.items()
+    }
+    return {"tools": rates, "read_bytes_per_s": bandwidth}, failures
+
+
+def tables(data: Mapping[str, Any]) -> list[Table]:
+    """One row per model, format and tool."""
+    rows, notes = [], []
+    for label, model in data["models"].items():
+        found = model["tools"]
+        bound = float(np.median(model["read_bytes_per_s"])) / model["compile"]["read_bytes"]
+        for tool, rates in found.items():
+            cells = []
+            for part in ("prefill", "decode"):
+                middle = Summary.of(rates[part]).median
+                faster = "-"
+                if tool != "forgec" and "forgec" in found:
+                    pairs = {"forgec": found["forgec"][part], tool: rates[part]}
+                    faster = ratio(round_ratios(pairs, "forgec", tool).median)
+                cells += [f"{middle:.1f}", faster]
+            share = f"{Summary.of(rates['decode']).median / bound:.0%}" if tool == "forgec" else "-"
+            rows.append((label, tool, *cells, share, mib(rates["resident"])))
+        made = model["compile"]
+        notes.append(
+            f"{label}: a decode step of forgec reads {made['read_bytes'] / 1e6:,.0f} MB of weights, a loop "
+            f"that only reads does {bound:.1f} times as much a second; compiled in "
+            f"{made['compile_s']:.1f} s, written in {made['save_s']:.1f} s."
+        )
+    notes += [f"Without {label}: {reason}." for label, reason in data["failures"].items()]
+    notes.append(
+        f"GGUF files are {' and '.join(QUANTISATIONS.values())} for int8 and int4; OpenVINO reads them."
+    )
+    columns = (
+        "model, weights",
+        "tool",
+        ">prefill tokens/s",
+        ">forgec is",
+        ">decode tokens/s",
+        ">forgec is",
+        ">of read",
+        ">RSS",
+    )
+    return [Table("Tokens per second, measured", columns, rows, notes)]

@@ -1,0 +1,167 @@
+"""What the workers of the generation benchmark serve: files for each tool, and prompts read and continued."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+__all__ = ["TOOLS", "Generating", "Preparing", "Rates"]
+
+Rates = tuple[float, float]
+"""Seconds until a prompt was read, and seconds for the tokens after the first."""
+
+
+class Preparing:
+    """Writes the files, in a process of its own."""
+
+    def forgec(
+        self, model: str, layers: int | None, weights: str, context: int, chunk: int, path: str
+    ) -> dict[str, Any]:
+        """Seconds to load, compile and save, and bytes of weights that a decode step reads."""
+        import forgec
+        from forgec import models
+        from forgec.ir.program import ConstRef
+
+        start = perf_counter()
+        loaded = models.load(model, layers=layers)
+        begun = perf_counter()
+        programs = forgec.compile_language_model(
+            loaded, context=context, chunks=[chunk], weights=weights, check=False
+        )
+        compiled = perf_counter()
+        programs.save(path)
+        done = perf_counter()
+        program = programs["decode"].plan.program
+        read = {
+            x.name
+            for instr in program.main.body
+            for x in instr.operands
+            if isinstance(x, ConstRef) and not instr.op.startswith("embedding")
+        }
+        return {
+            "load_s": begun - start,
+            "compile_s": compiled - begun,
+            "save_s": done - compiled,
+            "read_bytes": sum(program.constants[name].type.nbytes for name in read),
+        }
+
+    def gguf(self, model: str, layers: int | None, weights: str, path: str) -> None:
+        """The same model, quantised by the library of GGUF."""
+        from forgec import models
+
+        from .gguf_file import write_gguf
+
+        write_gguf(models.load(model, layers=layers).module, weights, Path(path))
+
+
+class _Tool(ABC):
+    """A model in memory that reads a prompt of token ids and writes tokens greedily."""
+
+    @abstractmethod
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        """Continue by exactly so many tokens."""
+
+
+class _Forgec(_Tool):
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        from forgec import LLM
+
+        self._llm = LLM(path)
+        for program in self._llm.programs.values():
+            program.threads = threads
+
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        for _ in self._llm.generate(ids, max_tokens=tokens, eos=()):
+            pass
+        stats = self._llm.stats
+        return stats.prefill_s, stats.decode_s
+
+
+class _OpenVino(_Tool):
+    """OpenVINO GenAI from a GGUF file, with its default settings."""
+
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        import openvino_genai
+
+        self._pipeline = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=threads)
+
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        import openvino
+        import openvino_genai
+
+        settings = openvino_genai.GenerationConfig(
+            max_new_tokens=tokens, ignore_eos=True, do_sample=False, apply_chat_template=False
+        )
+        prompt = np.array([ids], np.int64)
+        inputs = openvino_genai.TokenizedInputs(
+            openvino.Tensor(prompt), openvino.Tensor(np.ones_like(prompt))
+        )
+        metrics = self._pipeline.generate(inputs, settings).perf_metrics
+        return metrics.get_ttft().mean / 1e3, metrics.get_tpot().mean / 1e3 * (tokens - 1)
+
+
+class _LlamaCpp(_Tool):
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        import llama_cpp
+
+        self._model = llama_cpp.Llama(
+            path,
+            n_ctx=context,
+            n_batch=512,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
+
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        model = self._model
+        model.reset()
+        start = perf_counter()
+        model.eval(list(ids))
+        read = perf_counter()
+        for _ in range(tokens - 1):
+            model.eval([int(np.argmax(model.scores[model.n_tokens - 1]))])
+        return read - start, perf_counter() - read
+
+
+TOOLS: dict[str, Callable[[str, int, int], _Tool]] = {
+    "forgec": _Forgec,
+    "openvino": _OpenVino,
+    "llama.cpp": _LlamaCpp,
+}
+
+
+class Generating:
+    """One tool and one model at a time."""
+
+    def __init__(self) -> None:
+        self._tool: _Tool | None = None
+
+    def load(self, tool: str, path: str, threads: int, context: int) -> float:
+        """Open a model's file; seconds."""
+        self._tool = None
+        start = perf_counter()
+        self._tool = TOOLS[tool](path, threads, context)
+        return perf_counter() - start
+
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        """Seconds of the prompt, and of the tokens after the first."""
+        assert self._tool is not None
+        return self._tool.generate(ids, tokens)
+
+    def resident(self) -> int:
+        """Bytes resident in this process."""
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def read_bandwidth(self, threads: int) -> float:
+        """Bytes per second of a loop that only reads memory."""
+        from forgec.backends.cpu import native
+
+        return native.read_bandwidth(threads)
