@@ -31,7 +31,7 @@ LIMIT = 16 * 2**20
 aten = torch.ops.aten
 _AND = (aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor)
 _OR = (aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor)
-_NEUTRAL = {
+_NEUTRAL: dict[Any, int | bool] = {
     **dict.fromkeys(ADD, 0), aten.sub.Tensor: 0, aten.sub.Scalar: 0,
     **dict.fromkeys(MUL, 1), aten.div.Tensor: 1, aten.div.Scalar: 1, aten.pow.Tensor_Scalar: 1,
     **dict.fromkeys(_AND, True), **dict.fromkeys(_OR, False),

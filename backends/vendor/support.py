@@ -64,7 +64,7 @@ def _form(instr: Instr) -> str:
 def exact(instr: Instr) -> str:
     """The signature with all sizes."""
     operands = ", ".join(
-        _kind(x) if not hasattr(x, "type") else f"{_kind(x)} {x.type}" for x in instr.operands
+        _kind(x) if x is None or isinstance(x, Literal) else f"{_kind(x)} {x.type}" for x in instr.operands
     )
     return f"{instr.op}({operands}) {json.dumps(dict(sorted(instr.attrs.items())))}"
 
