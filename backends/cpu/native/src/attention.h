@@ -15,6 +15,11 @@
 
 namespace forgec {
 
+// Rows [row, row + rows) of a head; no rows for no task.
+struct AttentionPlace {
+  int64_t batch, head, row, rows;
+};
+
 template <class V>
 class AttentionTask {
  public:
@@ -26,19 +31,21 @@ class AttentionTask {
     values_ = keys_ + room.keys;
   }
 
-  // Query rows [row, row + rows) of a head.
-  void run(int64_t batch, int64_t head, int64_t row, int64_t rows) {
-    batch_ = batch;
-    head_ = head;
-    row_ = row;
-    rows_ = rows;
-    scores_of_.start(batch, head);
+  // Query rows [row, row + rows) of a head, while what the task after it reads first comes nearer.
+  void run(const AttentionPlace& place, const AttentionPlace& next) {
+    batch_ = place.batch;
+    head_ = place.head;
+    row_ = place.row;
+    rows_ = place.rows;
+    next_ = next;
+    fetched_ = 0;
+    scores_of_.start(batch_, head_);
     load_query();
-    std::memset(sums_, 0, static_cast<size_t>(rows * p.value_size) * sizeof(float));
-    for (int64_t i = 0; i < rows; ++i) states_[i] = {kMinusInfinity, 0.0f};
+    std::memset(sums_, 0, static_cast<size_t>(rows_ * p.value_size) * sizeof(float));
+    for (int64_t i = 0; i < rows_; ++i) states_[i] = {kMinusInfinity, 0.0f};
     int64_t begin, end;
-    seen(0, rows, &begin, &end);
-    const Tiles tiles(rows, V::most_rows(2));
+    seen(0, rows_, &begin, &end);
+    const Tiles tiles(rows_, V::most_rows(2));
     for (int64_t first = begin; first < end; first += kDepth) {
       const int64_t count = end - first < kDepth ? end - first : kDepth;
       load_block(first, count);
@@ -53,6 +60,23 @@ class AttentionTask {
   }
 
  private:
+  // Where the next task's keys and values, as far as the first block goes, are fetched from: half the rows of one
+  // line at a time, during one product with values. A burst would hold up the loads of the product itself.
+  void fetch(TileArgs* t) {
+    const int64_t lines = (p.size + kLine - 1) / kLine, all = lines + (p.value_size + kLine - 1) / kLine;
+    const int64_t line = fetched_ / 2, half = fetched_ % 2;
+    t->ahead = reinterpret_cast<const char*>(t->b);
+    t->ahead_step = 0;
+    if (line >= all || next_.rows == 0 || !p.packs) return;
+    ++fetched_;
+    const bool of_keys = line < lines;
+    const int64_t* step = of_keys ? p.k_step : p.v_step;
+    const float* base = (of_keys ? p.k + line * kLine : p.v + (line - lines) * kLine) + next_.batch * step[0] +
+                        next_.head / (p.heads / p.kv_heads) * step[1];
+    t->ahead = reinterpret_cast<const char*>(base + half * (t->k / 2) * step[2]);
+    t->ahead_step = step[2] * static_cast<int64_t>(sizeof(float));
+  }
+
   // Keys that some of the rows [i, i + rows) of the task may see.
   void seen(int64_t i, int64_t rows, int64_t* low, int64_t* high) const {
     int64_t unused;
@@ -121,8 +145,7 @@ class AttentionTask {
       t.c_row = p.value_size;
       t.cols = p.value_size - col < pair ? p.value_size - col : pair;
       t.accumulate = true;
-      t.ahead = reinterpret_cast<const char*>(t.b);
-      t.ahead_step = 0;
+      fetch(&t);
       run_tile<V, Left::block, 2>(rows, t);
     }
   }
@@ -183,6 +206,8 @@ class AttentionTask {
   ScoreRows<V> scores_of_;
   const int64_t length_;                  // keys that count
   int64_t batch_, head_, row_, rows_;     // the task
+  AttentionPlace next_;
+  int64_t fetched_;                       // half lines of the next task's rows
   float *query_, *sums_, *keys_, *values_;  // room of this thread
   const float* values_in_use_;            // of the block, `value_row_` apart
   int64_t value_row_;
@@ -198,9 +223,16 @@ void attention(const void* params, Context& context) {
   const int64_t heads = p.batch * p.heads;
   const Tiles parts(p.rows, p.part_rows);
   AttentionTask<V> task(p, p.own + context.thread * p.own_floats, length);
-  for (int64_t n = context.claim(); n < heads * parts.count; n = context.claim()) {
+  const auto place = [&](int64_t n) -> AttentionPlace {
+    if (n >= heads * parts.count) return {0, 0, 0, 0};
     const int64_t head = n % heads, part = parts.count - 1 - n / heads;  // the rows that see most keys first
-    task.run(head / p.heads, head % p.heads, parts.start(part), parts.rows(part));
+    return {head / p.heads, head % p.heads, parts.start(part), parts.rows(part)};
+  };
+  AttentionPlace now = place(context.claim());
+  while (now.rows > 0) {
+    const AttentionPlace next = place(context.claim());
+    task.run(now, next);
+    now = next;
   }
 }
 

@@ -85,7 +85,17 @@ void tile(const TileArgs& t) {
     }
   }
   const char* ahead = t.ahead;
+  // Rows of a copied block are too many streams for the processor's prefetcher; four rounds fetch a line of each.
+  const float* soon = t.a + 2 * kLine;
+  int turn = 0;
   for (; k >= 4; k -= 4) {
+    if constexpr (left == Left::block && R > 4) {
+      if (k == 2 * kLine) soon = t.a + R * kLeftRow - (t.k - 2 * kLine);  // the next tile's rows
+      const float* at = soon + (a - t.a) + turn * kLeftRow;
+#pragma GCC unroll 4
+      for (int i = 0; i < R; i += 4) __builtin_prefetch(at + i * kLeftRow);
+      turn = (turn + 1) & 3;
+    }
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) {
       step(0, u);

@@ -36,14 +36,19 @@ V exp(V x) {
   return exp_bounded(V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x)));
 }
 
+// 2^x for -151 <= x <= 200.
+template <class V>
+V exp2_bounded(V x) {
+  const V n = V::round_small(x);
+  const V y = polynomial(x - n, 1.0f, 6.931471825e-1f, 2.402264774e-1f, 5.550332367e-2f, 9.618436918e-3f,
+                         1.339887502e-3f, 1.535336196e-4f);
+  return V::scale(y, n);
+}
+
 // 2^x for x up to a little over 0, as softmax has it; -inf gives 0 and a nan stays.
 template <class V>
 V exp2_below(V x) {
-  x = V::max(V::set1(-151.0f), x);
-  const V n = V::round_small(x);
-  const V y = polynomial(x - n, 1.0f, 6.931471825e-1f, 2.402264774e-1f, 5.550332367e-2f, 9.618436918e-3f,
-                          1.339887502e-3f, 1.535336196e-4f);
-  return V::scale(y, n);
+  return exp2_bounded(V::max(V::set1(-151.0f), x));
 }
 
 template <class V>
@@ -82,22 +87,32 @@ V sigmoid(V x) {
   return V::set1(1.0f) / (V::set1(1.0f) + exp(V::zero() - x));
 }
 
+// x / (1 + 2^z)
+template <class V>
+V gate_by_power(V x, V z) {
+  return x / (V::set1(1.0f) + exp2_bounded(V::min(V::set1(200.0f), V::max(V::set1(-151.0f), z))));
+}
+
 template <class V>
 V silu(V x) {
-  return x / (V::set1(1.0f) + exp(V::zero() - x));
+  return gate_by_power(x, x * V::set1(-1.44269504f));
 }
 
+// max(x, 0) - |x| / 2 erfc(|x| / sqrt 2): nothing cancels, and one polynomial, the logarithm of erfc (fitted to 2e-9
+// of erfc up to |x| = 6), serves all x. Further out it keeps falling.
 template <class V>
 V gelu(V x) {
-  const V half = V::set1(0.5f) * x;
-  return V::fma(half, erf(x * V::set1(0.70710678f)), half);
+  const V size = V::abs(V::min(V::set1(16.0f), x));  // a large positive x times zero is not to become a nan
+  const V log_erfc =
+      size * polynomial(size, -1.151104212f, -4.592224956e-1f, -5.242863670e-2f, 6.914112717e-3f, 4.067747068e-5f,
+                        -3.069477389e-4f, 8.681412146e-5f, -1.317896204e-5f, 1.105307319e-6f, -3.994773934e-8f);
+  return V::fma(V::set1(-0.5f) * size, exp2_below(log_erfc), V::max(V::zero(), x));
 }
 
+// x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3)))
 template <class V>
 V gelu_tanh(V x) {
-  const V inner = V::set1(0.79788456f) * V::fma(V::set1(0.044715f) * x * x, x, x);
-  const V half = V::set1(0.5f) * x;
-  return V::fma(half, tanh(inner), half);
+  return gate_by_power(x, V::fma(x * x, V::set1(-0.10294324f), V::set1(-2.30220820f)) * x);
 }
 
 template <class V>

@@ -1,0 +1,138 @@
+// Rows of attention scores: soft cap, mask, and the softmax that goes from one block of keys to the next.
+//
+// Scores count in units of log 2, which makes their exponential one instruction shorter per step; the factor
+// `scale` / log 2 enters with the subtraction of the row's maximum where neither cap nor mask comes before it.
+#pragma once
+
+#include <cmath>
+
+#include "params.h"
+#include "vec_math.h"
+
+namespace forgec {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+constexpr float kLowest = -3.40282347e38f;
+constexpr float kLogE = 1.44269504f;  // log2(e)
+
+// What a row of queries has seen so far.
+struct RowState {
+  float largest, total;
+};
+
+template <class V>
+class ScoreRows {
+ public:
+  explicit ScoreRows(const Attention& params) : p(params) {}
+
+  // Rows of another head come next.
+  void start(int64_t batch, int64_t head) {
+    const int64_t offset = batch * p.mask_step[0] + head * p.mask_step[1];
+    mask_head_ = p.mask == nullptr ? nullptr : p.mask + offset * mask_bytes();
+    mask_from_ = nullptr;
+  }
+
+  // Keys [low, high) that a row may see, of `length`, as far as `causal` and `window` say.
+  void visible(int64_t row, int64_t length, int64_t* low, int64_t* high) const {
+    const int64_t at = row + length - p.rows;
+    *high = p.causal && at + 1 < length ? at + 1 : length;
+    *low = p.window > 0 && at + 1 > p.window ? at + 1 - p.window : 0;
+    if (*high < 0) *high = 0;
+  }
+
+  // Scores s of a row and keys [first, first + count) become exp(score - maximum), padded with zeros to whole
+  // vectors; `low` and `high` as from visible(). Returns what the row's sums so far are to be multiplied by.
+  float softmax(float* s, int64_t row, int64_t first, int64_t count, int64_t low, int64_t high, RowState* state) {
+    constexpr int W = V::width;
+    const float factor = p.scale * kLogE;
+    const bool masked = p.mask != nullptr && !load_mask(row, first, count);
+    const bool plain = p.softcap <= 0 && !masked && factor >= 0;
+    if (!plain) prepare(s, count, factor, masked);
+    for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
+    for (int64_t j = high - first > 0 ? high - first : 0; j < count; ++j) s[j] = kMinusInfinity;
+    const int64_t padded = (count + W - 1) / W * W;
+    for (int64_t j = count; j < padded; ++j) s[j] = kMinusInfinity;
+    V top = V::set1(kMinusInfinity);
+    for (int64_t j = 0; j < padded; j += W) top = V::max(V::load(s + j), top);
+    const float rest = plain ? factor : 1.0f, before = state->largest;
+    const float seen = top.largest(), now = seen == kMinusInfinity ? seen : seen * rest;
+    const float maximum = now > before ? now : before;
+    // With nothing but -inf any finite shift gives zeros, and a nan stays one.
+    const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
+    const V by = V::set1(-shift), times = V::set1(rest);
+    V sum = V::zero();
+    for (int64_t j = 0; j < padded; j += W) {
+      const V e = exp2_below(V::fma(V::load(s + j), times, by));
+      e.store(s + j);
+      sum = sum + e;
+    }
+    const float correction = state->total == 0.0f || before == maximum ? 1.0f : std::exp2(before - shift);
+    state->total = state->total * correction + sum.sum();
+    state->largest = maximum;
+    return correction;
+  }
+
+ private:
+  int64_t mask_bytes() const { return p.mask_is_bool ? 1 : 4; }
+
+  // Fills `mask_` for a row unless it holds that already: rows often share one mask. True if it hides nothing and
+  // adds nothing.
+  bool load_mask(int64_t row, int64_t first, int64_t count) {
+    const int64_t step = p.mask_step[3];
+    const char* from = mask_head_ + (row * p.mask_step[2] + first * step) * mask_bytes();
+    if (from == mask_from_ && count <= mask_count_) return mask_open_;
+    mask_from_ = from;
+    mask_count_ = count;
+    const float* floats = reinterpret_cast<const float*>(from);
+    if (p.mask_is_bool && step == 1) {
+      fill(count, [&](int64_t j) { return from[j] ? 0.0f : kMinusInfinity; });
+    } else if (p.mask_is_bool) {
+      fill(count, [&](int64_t j) { return from[j * step] ? 0.0f : kMinusInfinity; });
+    } else if (step == 1) {
+      fill(count, [&](int64_t j) { return log_units(floats[j]); });
+    } else {
+      fill(count, [&](int64_t j) { return log_units(floats[j * step]); });
+    }
+    return mask_open_;
+  }
+
+  // The lowest finite values, often written for -inf, stay finite.
+  static float log_units(float x) {
+    const float y = x * kLogE;
+    return y < kLowest && x >= kLowest ? kLowest : y;
+  }
+
+  template <class F>
+  void fill(int64_t count, const F& value) {
+    int closed = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      mask_[j] = value(j);
+      closed |= mask_[j] != 0.0f;
+    }
+    mask_open_ = closed == 0;
+  }
+
+  void prepare(float* s, int64_t count, float factor, bool masked) const {
+    const bool capped = p.softcap > 0;
+    const V times = V::set1(capped ? p.scale / p.softcap : factor), cap = V::set1(p.softcap * kLogE);
+    const V hidden = V::set1(kMinusInfinity);
+    for (int64_t j = 0; j < count; j += V::width) {
+      V x = V::load(s + j) * times;
+      if (capped) x = tanh(x) * cap;
+      if (masked) {
+        const V m = V::load(mask_ + j);
+        x = p.mask_is_bool ? V::select(V::less(m, V::zero()), hidden, x) : x + m;
+      }
+      x.store(s + j);
+    }
+  }
+
+  const Attention& p;
+  const char* mask_head_ = nullptr;
+  const char* mask_from_ = nullptr;  // where `mask_` was read
+  int64_t mask_count_ = 0;
+  bool mask_open_ = false;
+  alignas(64) float mask_[kDepth];  // to be added, or -inf where a boolean mask hides a key
+};
+
+}  // namespace forgec
