@@ -155,7 +155,9 @@ def test_attention_over_several_blocks(isa: str, seed: int) -> None:
     v = joint[..., heads * size :].reshape(1, length, heads, value_size).transpose(0, 2, 1, 3)
     mask = rng.random((1, 1, rows, length)) > 0.3 if seed % 3 == 0 else None
     attrs = {"scale": size**-0.5, "causal": seed % 2 == 0, "window": int(rng.choice([0, 70]))}
-    assert_matches("attention", [_x(rng, 1, heads, rows, size), k, v, mask], attrs, 5e-6, threads=1 + seed % 3)
+    assert_matches(
+        "attention", [_x(rng, 1, heads, rows, size), k, v, mask], attrs, 5e-6, threads=1 + seed % 3
+    )
 
 
 @pytest.mark.parametrize("mask", [None, "open", "lowest"])
