@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_runs import assert_matches, run_native, strided
+from native_runs import assert_matches, reference, run_native, strided
 
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
@@ -141,6 +141,45 @@ def _attention(rng: np.random.Generator, seed: int) -> tuple[list[Any], dict[str
 def test_attention(isa: str, seed: int) -> None:
     operands, attrs = _attention(np.random.default_rng(seed), seed)
     assert_matches("attention", operands, attrs, 5e-6, threads=1 + seed % 2)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_attention_over_several_blocks(isa: str, seed: int) -> None:
+    """More query rows than a task has, more keys than a block, heads longer than a block is deep."""
+    rng = np.random.default_rng(100 + seed)
+    rows, length = int(rng.choice([50, 145, 310])), int(rng.choice([192, 193, 500]))
+    size, value_size = (int(rng.choice([8, 64, 200])) for _ in range(2))
+    heads = 1 + seed % 2
+    joint = _x(rng, 1, length, heads * (size + value_size))
+    k = joint[..., : heads * size].reshape(1, length, heads, size).transpose(0, 2, 1, 3)
+    v = joint[..., heads * size :].reshape(1, length, heads, value_size).transpose(0, 2, 1, 3)
+    mask = rng.random((1, 1, rows, length)) > 0.3 if seed % 3 == 0 else None
+    attrs = {"scale": size**-0.5, "causal": seed % 2 == 0, "window": int(rng.choice([0, 70]))}
+    assert_matches(
+        "attention", [_x(rng, 1, heads, rows, size), k, v, mask], attrs, 5e-6, threads=1 + seed % 3
+    )
+
+
+@pytest.mark.parametrize("mask", [None, "open", "lowest"])
+@pytest.mark.parametrize("scale", [0.0, -0.4, 0.4])
+def test_attention_scales_and_masks_at_their_ends(isa: str, scale: float, mask: str | None) -> None:
+    """Masks that hide nothing, and masks of the lowest finite value, which hides only beside other keys."""
+    rng = np.random.default_rng(4)
+    values = None
+    if mask is not None:
+        values = np.zeros((2, 1, 20, 40), np.float32)
+        if mask == "lowest":
+            values[0, :, :, 7:] = np.finfo(np.float32).min
+            values[1, :, 3] = np.finfo(np.float32).min
+    q, k, v = _x(rng, 2, 2, 20, 16), _x(rng, 2, 2, 40, 16), _x(rng, 2, 2, 40, 16)
+    if mask != "lowest" or scale == 0:
+        assert_matches("attention", [q, k, v, values], {"scale": scale})
+        return
+    (got,), (want,) = (f("attention", [q, k, v, values], {"scale": scale}) for f in (run_native, reference))
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.delete(got[1], 3, 1), np.delete(want[1], 3, 1), rtol=1e-5, atol=1e-5)
+    # Beside the lowest value float32 has no room for scores: all keys count the same.
+    np.testing.assert_allclose(got[1, :, 3], v[1].mean(1), rtol=1e-5, atol=1e-5)
 
 
 def test_attention_large_scores_do_not_overflow(isa: str) -> None:

@@ -63,6 +63,17 @@ def _ulps(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     return np.abs(got.astype(np.float64) - want) / unit
 
 
+@pytest.mark.parametrize("op", ["gelu", "gelu_tanh", "silu"])
+def test_activations_to_a_unit_of_one(isa: str, op: str) -> None:
+    """Relative to the input, which is what a product's sums are exact to; next to 0 relative to the result."""
+    x = np.concatenate([np.linspace(-40, 40, 200_001), np.linspace(-1, 1, 200_001)]).astype(np.float32)
+    (got,), (want,) = run_native(op, [x], {}), reference(op, [x], {})
+    error = np.abs(got - want)
+    assert (error / np.maximum(np.abs(x), 1)).max() <= 1.5e-7
+    near = np.abs(x) < 0.5
+    assert _ulps(got, want)[near].max() <= 4
+
+
 @pytest.mark.parametrize(("op", "bound"), [("exp", 2), ("tanh", 3), ("erf", 2), ("sigmoid", 4)])
 def test_accuracy(isa: str, op: str, bound: float) -> None:
     x = np.concatenate(

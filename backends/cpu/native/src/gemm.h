@@ -38,25 +38,24 @@ void finish_rows(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t 
   }
 }
 
+// f(integral_constant<Act, act>)
+template <class F>
+void with_act(Act act, const F& f) {
+  switch (act) {
+    case Act::none: return f(std::integral_constant<Act, Act::none>());
+    case Act::gelu: return f(std::integral_constant<Act, Act::gelu>());
+    case Act::gelu_tanh: return f(std::integral_constant<Act, Act::gelu_tanh>());
+    case Act::relu: return f(std::integral_constant<Act, Act::relu>());
+    case Act::silu: return f(std::integral_constant<Act, Act::silu>());
+    case Act::sigmoid: return f(std::integral_constant<Act, Act::sigmoid>());
+    case Act::tanh: return f(std::integral_constant<Act, Act::tanh>());
+  }
+}
+
 template <class V>
 void finish(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols, bool add_residual) {
-  switch (g.act) {
-    case Act::none:
-      if (g.bias == nullptr && g.row_bias == nullptr && !add_residual) return;
-      return finish_rows<V, Act::none>(g, row, rows, col, cols, add_residual);
-    case Act::gelu:
-      return finish_rows<V, Act::gelu>(g, row, rows, col, cols, add_residual);
-    case Act::gelu_tanh:
-      return finish_rows<V, Act::gelu_tanh>(g, row, rows, col, cols, add_residual);
-    case Act::relu:
-      return finish_rows<V, Act::relu>(g, row, rows, col, cols, add_residual);
-    case Act::silu:
-      return finish_rows<V, Act::silu>(g, row, rows, col, cols, add_residual);
-    case Act::sigmoid:
-      return finish_rows<V, Act::sigmoid>(g, row, rows, col, cols, add_residual);
-    case Act::tanh:
-      return finish_rows<V, Act::tanh>(g, row, rows, col, cols, add_residual);
-  }
+  if (g.act == Act::none && g.bias == nullptr && g.row_bias == nullptr && !add_residual) return;
+  with_act(g.act, [&](auto act) { finish_rows<V, decltype(act)::value>(g, row, rows, col, cols, add_residual); });
 }
 
 // Rows in tiles of nearly equal size.

@@ -270,43 +270,51 @@ void quantise_left(const DynamicGemm& p, const Tiles& tiles, Context& context) {
   }
 }
 
+// Integer sums [rows][32] of a panel, scaled and finished, to C.
+template <class V, Act act>
+void store_sums(const DynamicGemm& p, const int32_t* sums, const int32_t* offsets, int64_t row, int rows, int64_t col) {
+  constexpr int W = V::width;
+  const Gemm& g = p.quant.gemm;
+  for (int v = 0; v < kCodePanel && col + v < g.n; v += W) {
+    const int64_t n = g.n - col - v;
+    const V scale = scale_at<V>(p.quant, 0, col + v);
+    const V bias = g.bias == nullptr ? V::zero() : n >= W ? V::load(g.bias + col + v) : V::load_n(g.bias + col + v, n);
+    for (int i = 0; i < rows; ++i) {
+      const int32_t* sum = sums + i * kCodePanel + v;
+      const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v) : Codes<V>::from_ints(sum);
+      V y = activate<V, act>(V::fma(whole, V::set1(p.row_scales[row + i]) * scale, bias));
+      if (g.residual != nullptr) {
+        const float* residual = g.residual + (row + i) * g.ldr + col + v;
+        y = y + (n >= W ? V::load(residual) : V::load_n(residual, n));
+      }
+      float* c = g.c + (row + i) * g.ldc + col + v;
+      if (n >= W) {
+        y.store(c);
+      } else {
+        y.store_n(c, n);
+      }
+    }
+  }
+}
+
 // One panel times tiles [first, last) in integers.
 template <class V>
 void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
-  constexpr int W = V::width, vectors = kCodePanel / W;
   const Gemm& g = p.quant.gemm;
-  const bool in_place = g.residual == g.c && g.residual != nullptr;
-  const int64_t col = panel * kCodePanel, cols = g.n - col < kCodePanel ? g.n - col : kCodePanel;
   DotArgs args;
   args.words = words_of(Code::i8, g.k);
   args.b = p.quant.codes + panel * panel_bytes(Code::i8, g.k);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
   const auto* offsets = reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
-  V scale[vectors];
-  for (int v = 0; v < vectors; ++v) scale[v] = scale_at<V>(p.quant, 0, col + v * W);
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
     args.a = p.rows + row * args.words * p.dot->quad_bytes();
     p.dot->of_rows[rows](args);
-    for (int i = 0; i < rows; ++i) {
-      const V row_scale = V::set1(p.row_scales[row + i]);
-      for (int v = 0; v < vectors && v * W < cols; ++v) {
-        const int32_t* sum = sums + i * kCodePanel + v * W;
-        const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v * W) : Codes<V>::from_ints(sum);
-        V y = whole * (row_scale * scale[v]);
-        float* c = g.c + (row + i) * g.ldc + col + v * W;
-        const int64_t n = cols - v * W;
-        if (in_place) y = y + (n >= W ? V::load(c) : V::load_n(c, n));
-        if (n >= W) {
-          y.store(c);
-        } else {
-          y.store_n(c, n);
-        }
-      }
-    }
-    finish<V>(g, row, rows, col, cols, g.residual != nullptr && !in_place);
+    with_act(g.act, [&](auto act) {
+      store_sums<V, decltype(act)::value>(p, sums, offsets, row, rows, panel * kCodePanel);
+    });
   }
 }
 

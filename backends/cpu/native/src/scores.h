@@ -46,7 +46,7 @@ class ScoreRows {
     constexpr int W = V::width;
     const float factor = p.scale * kLogE;
     const bool masked = p.mask != nullptr && !load_mask(row, first, count);
-    const bool plain = p.softcap <= 0 && !masked && factor >= 0;
+    const bool plain = p.softcap <= 0 && !masked && factor > 0;  // times 0, what is hidden would be a nan
     if (!plain) prepare(s, count, factor, masked);
     for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
     for (int64_t j = high - first > 0 ? high - first : 0; j < count; ++j) s[j] = kMinusInfinity;
