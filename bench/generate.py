@@ -67,7 +67,9 @@ def _files(
     """Each tool's file, and what forgec's compile took."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{model}-{layers or 'all'}-{weights}".replace(":", "-")
-    ours, theirs = folder / f"{stem}-{prompt}-{tokens}.forge", folder / f"{stem}.gguf"
+    kind = weights.partition(":")[0]
+    ours = folder / f"{stem}-{prompt}-{tokens}.forge"
+    theirs = folder / f"{model}-{layers or 'all'}-{QUANTISATIONS[kind]}.gguf"
     with Worker("bench.generating:Preparing", threads) as worker:
         say(f"{stem}: compiling")
         chosen = {"model": model, "layers": layers, "weights": weights}
@@ -75,7 +77,6 @@ def _files(
     if not theirs.exists():
         with Worker("bench.generating:Preparing", threads) as worker:
             say(f"{stem}: writing GGUF")
-            kind = weights.partition(":")[0]
             worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
     return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, made
 
@@ -144,9 +145,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
             f"{made['compile_s']:.1f} s, written in {made['save_s']:.1f} s."
         )
     notes += [f"Without {label}: {reason}." for label, reason in data["failures"].items()]
-    notes.append(
-        f"GGUF files are {' and '.join(QUANTISATIONS.values())} for int8 and int4; OpenVINO reads them."
-    )
+    notes.append("OpenVINO and llama.cpp run a GGUF file, Q8_0 against int8 and w8a8, Q4_0 against int4.")
     columns = (
         "model, weights",
         "tool",
