@@ -8,6 +8,7 @@ its limit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,21 +65,26 @@ def _files(
     threads: int,
     say: Say,
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Each tool's file, and what forgec's compile took."""
+    """Each tool's file, made unless it is there from before, and what forgec's compile took then."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{model}-{layers or 'all'}-{weights}".replace(":", "-")
     kind = weights.partition(":")[0]
     ours = folder / f"{stem}-{prompt}-{tokens}.forge"
     theirs = folder / f"{model}-{layers or 'all'}-{QUANTISATIONS[kind]}.gguf"
-    with Worker("bench.generating:Preparing", threads) as worker:
-        say(f"{stem}: compiling")
-        chosen = {"model": model, "layers": layers, "weights": weights}
-        made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
+    record = ours.with_suffix(".json")
+    if not record.exists():
+        with Worker("bench.generating:Preparing", threads) as worker:
+            say(f"{stem}: compiling")
+            chosen = {"model": model, "layers": layers, "weights": weights}
+            made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
+            record.write_text(json.dumps(made), encoding="utf-8")
     if not theirs.exists():
         with Worker("bench.generating:Preparing", threads) as worker:
             say(f"{stem}: writing GGUF")
             worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
-    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, made
+    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, json.loads(
+        record.read_text(encoding="utf-8")
+    )
 
 
 def _race(
