@@ -23,6 +23,7 @@ for folder in MAPPED:
 
 COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "safetensors>=0.6"]
 BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
+PEERS = ["openvino-genai>=2026.4", "gguf>=0.17", "llama-cpp-python>=0.3.30"]
 QNN = ["onnx>=1.23", "onnxruntime>=1.31", "onnxruntime-qnn>=2.7"]
 TEST = [
     "pytest>=9",
@@ -64,7 +65,7 @@ setup(
         "openvino": ["openvino>=2026.4"],
         "qnn": QNN,
         "compile": COMPILE,
-        "bench": [*COMPILE, *BENCH, "nncf>=3.4"],
+        "bench": [*COMPILE, *BENCH, "nncf>=3.4", *PEERS],
         "test": COMPILE + BENCH + QNN + TEST,
     },
     ext_modules=NATIVE["extensions"](ROOT),

@@ -23,6 +23,7 @@ from . import (
     perplexity,
     report,
     scaling,
+    streaming,
     tools,
     train,
 )
@@ -273,6 +274,39 @@ def run_generate(
         )
 
     _run(generate.NAME, settings, measure, save, label, note)
+
+
+@app.command("streaming")
+def run_streaming(
+    model: Annotated[str, typer.Argument(help="Preset of a language model.")] = "llama-3.1-8b",
+    weights: Annotated[str, typer.Option(help="Format of weights.")] = "int4",
+    context: Annotated[int, typer.Option(min=2, help="Longest text.")] = 1024,
+    chunk: Annotated[int, typer.Option(min=2, help="Tokens that prefill reads at a time.")] = 32,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 8,
+    threads: Threads = 2,
+    layers: Layers = None,
+    folder: Annotated[Path, typer.Option(help="New folder for the shards; removed.")] = Path("bench-shards"),
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """Compile shards of random weights that memory need not hold, and run the file."""
+    settings = {"threads": threads, "context": context, "chunk": chunk, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        return streaming.measure(
+            model,
+            weights=weights,
+            context=context,
+            chunk=chunk,
+            tokens=tokens,
+            threads=threads,
+            layers=layers,
+            folder=folder,
+            say=_say,
+        )
+
+    _run(streaming.NAME, settings, measure, save, label, note)
 
 
 @app.command("train")

@@ -8,6 +8,7 @@ its limit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,20 +65,26 @@ def _files(
     threads: int,
     say: Say,
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Each tool's file, and what forgec's compile took."""
+    """Each tool's file, made unless it is there from before, and what forgec's compile took then."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{model}-{layers or 'all'}-{weights}".replace(":", "-")
-    ours, theirs = folder / f"{stem}-{prompt}-{tokens}.forge", folder / f"{stem}.gguf"
-    with Worker("bench.generating:Preparing", threads) as worker:
-        say(f"{stem}: compiling")
-        chosen = {"model": model, "layers": layers, "weights": weights}
-        made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
+    kind = weights.partition(":")[0]
+    ours = folder / f"{stem}-{prompt}-{tokens}.forge"
+    theirs = folder / f"{model}-{layers or 'all'}-{QUANTISATIONS[kind]}.gguf"
+    record = ours.with_suffix(".json")
+    if not record.exists():
+        with Worker("bench.generating:Preparing", threads) as worker:
+            say(f"{stem}: compiling")
+            chosen = {"model": model, "layers": layers, "weights": weights}
+            made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
+            record.write_text(json.dumps(made), encoding="utf-8")
     if not theirs.exists():
         with Worker("bench.generating:Preparing", threads) as worker:
             say(f"{stem}: writing GGUF")
-            kind = weights.partition(":")[0]
             worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
-    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, made
+    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, json.loads(
+        record.read_text(encoding="utf-8")
+    )
 
 
 def _race(
@@ -144,9 +151,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
             f"{made['compile_s']:.1f} s, written in {made['save_s']:.1f} s."
         )
     notes += [f"Without {label}: {reason}." for label, reason in data["failures"].items()]
-    notes.append(
-        f"GGUF files are {' and '.join(QUANTISATIONS.values())} for int8 and int4; OpenVINO reads them."
-    )
+    notes.append("OpenVINO and llama.cpp run a GGUF file, Q8_0 against int8 and w8a8, Q4_0 against int4.")
     columns = (
         "model, weights",
         "tool",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TOOLS", "Generating", "Preparing", "Rates"]
+__all__ = ["TOOLS", "Generating", "Preparing", "Rates", "last_logits"]
 
 Rates = tuple[float, float]
 """Seconds until a prompt was read, and seconds for the tokens after the first."""
@@ -125,8 +125,15 @@ class _LlamaCpp(_Tool):
         model.eval(list(ids))
         read = perf_counter()
         for _ in range(tokens - 1):
-            model.eval([int(np.argmax(model.scores[model.n_tokens - 1]))])
+            model.eval([int(np.argmax(last_logits(model)))])
         return read - start, perf_counter() - read
+
+
+def last_logits(model: Any) -> np.ndarray:
+    """Logits [vocabulary] after the last token that a ``llama_cpp.Llama`` read."""
+    import llama_cpp
+
+    return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), (model.n_vocab(),))
 
 
 TOOLS: dict[str, Callable[[str, int, int], _Tool]] = {

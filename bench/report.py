@@ -22,6 +22,7 @@ from . import (
     memory,
     perplexity,
     scaling,
+    streaming,
 )
 from .results import Result
 from .tables import Table
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         fidelity,
         perplexity,
         generate,
+        streaming,
         latency,
         fusion,
         kernels,

@@ -60,7 +60,7 @@ def capture(
 
     ``mode`` is ``"blocks"`` (trace each distinct block once), ``"full"`` (trace everything) or ``"auto"``
     (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is. With
-    ``fake`` the model is not run for a reference: its large weights are stand-ins without values.
+    ``fake`` the model is not run for a reference, and its large weights may be stand-ins without values.
 
     Raises ``CaptureError`` for a model in training mode, missing example inputs, or what ``torch.export``
     cannot trace.

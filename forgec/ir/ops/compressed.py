@@ -129,7 +129,8 @@ def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
     """
     n, depth = weight.shape
     low, high = (-127, 127) if bits == 8 else (-8, 7)
-    codes = np.empty((n, depth), np.int8)
+    result = DType.I8 if bits == 8 else DType.I4
+    codes = np.empty(TensorType(result, (n, depth)).array_shape, result.numpy)
     whole = group == 0 or depth % group == 0
     inner = (depth // group, group) if group and whole else (depth,)
     step = max(1, _ROWS // max(1, depth))
@@ -143,8 +144,9 @@ def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
         np.clip(quotient, low, high, out=quotient)
         if not regular:
             np.nan_to_num(quotient, copy=False)
-        codes[part] = quotient.reshape(-1, depth)
-    return codes if bits == 8 else pack_i4(codes)
+        rounded = quotient.reshape(-1, depth).astype(np.int8)
+        codes[part] = rounded if bits == 8 else pack_i4(rounded)
+    return codes
 
 
 # --- reading them ------------------------------------------------------------------------------------------

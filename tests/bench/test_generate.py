@@ -1,0 +1,81 @@
+"""The generation benchmark: the peers' file is the same model, and the tables say what was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench import generate, streaming
+from bench.generating import last_logits
+from bench.gguf_file import write_gguf
+from forgec import models
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture(scope="module")
+def module():
+    return models.load("llama-3.2-1b-tiny").module
+
+
+@pytest.mark.parametrize(("weights", "error"), [("int8", 0.01), ("int4", 0.15)])
+def test_gguf_files_hold_the_model(module, weights, error, tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(module, weights, path)
+    tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
+    parameters = dict(module.named_parameters())
+    assert len(tensors) == len(parameters)
+    for theirs, ours in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"),
+        ("output_norm.weight", "model.norm.weight"),
+    ):
+        want = parameters[ours].detach().numpy()
+        stored = tensors[theirs]
+        found = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(want.shape)
+        assert np.linalg.norm(found - want) <= error * np.linalg.norm(want)
+
+
+def test_llama_cpp_computes_the_same(module, tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    write_gguf(module, "int8", tmp_path / "model.gguf")
+    ids = [5, 9, 3, 77, 12]
+    model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=32, n_threads=1, verbose=False)
+    model.eval(ids)
+    with torch.no_grad():
+        want = module(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
+    assert np.corrcoef(last_logits(model), want)[0, 1] > 0.995
+
+
+def test_tables():
+    rates = {"prefill": [100.0, 110.0], "decode": [4.0, 6.0], "resident": 1 << 30}
+    slower = {"prefill": [50.0, 55.0], "decode": [4.0, 3.0], "resident": 2 << 30}
+    data = {
+        "models": {
+            "toy, int8": {
+                "tools": {"forgec": rates, "llama.cpp": slower},
+                "read_bytes_per_s": [10e9, 10e9],
+                "compile": {"read_bytes": 1e9, "compile_s": 1.0, "save_s": 2.0},
+            }
+        },
+        "failures": {"toy, int8, openvino": "not installed"},
+    }
+    (table,) = generate.tables(data)
+    text = table.markdown()
+    assert "| toy, int8 | forgec | 105.0 | - | 5.0 | - | 50% | 1 024 MiB |" in text
+    assert "| toy, int8 | llama.cpp | 52.5 | 2.00 x | 3.5 | 1.50 x | - | 2 048 MiB |" in text
+    assert "Without toy, int8, openvino: not installed." in text
+
+
+def test_streaming_writes_compiles_and_runs(tmp_path):
+    worker = streaming.Streaming()
+    shards, path = str(tmp_path / "shards"), str(tmp_path / "model.forge")
+    stored = worker.write("llama-3.2-1b-tiny", None, shards)
+    loaded = models.load(shards)
+    assert stored == 2 * sum(p.numel() for p in loaded.module.parameters())
+    made = worker.compile(shards, "int4:32", 32, 8, path)
+    ran = worker.run(path, 1, 5)
+    assert ran["tokens"] == 5 and made["peak"] >= made["before"]
+    data = {"models": {"toy": {"shards": stored, "compile": made, "run": ran}}}
+    assert "| toy |" in streaming.tables(data)[0].markdown()
