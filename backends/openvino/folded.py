@@ -12,13 +12,13 @@ from ..base import Constants
 from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, bound_inputs, to_bytes
 from ..vendor.folding import Cost, decide, total, with_repeats
-from ..vendor.legalise import Legal, legalise
+from ..vendor.legalise import Legal
 from ..vendor.parts import Call, Division, Part, divide
 from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
 from .prediction import predict
-from .rules import RULES
+from .rules import legalise_segment
 
 __all__ = ["Folded", "fold_all"]
 
@@ -50,7 +50,7 @@ def fold_all(
     division = divide(segments)
     if not division.repeated:
         return None
-    legal = [legalise(part.program, RULES) for part in division.parts]
+    legal = [legalise_segment(part.program) for part in division.parts]
     models = [
         _model(lawful, part, constants, f"part {number} of {len(legal)}")
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)

@@ -100,6 +100,7 @@ def _best(body: Sequence[Instr], start: int, stop: int) -> _Repeat | None:
                     for first in range(begin, min(begin + period, end - period + 1))
                 ]
     best: _Repeat | None = None
+
     def order(c: _Repeat) -> tuple[object, ...]:
         return -c.saved, c.period, body[c.start].op not in _BEGINS, c.start
 

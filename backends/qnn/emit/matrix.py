@@ -9,7 +9,7 @@ import math
 
 from forgec.ir.program import Instr, Operand, Register
 
-from ..attributes import integer, integers, text
+from ...vendor.attributes import integer, integers, text
 from .builder import Builder, rows_of
 from .elementwise import activate
 from .registry import emits
