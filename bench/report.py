@@ -20,6 +20,7 @@ from . import (
     latency,
     load_time,
     memory,
+    npu,
     perplexity,
     scaling,
 )
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         latency,
         fusion,
         kernels,
+        npu,
         calibrate,
     )
 }

@@ -72,7 +72,11 @@ def fold_all(
         return Folded(None, division, repeats)
     codes = []
     predictions = []
-    for calls, bound in zip(division.calls, bind(division, legal), strict=True):
+    inputs = [
+        list(bound_inputs(lawful, part.bound).values())
+        for lawful, part in zip(legal, division.parts, strict=True)
+    ]
+    for calls, bound in zip(division.calls, bind(division, inputs), strict=True):
         used = sorted({call.part for call in calls})
         parts = tuple(Compiled(models[i].xml, models[i].weights, results[i].blob) for i in used)
         moved = [replace(call, part=used.index(call.part)) for call in bound]
@@ -87,7 +91,7 @@ def fold_all(
 
 def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     inputs = bound_inputs(legal, part.bound)
-    return Model.of(emit(legal.program, legal.values(constants), as_inputs=inputs), what)
+    return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
 
 
 def _with_weights(
