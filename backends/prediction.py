@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Layer", "Prediction", "Repeat"]
 
@@ -64,3 +66,10 @@ class Prediction:
     uncosted: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = field(default=(), repr=False)
     repeats: tuple[Repeat, ...] = ()
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Prediction:
+        """A prediction from what ``dataclasses.asdict`` made of it; ``TypeError`` or ``KeyError`` if not."""
+        layers = tuple(Layer(**layer) for layer in found["layers"])
+        repeats = tuple(Repeat(**repeat) for repeat in found["repeats"])
+        return cls(**{**found, "uncosted": tuple(found["uncosted"]), "layers": layers, "repeats": repeats})

@@ -20,6 +20,7 @@ from . import (
     load_time,
     machine,
     memory,
+    npu,
     perplexity,
     report,
     scaling,
@@ -224,6 +225,27 @@ def run_fusion(
         )
 
     _run(fusion.NAME, settings, measure, save, label, note)
+
+
+@app.command("npu")
+def run_npu(
+    models: Models = None,
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Several times for several.")
+    ] = None,
+    tokens: Tokens = 128,
+    layers: Layers = None,
+    save: Save = False,
+    label: Label = "",
+    note: Note = "",
+) -> None:
+    """Intel's NPUs, simulated: forgec folded and not, against OpenVINO's conversion."""
+    chosen, targets = models or npu.MODELS, target or npu.TARGETS
+
+    def measure() -> Mapping[str, Any]:
+        return npu.measure(chosen, targets, tokens=tokens, layers=layers, say=_say)
+
+    _run(npu.NAME, {"tokens": tokens, "layers": layers}, measure, save, label, note)
 
 
 @app.command("kernels")

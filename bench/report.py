@@ -20,6 +20,7 @@ from . import (
     latency,
     load_time,
     memory,
+    npu,
     perplexity,
     scaling,
     streaming,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         latency,
         fusion,
         kernels,
+        npu,
         calibrate,
     )
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from forgec.errors import ArtifactError
 
-from ..prediction import Layer, Prediction, Repeat
+from ..prediction import Prediction
 
 __all__ = ["Code", "Compiled"]
 
@@ -90,7 +90,4 @@ class Code:
 def _prediction(archive: zipfile.ZipFile) -> Prediction | None:
     if _PREDICTION not in archive.namelist():
         return None
-    found = json.loads(archive.read(_PREDICTION))
-    layers = tuple(Layer(**layer) for layer in found.pop("layers"))
-    repeats = tuple(Repeat(**repeat) for repeat in found.pop("repeats"))
-    return Prediction(**{**found, "uncosted": tuple(found["uncosted"]), "layers": layers, "repeats": repeats})
+    return Prediction.from_dict(json.loads(archive.read(_PREDICTION)))

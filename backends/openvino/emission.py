@@ -11,17 +11,16 @@ from dataclasses import replace
 from forgec.ir.program import Operand, Program, Register
 
 from ..base import Constants
-from ..vendor.legalise import legalise
 from .compiler import Model
 from .emit import emit
-from .rules import RULES
+from .rules import legalise_segment
 
 __all__ = ["emitted", "renumbered"]
 
 
 def emitted(segment: Program, constants: Constants, what: str) -> Model:
     """The model of a segment, ready for the compiler; ``sources`` are by the registers in its names."""
-    legal = legalise(renumbered(segment), RULES)
+    legal = legalise_segment(renumbered(segment))
     model = Model.of(emit(legal.program, legal.values(constants)), what)
     body = legal.program.main.body
     sources = {f"r{r.id}": str(instr.source) for instr in body for r in instr.results if instr.source}

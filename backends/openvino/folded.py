@@ -12,13 +12,13 @@ from ..base import Constants
 from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, bound_inputs, to_bytes
 from ..vendor.folding import Cost, decide, total, with_repeats
-from ..vendor.legalise import Legal, legalise
+from ..vendor.legalise import Legal
 from ..vendor.parts import Call, Division, Part, divide
 from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
 from .prediction import predict
-from .rules import RULES
+from .rules import legalise_segment
 
 __all__ = ["Folded", "fold_all"]
 
@@ -50,7 +50,7 @@ def fold_all(
     division = divide(segments)
     if not division.repeated:
         return None
-    legal = [legalise(part.program, RULES) for part in division.parts]
+    legal = [legalise_segment(part.program) for part in division.parts]
     models = [
         _model(lawful, part, constants, f"part {number} of {len(legal)}")
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
@@ -72,7 +72,11 @@ def fold_all(
         return Folded(None, division, repeats)
     codes = []
     predictions = []
-    for calls, bound in zip(division.calls, bind(division, legal), strict=True):
+    inputs = [
+        list(bound_inputs(lawful, part.bound).values())
+        for lawful, part in zip(legal, division.parts, strict=True)
+    ]
+    for calls, bound in zip(division.calls, bind(division, inputs), strict=True):
         used = sorted({call.part for call in calls})
         parts = tuple(Compiled(models[i].xml, models[i].weights, results[i].blob) for i in used)
         moved = [replace(call, part=used.index(call.part)) for call in bound]
@@ -87,7 +91,7 @@ def fold_all(
 
 def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     inputs = bound_inputs(legal, part.bound)
-    return Model.of(emit(legal.program, legal.values(constants), as_inputs=inputs), what)
+    return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
 
 
 def _with_weights(

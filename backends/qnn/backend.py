@@ -24,6 +24,7 @@ from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
 from .cost import estimate_us
+from .folded import compile_folded
 from .prediction import from_dict
 from .socs import CHIPS
 from .trial import try_out
@@ -91,6 +92,10 @@ class QnnBackend(Backend):
     def compile_all(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[bytes]:
+        if settings.fold == "on":
+            folded = compile_folded(segments, constants, settings, self.chip)
+            if folded is not None:
+                return folded
         try:
             return compiler.compile_segments(segments, constants, settings, self.chip)
         except compiler.Refused as refused:
@@ -102,14 +107,26 @@ class QnnBackend(Backend):
             raise RejectedError(refused.what, refused.where, refused.hint) from refused
 
     def prediction(self, code: bytes) -> Prediction | None:
+        if container.is_folded(code):
+            found = container.unpack_folded(code).prediction
+            return None if found is None else Prediction.from_dict(found)
         stored = container.unpack(code, files=False).prediction if code else None
         return None if stored is None else from_dict(stored, self.chip.proxy_name)
 
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
-        """An ONNX model with one ``EPContext`` node, and the context binary beside it."""
-        return container.unpack(code).files if code else {}
+        """An ONNX model with one ``EPContext`` node, and the context binary beside it; of folded code those
+        of every part, and how they are called."""
+        if not container.is_folded(code):
+            return container.unpack(code).files if code else {}
+        folded = container.unpack_folded(code)
+        parts = [container.unpack(part).files for part in folded.parts]
+        files = {f"part{i}-{name}": data for i, part in enumerate(parts) for name, data in part.items()}
+        return {**files, "calls.txt": folded.calls}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
+        if container.is_folded(code):
+            folded = container.unpack_folded(code)
+            return session.folded_steps(folded, segment, memory, f"a segment for {self.name}")
         main = segment.main
         inputs, outputs = [memory(r) for r in main.params], [memory(r) for r in main.results]
         return session.steps(container.unpack(code), inputs, outputs, f"a segment for {self.name}")

@@ -15,15 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from forgec.errors import BackendError
-from forgec.ir.program import Instr, Program, Register
+from forgec.ir.program import Apply, Constant, Instr, Program, Recipe, Register
+from forgec.ir.types import TensorType
 
 from ..base import Constants, Settings
 from ..vendor.cache import Cache, key_of
+from ..vendor.calls import bound_inputs
 from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
 from .container import Container, pack
@@ -33,7 +37,7 @@ from .process import RESULTS, TASKS
 from .socs import Chip
 from .translate import originals, refused_instructions
 
-__all__ = ["Refused", "compile_segments", "compiler_id", "missing"]
+__all__ = ["Refused", "compile_segments", "compiler_id", "missing", "weight_recipes"]
 
 _OPTIONS = {"htp_graph_finalization_optimization_mode": "3"}
 """About a tenth fewer cycles than the default for up to half more compile time."""
@@ -82,35 +86,69 @@ class _Work:
     code: bytes | None = None
 
 
+def weight_recipes(part: Program, bound: Sequence[str]) -> list[Recipe]:
+    """The further inputs of a segment's code, in order, over the constants that are bound."""
+    legal = legalise_segment(part)
+    as_inputs = bound_inputs(legal, bound)
+    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
+        emitted = emit(legal.program, legal.values(zeros), Path(name), as_inputs=list(as_inputs))
+    return [_permuted(as_inputs[key], perm) for key, perm in emitted.bound]
+
+
+def zeros(constant: Constant) -> np.ndarray:
+    """A value for a constant whose value does not matter."""
+    return np.zeros(constant.type.shape, constant.type.dtype.numpy)
+
+
+def _permuted(recipe: Recipe, perm: tuple[int, ...]) -> Recipe:
+    if not perm:
+        return recipe
+    kind = TensorType(recipe.type.dtype, tuple(recipe.type.shape[axis] for axis in perm))
+    return Apply("transpose", (recipe,), (("perm", perm),), kind)
+
+
 def compile_segments(
     segments: Sequence[Program],
     constants: Constants,
     settings: Settings,
     chip: Chip,
     cached: Cache | None = None,
+    *,
+    bound: Sequence[Sequence[str]] = (),
 ) -> list[bytes]:
-    """Code of every segment. Raises ``BackendError`` naming the first that fails, and why."""
+    """Code of every segment. Raises ``BackendError`` naming the first that fails, and why.
+
+    ``bound`` names constants of every segment that become inputs, behind the others.
+    """
     store = Cache() if cached is None else cached
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         works = [
-            _prepare(segment, constants, Path(name) / str(i), chip, store, f"segment {i}")
-            for i, segment in enumerate(segments)
+            _prepare(segment, constants, Path(name) / str(i), chip, store, f"segment {i}", names)
+            for i, (segment, names) in enumerate(zip_longest(segments, bound, fillvalue=()))
+            if isinstance(segment, Program)
         ]
         builds = [work.build for work in works if work.build is not None]
         jobs = [*builds, *(work.estimate for work in works if work.estimate is not None)]
         outcomes = dict(zip(map(id, jobs), run_all(jobs, settings), strict=True))
         for work in works:
             if work.build is not None:
-                _check(work, outcomes[id(work.build)], constants, settings, chip)
+                _check(work, outcomes[id(work.build)], constants, settings, chip, explain=not bound)
         return [_finish(work, chip, store) for work in works]
 
 
 def _prepare(
-    segment: Program, constants: Constants, folder: Path, chip: Chip, store: Cache, what: str
+    segment: Program,
+    constants: Constants,
+    folder: Path,
+    chip: Chip,
+    store: Cache,
+    what: str,
+    bound: Sequence[str],
 ) -> _Work:
     legal = legalise_segment(segment)
     folder.mkdir()
-    emitted = emit(legal.program, legal.values(constants), folder)
+    as_inputs = bound_inputs(legal, bound)
+    emitted = emit(legal.program, legal.values(constants), folder, as_inputs=list(as_inputs))
     model = emitted.path.read_bytes()
     options = json.dumps(_OPTIONS)
     build_key = key_of("qnn code", model, _digest(emitted.weights), compiler_id(), str(chip.soc), options)
@@ -151,7 +189,10 @@ def _error(job: Job) -> str | None:
     return str(json.loads(results.read_text().splitlines()[0])["error"])
 
 
-def _check(work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip) -> None:
+def _check(
+    work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip, explain: bool
+) -> None:
+    """``BackendError`` if a segment did not compile; with ``explain`` after looking for the culprit."""
     job = work.build
     assert job is not None
     said = _error(job)
@@ -159,6 +200,8 @@ def _check(work: _Work, outcome: Outcome, constants: Constants, settings: Settin
         return
     if outcome.stopped:
         raise error_of(job, outcome, settings)
+    if not explain:
+        raise BackendError(f"Qualcomm's compiler failed: {(said or outcome.log)[-300:]}", job.what)
     refused = refused_instructions(said or "", outcome.log, work.legal)
     if refused:
         what = f"Qualcomm's compiler refuses {len(refused)} instructions:" + "".join(
@@ -217,7 +260,7 @@ def _finish(work: _Work, chip: Chip, store: Cache) -> bytes:
     code = Container(
         compiler_id(),
         chip.soc,
-        work.emitted.inputs,
+        (*work.emitted.inputs, *work.emitted.bound.values()),
         work.emitted.outputs,
         _tables(work.segment),
         _estimate(work, store, sum(map(len, files.values()))),

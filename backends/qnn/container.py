@@ -3,6 +3,8 @@
 Layout: magic, length of the head (8 bytes, little endian), head (zlib), files one after the other. The head
 says what the ports are, which compiler made the files for which chip, and what the vendor's model predicts.
 Reading checks every length before use.
+
+Folded code is several of these and the calls of them (see ``vendor.calls``), behind a head of the same form.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from forgec.ir.types import DType, TensorType
 
 from .edge import Port
 
-__all__ = ["Container", "pack", "unpack"]
+__all__ = ["Container", "Folded", "is_folded", "pack", "pack_folded", "unpack", "unpack_folded"]
 
 _MAGIC = b"forgqnn1"
+_FOLDED = b"forgqnnf"
 _HEAD_LIMIT = 1 << 28
 
 
@@ -38,6 +41,48 @@ class Container:
     tables: Mapping[int, int]
     prediction: dict[str, Any] | None
     files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """``parts`` are containers in bytes, called as ``calls`` says; ``prediction`` is a ``Prediction`` in
+    JSON."""
+
+    calls: bytes
+    parts: tuple[bytes, ...]
+    prediction: dict[str, Any] | None
+
+
+def pack_folded(code: Folded) -> bytes:
+    head = {"sizes": [len(data) for data in (code.calls, *code.parts)], "prediction": code.prediction}
+    packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
+    return b"".join((_FOLDED, len(packed).to_bytes(8, "little"), packed, code.calls, *code.parts))
+
+
+def is_folded(data: bytes) -> bool:
+    return data[: len(_FOLDED)] == _FOLDED
+
+
+def unpack_folded(data: bytes) -> Folded:
+    """What :func:`pack_folded` packed; ``BackendError`` if it is damaged."""
+    start = len(_FOLDED) + 8
+    try:
+        length = int.from_bytes(data[len(_FOLDED) : start], "little")
+        if not 0 < length <= len(data) - start:
+            raise ValueError(f"a head of {length} bytes does not fit")
+        head = json.loads(zlib.decompressobj().decompress(data[start : start + length], _HEAD_LIMIT))
+        sizes = [int(size) for size in head["sizes"]]
+        if min(sizes) < 0 or start + length + sum(sizes) != len(data):
+            raise ValueError(f"parts of {sum(sizes)} bytes are announced in {len(data)} bytes")
+        found, place = [], start + length
+        for size in sizes:
+            found.append(data[place : place + size])
+            place += size
+        return Folded(found[0], tuple(found[1:]), head["prediction"])
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise BackendError(
+            f"the folded code of a Hexagon segment is damaged: {error}", hint="compile again"
+        ) from None
 
 
 def pack(code: Container) -> bytes:

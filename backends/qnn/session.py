@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from forgec.errors import BackendError, InputError
+from forgec.ir.program import Program
 
-from ..base import Step
-from .container import Container
+from ..base import Memory, Step
+from ..vendor.calls import from_bytes, weights_of
+from .container import Container, Folded, unpack
 from .edge import to_float
 
-__all__ = ["emulated", "steps", "take"]
+__all__ = ["emulated", "folded_steps", "steps", "take"]
 
 
 def emulated() -> bool:
@@ -36,27 +38,65 @@ def steps(
     code: Container, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], what: str
 ) -> list[Step]:
     """One step that reads ``inputs`` and writes ``outputs``, the program's own arrays."""
-    session = _open(code, what)
-    names = [port.name for port in code.outputs]
-    staged = [np.empty(port.type.shape, port.type.dtype.numpy) for port in code.inputs]
-    feeds = {port.name: array for port, array in zip(code.inputs, staged, strict=True)}
-
-    first: AbstractContextManager[None] = _to_stderr() if emulated() else nullcontext()
+    call = _Call(_open(code, what), code, {}, what)
 
     def run() -> None:
-        nonlocal first
-        for index, (source, target) in enumerate(zip(inputs, staged, strict=True)):
-            take(source, target, code.tables.get(index))
-        try:
-            with first:
-                results = session.run(names, feeds)
-            first = nullcontext()
-        except Exception as error:
-            raise BackendError(f"Qualcomm's runtime failed: {_first(error)}", what) from error
-        for result, place in zip(results, outputs, strict=True):
+        for result, place in zip(call(inputs), outputs, strict=True):
             np.copyto(place, result.reshape(place.shape), casting="unsafe")
 
     return [run]
+
+
+def folded_steps(code: Folded, segment: Program, memory: Memory, what: str) -> list[Step]:
+    """One step that calls parts in turn; weights are converted to the device's types once."""
+    parts = [unpack(part) for part in code.parts]
+    sessions = [_open(part, what) for part in parts]
+    calls = []
+    for bound in from_bytes(code.calls, len(parts)):
+        ports = parts[bound.part].inputs[len(bound.inputs) :]
+        values = weights_of(bound, segment, memory)
+        if len(ports) != len(values):
+            raise BackendError(f"part {bound.part} of folded code does not take what its call gives", what)
+        weights = {port.name: np.empty(port.type.shape, port.type.dtype.numpy) for port in ports}
+        for target, value in zip(weights.values(), values, strict=True):
+            take(value, target, None)
+        calls.append((bound, _Call(sessions[bound.part], parts[bound.part], weights, what)))
+    main = segment.main
+    inputs = {r.id: memory(r) for r in main.params}
+    outputs = [(r.id, memory(r)) for r in main.results]
+
+    def run() -> None:
+        registers = dict(inputs)
+        for bound, call in calls:
+            results = call([registers[number] for number in bound.inputs])
+            registers.update(zip(bound.outputs, results, strict=True))
+        for number, place in outputs:
+            np.copyto(place, registers[number].reshape(place.shape), casting="unsafe")
+
+    return [run]
+
+
+class _Call:
+    """A session on some weights: called with the values of its other inputs, it gives its outputs."""
+
+    def __init__(self, session: Any, code: Container, weights: Mapping[str, np.ndarray], what: str) -> None:
+        self._session, self._code, self._what = session, code, what
+        self._names = [port.name for port in code.outputs]
+        ports = [port for port in code.inputs if port.name not in weights]
+        self._staged = [np.empty(port.type.shape, port.type.dtype.numpy) for port in ports]
+        self._feeds = {port.name: x for port, x in zip(ports, self._staged, strict=True)} | dict(weights)
+        self._first: AbstractContextManager[None] = _to_stderr() if emulated() else nullcontext()
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for index, (source, target) in enumerate(zip(inputs, self._staged, strict=True)):
+            take(source, target, self._code.tables.get(index))
+        try:
+            with self._first:
+                results: list[np.ndarray] = self._session.run(self._names, self._feeds)
+            self._first = nullcontext()
+        except Exception as error:
+            raise BackendError(f"Qualcomm's runtime failed: {_first(error)}", self._what) from error
+        return results
 
 
 def _open(code: Container, what: str) -> Any:

@@ -35,30 +35,25 @@ class BoundCall:
     weights: tuple[Recipe, ...]
 
 
-def bound_inputs(legal: Legal, bound: Sequence[str]) -> list[str]:
-    """The constants of a legalised part that depend on bound ones: they become inputs."""
+def bound_inputs(legal: Legal, bound: Sequence[str]) -> dict[str, Recipe]:
+    """The constants of a legalised part that depend on bound ones, over those: they become inputs."""
     names = set(bound)
-    found = []
+    found = {}
     for name in legal.program.constants:
         recipe = legal.recipe(name)
         if recipe is not None and names.intersection(leaf.name for leaf in leaves(recipe)):
-            found.append(name)
+            found[name] = recipe
     return found
 
 
-def bind(division: Division, legal: Sequence[Legal]) -> list[list[BoundCall]]:
-    """The calls of every segment, given the legalised parts."""
-    bound = []
-    for calls in division.calls:
-        bound.append([_bound(call, division, legal[call.part]) for call in calls])
-    return bound
+def bind(division: Division, inputs: Sequence[Sequence[Recipe]]) -> list[list[BoundCall]]:
+    """The calls of every segment; ``inputs`` are every part's further inputs, over its bound constants."""
+    return [[_bound(call, division, inputs[call.part]) for call in calls] for calls in division.calls]
 
 
-def _bound(call: Call, division: Division, legal: Legal) -> BoundCall:
-    names = division.parts[call.part].bound
-    given = dict(zip(names, call.constants, strict=True))
-    recipes = [legal.recipe(name) for name in bound_inputs(legal, names)]
-    weights = tuple(_substituted(recipe, given) for recipe in recipes if recipe is not None)
+def _bound(call: Call, division: Division, inputs: Sequence[Recipe]) -> BoundCall:
+    given = dict(zip(division.parts[call.part].bound, call.constants, strict=True))
+    weights = tuple(_substituted(recipe, given) for recipe in inputs)
     return BoundCall(call.part, call.inputs, call.outputs, weights)
 
 

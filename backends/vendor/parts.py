@@ -1,9 +1,10 @@
 """Segments taken apart into parts that repeat, so that a vendor's compiler sees each distinct part once.
 
 Repeated runs of a segment (``ir.fold``) and what stands between them become *parts*: programs of their own
-whose weights are no values but names, ``k0``, ``k1``, ... A *call* says which registers and which constants
-of the segment a part is run on. Parts are equal wherever they come from, other segments included, and do not
-depend on the values of weights, so that another checkpoint of the same architecture needs no compile.
+whose weights are no values but names, ``bound0``, ``bound1``, ... A *call* says which registers and which
+constants of the segment a part is run on. Parts are equal wherever they come from, other segments included,
+and do not depend on the values of weights, so that another checkpoint of the same architecture needs no
+compile.
 
 What all calls of a repeated run have in common stays a constant of the part, and elsewhere what is no weight:
 integers that are no codes, and single numbers.
@@ -32,6 +33,9 @@ from forgec.ir.program import (
 from forgec.ir.types import DType
 
 __all__ = ["Call", "Division", "Part", "divide"]
+
+_LOOK_UPS = ("embedding", "embedding_q", "gather")
+"""A table that is only looked up in stays a constant: as an input it would be copied at every call."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,12 @@ def _stretch(segment: Program, start: int, stop: int) -> _Piece:
     read.update(main.results)
     inputs = tuple(dict.fromkeys(r for instr in body for r in instr.registers() if r not in own))
     outputs = tuple(r for instr in body for r in instr.results if r in read)
-    weights = dict.fromkeys(x for i in body for x in i.operands if isinstance(x, ConstRef) and _is_weight(x))
+    weights = dict.fromkeys(
+        x
+        for instr in body
+        for number, x in enumerate(instr.operands)
+        if isinstance(x, ConstRef) and _is_weight(x) and (number or instr.op not in _LOOK_UPS)
+    )
     function = replace(main, params=inputs, body=body, results=outputs)
     return _Piece(function, inputs, outputs, tuple(weights), tuple(weights), body)
 
@@ -190,7 +199,7 @@ def _part(segment: Program, piece: _Piece) -> Part:
     constants: dict[str, Constant] = {}
     bound = []
     for x in piece.bound:
-        name = f"k{len(bound)}"
+        name = f"bound{len(bound)}"
         bound.append(name)
         env[x] = ConstRef(name, x.type)
         constants[name] = Constant(name, x.type, Leaf(name, x.type))

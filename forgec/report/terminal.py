@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import units
-from .report import Fallback, Fidelity, PassReport, Report
+from .report import Fallback, Fidelity, PassReport, RepeatReport, Report
 
 __all__ = [
     "BAD",
@@ -218,10 +218,12 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
             f"{units.duration_us(p.latency_us)} on {p.device} ({p.kind}: {p.method})"
             + (f", {units.nbytes(p.ddr_bytes)} over memory" if p.ddr_bytes is not None else "")
             + (f", code {units.nbytes(p.code_bytes)}" if p.code_bytes is not None else "")
+            + (f", {p.dispatches} dispatches" if p.dispatches > 1 else "")
             + (f"; not costed: {', '.join(p.uncosted)}" if p.uncosted else ""),
         )
         for p in report.predictions
     ]
+    rows += [("repeats", repeat_text(repeat)) for p in report.predictions for repeat in p.repeats]
     rows += [
         (
             "CEI",
@@ -232,6 +234,24 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
     if report.fidelity is not None:
         rows.append(("fidelity", fidelity_text(report.fidelity)))
     return rows
+
+
+def repeat_text(repeat: RepeatReport) -> str:
+    """What is repeated, whether it was compiled once, and both prices."""
+    how = "compiled once, weights as inputs" if repeat.folded else "not folded"
+    folded = _price(repeat.folded_us, repeat.folded_bytes, repeat.folded_s)
+    unfolded = _price(repeat.unfolded_us, repeat.unfolded_bytes, repeat.unfolded_s)
+    prices = [f"folded {folded}" if folded else "", f"unfolded {unfolded}" if unfolded else ""]
+    return "; ".join([f"{repeat.calls} x {repeat.what}: {how}", repeat.reason, *filter(None, prices)])
+
+
+def _price(us: float | None, nbytes: int | None, seconds: float | None) -> str:
+    parts = [
+        f"{units.duration_us(us)} simulated" if us is not None else "",
+        f"code {units.nbytes(nbytes)}" if nbytes is not None else "",
+        f"{seconds:.1f} s of the vendor's compiler" if seconds is not None else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _capture(report: Report) -> str:

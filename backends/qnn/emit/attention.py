@@ -12,7 +12,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
-from ..attributes import flag, integer, number
+from ...vendor.attributes import flag, integer, number
 from .builder import Builder
 from .masks import Sizes, score_bias
 from .registry import emits

@@ -10,19 +10,19 @@ Every node is named ``r12.softmax``: the register that its instruction writes, t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from forgec.errors import InternalError
+from forgec.errors import BackendError, InternalError
 from forgec.ir.ops.compressed import dequantise
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register
 from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
-from ..edge import to_float
+from ..edge import Port, to_float
 from .weights import WeightFile
 
 __all__ = ["Builder", "Shape", "rows_of"]
@@ -36,11 +36,22 @@ def rows_of(shape: Shape) -> Shape:
 
 
 class Builder:
-    """Nodes and initializers of one segment. ``floats`` is the element type that stands for all floats."""
+    """Nodes and initializers of one segment. ``floats`` is the element type that stands for all floats.
+
+    Constants in ``as_inputs`` have no value: each form in which one is read, its axes permuted or not, is an
+    input of its own in ``bound``.
+    """
 
     def __init__(
-        self, program: Program, constants: Constants, weights: WeightFile, floats: DType = DType.F16
+        self,
+        program: Program,
+        constants: Constants,
+        weights: WeightFile,
+        floats: DType = DType.F16,
+        as_inputs: Collection[str] = (),
     ) -> None:
+        self.bound: dict[tuple[str, Shape], Port] = {}
+        self._as_inputs = frozenset(as_inputs)
         self.program = program
         self.floats = floats
         self.nodes: list[NodeProto] = []
@@ -114,7 +125,21 @@ class Builder:
 
     def static(self, x: Operand) -> np.ndarray | None:
         """The value of a constant operand, None for anything else."""
-        return self._constants(self.program.constants[x.name]) if isinstance(x, ConstRef) else None
+        if not isinstance(x, ConstRef) or self.is_input(x):
+            return None
+        return self._constants(self.program.constants[x.name])
+
+    def is_input(self, x: Operand) -> bool:
+        """True for a constant whose value is given when the model runs."""
+        return isinstance(x, ConstRef) and x.name in self._as_inputs
+
+    def weight(self, x: ConstRef, perm: Shape = ()) -> str:
+        """A constant that is an input, with its axes permuted by whoever gives it."""
+        if (x.name, perm) not in self.bound:
+            shape = tuple(x.type.shape[axis] for axis in perm) if perm else x.type.shape
+            kind = TensorType(self.dtype(x.type.dtype), shape)
+            self.bound[x.name, perm] = Port(-1, f"w{len(self.bound)}", kind)
+        return self.bound[x.name, perm].name
 
     def decompressed(self, codes: Operand, scales: Operand, group: int) -> str:
         """The weight that constant codes and scales stand for."""
@@ -122,7 +147,8 @@ class Builder:
 
         def make() -> str:
             values, factors = self.static(codes), self.static(scales)
-            assert values is not None
+            if values is None or (factors is None and scales is not None):
+                raise BackendError("a compressed weight cannot be an input", hint="compile with fold=off")
             return self.initializer(dequantise(values, factors, group, DType.F32.numpy), codes.name)
 
         return self.once((codes.name, "decompressed"), make)
@@ -143,9 +169,11 @@ class Builder:
 
     def _constant(self, x: ConstRef, shape: Shape) -> str:
         def make() -> str:
+            if self.is_input(x):
+                own = self.weight(x)
+                return own if shape == x.type.shape else self.reshape(own, shape)
             array = self._constants(self.program.constants[x.name])
-            own = shape == x.type.shape
-            return self.initializer(array.reshape(shape), x.name if own else "")
+            return self.initializer(array.reshape(shape), x.name if shape == x.type.shape else "")
 
         return self.once((x.name, shape), make)
 
@@ -184,7 +212,8 @@ class Builder:
         assert isinstance(x, Register | ConstRef)
         if isinstance(x, ConstRef):
             array = self.static(x)
-            assert array is not None
+            if array is None:
+                return self.weight(x, tuple(perm))
             return self.once((x.name, "perm", tuple(perm)), lambda: self.initializer(array.transpose(perm)))
         made = self.producers.get(x.id)
         if made is not None and made.op == "transpose" and isinstance(made.operands[0], Register):

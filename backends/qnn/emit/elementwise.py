@@ -7,7 +7,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import DType
 
-from ..attributes import text
+from ...vendor.attributes import text
 from .builder import Builder, Shape, rows_of
 from .registry import emits
 

@@ -14,7 +14,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
-from ..attributes import flag, integer
+from ...vendor.attributes import flag, integer
 from .builder import Builder
 
 __all__ = ["Sizes", "score_bias"]

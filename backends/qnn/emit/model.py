@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from forgec.ir.types import DType, TensorType
 from ...base import Constants
 from ..edge import Port
 from . import attention, elementwise, matrix, movement, normalisation  # noqa: F401  (fill the table)
-from .builder import Builder
+from .builder import Builder, Shape
 from .registry import EMITTERS
 from .weights import WeightFile
 
@@ -30,23 +31,32 @@ _OPSET, _IR_VERSION = 23, 11
 
 @dataclass(frozen=True)
 class Emitted:
-    """A model file, with its weights in a file beside it, and the order of its ports."""
+    """A model file, with its weights in a file beside it, and the order of its ports. ``bound`` are further
+    inputs, by the constant and the permutation of its axes (none if empty) that they are."""
 
     path: Path
     weights: Path
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    bound: Mapping[tuple[str, Shape], Port]
 
 
-def emit(program: Program, constants: Constants, folder: Path, floats: DType = DType.F16) -> Emitted:
-    """Write the segment's model into ``folder``.
+def emit(
+    program: Program,
+    constants: Constants,
+    folder: Path,
+    floats: DType = DType.F16,
+    *,
+    as_inputs: Collection[str] = (),
+) -> Emitted:
+    """Write the segment's model into ``folder``; constants named in ``as_inputs`` become further inputs.
 
     Raises ``BackendError`` listing the instructions that have no form in ONNX.
     """
     _check(program)
     main = program.main
     with WeightFile(folder / "weights.bin") as weights:
-        b = Builder(program, constants, weights, floats)
+        b = Builder(program, constants, weights, floats, as_inputs)
         inputs = []
         for r in main.params:
             port = Port(r.id, f"in{r.id}", TensorType(b.dtype(r.type.dtype), r.type.shape))
@@ -54,7 +64,7 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
             inputs.append(port)
         for instr in main.body:
             b.begin(instr)
-            if any(isinstance(x, Register) for x in instr.operands):
+            if any(isinstance(x, Register) or b.is_input(x) for x in instr.operands):
                 EMITTERS[instr.op](b, instr)
             else:
                 _fold(b, instr)
@@ -62,7 +72,7 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
     graph = helper.make_graph(
         b.nodes,
         "segment",
-        [b.info(p.name, p.type, p.type.shape) for p in inputs],
+        [b.info(p.name, p.type, p.type.shape) for p in (*inputs, *b.bound.values())],
         [b.info(p.name, p.type, p.type.shape) for p in outputs],
         list(b.initializers.values()),
     )
@@ -71,7 +81,7 @@ def emit(program: Program, constants: Constants, folder: Path, floats: DType = D
     )
     path = folder / MODEL
     onnx.save(model, path)
-    return Emitted(path, weights.path, tuple(inputs), tuple(outputs))
+    return Emitted(path, weights.path, tuple(inputs), tuple(outputs), b.bound)
 
 
 def _fold(b: Builder, instr: Instr) -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
-from ..attributes import flag, integer, integers, number
+from ...vendor.attributes import flag, integer, integers, number
 from .builder import Builder, rows_of
 from .registry import emits
 

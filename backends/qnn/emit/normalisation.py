@@ -10,7 +10,7 @@ import numpy as np
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 from forgec.ir.types import DType
 
-from ..attributes import number
+from ...vendor.attributes import number
 from .builder import Builder, rows_of
 from .registry import emits
 

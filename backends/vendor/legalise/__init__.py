@@ -4,12 +4,14 @@ A target's backend lists the rules that it wants; each is one file here.
 """
 
 from .attention import decompose_attention
+from .attention_scale import fold_attention_scale
 from .builder import Builder, Legal, Rule, legalise, type_of
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
 from .residual_norm import split_residual_norm
 from .rotary import split_rope
+from .split_projections import split_projections
 
 __all__ = [
     "Builder",
@@ -17,9 +19,11 @@ __all__ = [
     "Rule",
     "decompose_attention",
     "flatten_rows",
+    "fold_attention_scale",
     "legalise",
     "split_gated",
     "split_linear",
+    "split_projections",
     "split_residual_norm",
     "split_rope",
     "type_of",

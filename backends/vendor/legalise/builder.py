@@ -56,6 +56,12 @@ class Legal:
     derived: dict[str, Constant]
     tensors: dict[str, np.ndarray]
 
+    def then(self, rules: Iterable[Rule]) -> Legal:
+        """This segment rewritten by further rules, which see what the first made as if it were written so."""
+        after = legalise(self.program, rules)
+        derived, tensors = {**self.derived, **after.derived}, {**self.tensors, **after.tensors}
+        return Legal(after.program, self.original, derived, tensors)
+
     def values(self, constants: Constants) -> Constants:
         """The constants of the rewritten segment, given those of the original one."""
 

@@ -27,7 +27,7 @@ NO_FORM = {
     "mod",
     "floor_div",
     "prod",
-} | {"scales", "quantise"}
+} | {"scales", "quantise", "fitted_scales", "fitted_codes"}
 
 
 def _cases() -> list:

@@ -65,9 +65,10 @@ def test_parts_do_not_depend_on_names_and_numbers() -> None:
 def test_calls_are_read_as_they_were_written() -> None:
     division = divide([segment(3)])
     legal = [legalise(part.program, ()) for part in division.parts]
-    (calls,) = bind(division, legal)
+    inputs = [bound_inputs(x, part.bound) for x, part in zip(legal, division.parts, strict=True)]
+    (calls,) = bind(division, [list(found.values()) for found in inputs])
     assert [len(call.weights) for call in calls] == [0, 2, 2, 2, 0]
-    assert bound_inputs(legal[1], division.parts[1].bound) == ["k0", "k1"]
+    assert list(inputs[1]) == ["bound0", "bound1"]
     assert from_bytes(to_bytes(calls), 3) == calls
 
 

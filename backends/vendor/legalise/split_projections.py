@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 from forgec.ir.program import ConstRef, Instr, Operand, Program
 
-from ...vendor.legalise import Builder, Rule
 from ..attributes import integer
+from .builder import Builder, Rule
 from .users import readers
 
 __all__ = ["split_projections", "splits"]

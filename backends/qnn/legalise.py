@@ -1,12 +1,10 @@
-"""Rewrites that only HTP wants, IR to IR: done before emission, on top of what all vendors share."""
+"""Rewrites of a segment for HTP, IR to IR: done before emission."""
 
 from __future__ import annotations
 
 from forgec.ir.program import Program
 
-from ...vendor.legalise import Legal, legalise
-from .attention_scale import fold_attention_scale
-from .split_projections import split_projections
+from ..vendor.legalise import Legal, fold_attention_scale, legalise, split_projections
 
 __all__ = ["legalise_segment"]
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from forgec.ir.op import get
 from forgec.ir.program import Apply, Constant, ConstRef, Instr, Leaf, Literal, Operand, Program, Register
 
-from ...vendor.legalise import Builder, Rule
 from ..attributes import number, text
+from .builder import Builder, Rule
 from .split_projections import splits
 from .users import readers
 
