@@ -166,7 +166,8 @@ void transpose(const float* src, int64_t src_row, int64_t rows, int64_t cols, fl
 
 // dst[i * dst_row + j] = src[i * src_row + j * src_col] for any size.
 template <class V>
-void copy_rows(const float* src, int64_t src_row, int64_t src_col, int64_t rows, int64_t cols, float* dst, int64_t dst_row) {
+void copy_rows(const float* src, int64_t src_row, int64_t src_col, int64_t rows, int64_t cols, float* dst,
+               int64_t dst_row) {
   if (src_row == 1 && src_col != 1) return transpose<V>(src, src_col, cols, rows, dst, dst_row);
   for (int64_t i = 0; i < rows; ++i, src += src_row, dst += dst_row) {
     int64_t j = 0;
