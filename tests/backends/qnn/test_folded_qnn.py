@@ -1,0 +1,94 @@
+"""Folded code for Hexagon: its container, and in the emulator that it computes what the program does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from forgec.backends.base import Settings
+from forgec.backends.qnn import compiler, container, session
+from forgec.backends.qnn.container import Folded, pack_folded, unpack_folded
+from forgec.backends.qnn.folded import compile_folded
+from forgec.backends.qnn.socs import CHIPS
+
+from forgec.errors import BackendError
+from forgec.ir.interpreter import Interpreter
+from forgec.ir.parser import parse
+from forgec.ir.program import Constant, ConstRef, Leaf, Operand, Program
+
+SEED = 5
+BLOCKS = 3
+
+
+def block(n: int, weight: int) -> str:
+    return f"""
+  r{n + 1}: f32[4,64] = linear r{n}, c{weight}, c{weight + 1} {{act="gelu"}}
+  r{n + 2}: f32[4,32] = slice r{n + 1} {{axis=1, stop=32}}
+  r{n + 3}: f32[4,32] = slice r{n + 1} {{axis=1, start=32, stop=64}}
+  r{n + 4}: f32[4,32] = mul r{n + 2}, r{n + 3}
+  r{n + 5}: f32[4,32] = layer_norm r{n + 4}, c{weight + 2} {{eps=1e-05}}
+  r{n + 6}: f32[4,32] = add r{n + 5}, r{n}
+  r{n + 7}: f32[4,32] = sigmoid r{n + 6}
+  r{n + 8}: f32[4,32] = add r{n + 7}, r{n}"""
+
+
+def program() -> Program:
+    kinds = ("f32[64,32]", "f32[64]", "f32[32]")
+    constants = "".join(f'  const c{i}: {kinds[i % 3]} = "w{i}"\n' for i in range(3 * BLOCKS))
+    body = "".join(block(8 * i, 3 * i) for i in range(BLOCKS))
+    end = 8 * BLOCKS
+    return parse(
+        f"""program @main(r0 "x": f32[4,32]) -> (r{end} "y": f32[4,32]) {{
+{constants[:-1]}{body}
+  return r{end}
+}}
+"""
+    )
+
+
+def test_folded_code_is_read_as_it_was_written() -> None:
+    code = Folded(b"calls", (b"first", b""), {"latency_us": 1.0})
+    data = pack_folded(code)
+    assert container.is_folded(data) and unpack_folded(data) == code
+    for bad in (data[:4], data[:-1], data + b"x", data[:8] + b"\xff" * 8 + data[16:]):
+        with pytest.raises(BackendError, match="damaged"):
+            unpack_folded(bad)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    compiler.missing() is not None, reason="Qualcomm's compiler is missing: pip install 'forgec[qnn]'"
+)
+def test_folded_code_computes_what_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGEC_CACHE", str(tmp_path))
+    of = program()
+    rng = np.random.default_rng(SEED)
+    tensors = {
+        f"w{i}": rng.normal(size=c.type.shape).astype(np.float32) * 0.3
+        for i, c in enumerate(of.constants.values())
+    }
+
+    def value(constant: Constant) -> np.ndarray:
+        assert isinstance(constant.recipe, Leaf)
+        return tensors[constant.recipe.name]
+
+    (code,) = compile_folded([of], value, Settings(), CHIPS["hexagon-v73"]) or [b""]
+    folded = unpack_folded(code)
+    assert len(folded.parts) == 1 and folded.prediction is not None
+    (repeat,) = folded.prediction["repeats"]
+    assert (repeat["calls"], folded.prediction["dispatches"]) == (BLOCKS, BLOCKS)
+    assert repeat["folded_us"] > 0 and repeat["unfolded_us"] > 0
+    main = of.main
+    memory = {r: np.zeros(r.type.shape, np.float32) for r in (*main.params, *main.results)}
+
+    def of_operand(operand: Operand) -> np.ndarray:
+        return value(of.constants[operand.name]) if isinstance(operand, ConstRef) else memory[operand]  # type: ignore[index]
+
+    (step,) = session.folded_steps(folded, of, of_operand, "the test")
+    x = rng.normal(size=(4, 32)).astype(np.float32)
+    memory[main.params[0]][...] = x
+    step()
+    want = Interpreter(of, tensors.__getitem__).run([x])[0]
+    got = memory[main.results[0]]
+    np.testing.assert_allclose(got, want, atol=1e-2 * np.abs(want).max(), err_msg=f"seed {SEED}")
