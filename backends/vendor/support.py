@@ -53,6 +53,8 @@ def _form(instr: Instr) -> str:
     if instr.op != "attention":
         return ""
     query, key, mask = (getattr(instr.operands[i], "type", None) for i in (0, 1, 3))
+    if query is None or key is None:
+        return ""
     form = " one row" if query.shape[2] == 1 else " rows"
     if query.shape[1] != key.shape[1]:
         form += ", grouped heads"
@@ -64,7 +66,7 @@ def _form(instr: Instr) -> str:
 def exact(instr: Instr) -> str:
     """The signature with all sizes."""
     operands = ", ".join(
-        _kind(x) if not hasattr(x, "type") else f"{_kind(x)} {x.type}" for x in instr.operands
+        _kind(x) if x is None or isinstance(x, Literal) else f"{_kind(x)} {x.type}" for x in instr.operands
     )
     return f"{instr.op}({operands}) {json.dumps(dict(sorted(instr.attrs.items())))}"
 
