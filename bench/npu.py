@@ -96,7 +96,10 @@ def _peer(loaded: Any, target: str, tokens: int) -> dict[str, Any]:
     if tools is None:
         raise RuntimeError("Intel's compiler is missing: forgec toolchain install intel-npu")
     platform = target.removeprefix("intel-npu")
-    model = _converted(loaded, loaded.example_inputs(tokens=tokens)[1])
+    try:
+        model = _converted(loaded, loaded.example_inputs(tokens=tokens)[1])
+    except Exception as error:  # whatever the peer raises is its answer
+        return {"refused": str(error).strip().splitlines()[-1]}
     (built,) = build([Model.of(model, "peer")], platform, tools, Settings(), Cache(), {})
     if not isinstance(built, Built):
         return {"refused": built.reason}

@@ -197,7 +197,7 @@ def _part(segment: Program, piece: _Piece) -> Part:
     """A piece with everything named and numbered by its order."""
     env: dict[Operand, Operand] = {}
     constants: dict[str, Constant] = {}
-    bound = []
+    bound: list[str] = []
     for x in piece.bound:
         name = f"bound{len(bound)}"
         bound.append(name)

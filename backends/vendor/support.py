@@ -53,6 +53,8 @@ def _form(instr: Instr) -> str:
     if instr.op != "attention":
         return ""
     query, key, mask = (getattr(instr.operands[i], "type", None) for i in (0, 1, 3))
+    if query is None or key is None:
+        return ""
     form = " one row" if query.shape[2] == 1 else " rows"
     if query.shape[1] != key.shape[1]:
         form += ", grouped heads"
