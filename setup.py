@@ -26,6 +26,7 @@ BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31
 PEERS = ["openvino-genai>=2026.4", "gguf>=0.17", "llama-cpp-python>=0.3.30"]
 QNN = ["onnx>=1.23", "onnxruntime>=1.31", "onnxruntime-qnn>=2.7"]
 TEST = [
+    "gguf>=0.17",
     "pytest>=9",
     "pytest-xdist>=3.8",
     "hypothesis>=6.150",

@@ -20,6 +20,7 @@ def test_defaults():
         "timeout": 600.0,
         "memory": 0,
         "jobs": 2,
+        "fold": "auto",
     }
 
 
