@@ -75,7 +75,7 @@ def _files(
     if not record.exists():
         with Worker("bench.generating:Preparing", threads) as worker:
             say(f"{stem}: compiling")
-            chosen = {"model": model, "layers": layers, "weights": weights}
+            chosen: dict[str, Any] = {"model": model, "layers": layers, "weights": weights}
             made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
             record.write_text(json.dumps(made), encoding="utf-8")
     if not theirs.exists():

@@ -112,7 +112,9 @@ def _kernel(
     m, n, depth = shape
     x = rng.standard_normal((m, depth), np.float32)
     weight = rng.standard_normal((n, depth), np.float32)
-    op, attrs, rest = "linear_q", {}, [None, None, None]
+    op = "linear_q"
+    attrs: dict[str, Any] = {}
+    rest: list[np.ndarray | None] = [None, None, None]
     if name == "fp32":
         op, rest = "linear", [None, None]
     elif name == "bf16":

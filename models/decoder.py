@@ -37,6 +37,8 @@ class Decoder(nn.Module):
     ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk.
     """
 
+    _model: Any
+
     def __init__(self, model: PreTrainedModel, shapes: Shapes, context: int, rows: int) -> None:
         super().__init__()
         # The model's children are registered here too, so that weights keep the names of the checkpoint.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from forgec.ir.program import Constant, Program
 from forgec.ir.types import DType
 
@@ -102,7 +104,7 @@ def _with_weights(
     segment, call = segments[found[0]], found[1]
     given = dict(zip(division.parts[part].bound, call.constants, strict=True))
 
-    def value(constant: Constant):  # type: ignore[no-untyped-def]
+    def value(constant: Constant) -> np.ndarray:
         ref = given.get(constant.name)
         return constants(constant if ref is None else segment.constants[ref.name])
 

@@ -36,8 +36,10 @@ def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> lis
     bound = Settings(timeout_s=_START_S + _EACH_S * len(models))
     results = build_batch(list(models.values()), platform, toolchain, bound)
     for index, result in zip(models, results, strict=True):
-        refused = isinstance(result, Rejected)
-        trials[index] = Trial(result.reason, result.silent) if refused else Trial("")
+        if isinstance(result, Rejected):
+            trials[index] = Trial(result.reason, result.silent)
+        else:
+            trials[index] = Trial("")
     return [trials[index] for index in range(len(instrs))]
 
 

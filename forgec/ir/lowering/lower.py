@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from ... import aten
+from ...aten import encode
+from ...aten import operator as aten_operator
 from ...errors import ForgecError, InternalError, UnsupportedOpError
 from ...graph import STRUCTURE, Block, CapturedGraph, call_block, read_state, tensor_type, write_state
 from ..op import IRTypeError, get
@@ -197,7 +198,7 @@ class _GraphLowering:
         return self.builder.emit(op, *operands[: len(record.operands)])
 
     def _through_torch(self, name: str, node: fx.Node) -> Any:
-        encoded = aten.encode(node.args, node.kwargs, _is_node)
+        encoded = encode(node.args, node.kwargs, _is_node)
         if encoded is None:
             raise InternalError(f"{name} passed the check for supported operators")
         arguments, tensors = encoded
@@ -246,10 +247,10 @@ def _torch_can(name: str, node: fx.Node) -> bool:
     if not types or not all(isinstance(t, TensorType) for t in types):
         return False
     try:
-        aten.operator(name)
+        aten_operator(name)
     except UnsupportedOpError:
         return False
-    encoded = aten.encode(node.args, node.kwargs, _is_node)
+    encoded = encode(node.args, node.kwargs, _is_node)
     return encoded is not None and bool(encoded[1])
 
 
