@@ -9,6 +9,7 @@ Nothing in this module needs PyTorch.
 
 import difflib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +48,7 @@ class Preset:
 
     def config_dict(self) -> dict[str, Any]:
         """Return a fresh `config.json` dictionary, with `architectures`."""
-        return {**self.dims, "architectures": [self.architecture]}
+        return {**deepcopy(self.dims), "architectures": [self.architecture]}
 
 
 def _records(

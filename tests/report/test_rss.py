@@ -1,5 +1,6 @@
 """Peak memory of a block, by the high-water mark and by sampling."""
 
+import mmap
 import time
 
 import numpy as np
@@ -10,12 +11,19 @@ from forgec.report import rss
 MIB = 1 << 20
 
 
+def fresh(nbytes: int) -> np.ndarray:
+    """Written memory from the system, none that the process had before."""
+    block = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    block[:] = 1
+    return block
+
+
 @pytest.mark.parametrize("way", ["high-water mark", "sampled"])
 def test_a_peak_that_is_gone_at_the_end_is_seen(way, monkeypatch):
     if way == "sampled":
         monkeypatch.setattr(rss, "_reset_mark", lambda: False)
     with rss.measure() as found:
-        block = np.ones(96 * MIB, np.uint8)
+        block = fresh(96 * MIB)
         if way == "sampled":
             time.sleep(0.05)
         del block
@@ -24,7 +32,7 @@ def test_a_peak_that_is_gone_at_the_end_is_seen(way, monkeypatch):
 
 
 def test_a_peak_before_the_block_does_not_count():
-    block = np.ones(96 * MIB, np.uint8)
+    block = fresh(96 * MIB)
     del block
     with rss.measure() as found:
         pass
@@ -33,7 +41,7 @@ def test_a_peak_before_the_block_does_not_count():
 
 def test_measured_when_the_block_fails():
     with pytest.raises(ValueError, match="x"), rss.measure() as found:
-        block = np.ones(64 * MIB, np.uint8)
+        block = fresh(64 * MIB)
         del block
         time.sleep(0.01)
         raise ValueError("x")
