@@ -38,7 +38,9 @@ def test_gguf_files_hold_the_model(module, weights, error, tmp_path):
 
 
 def test_llama_cpp_computes_the_same(module, tmp_path):
-    llama_cpp = pytest.importorskip("llama_cpp")
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="runs where forgec[bench] is installed, which builds llama.cpp"
+    )
     write_gguf(module, "int8", tmp_path / "model.gguf")
     ids = [5, 9, 3, 77, 12]
     model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=32, n_threads=1, verbose=False)
