@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from forgec.ir.program import Constant, Program
+from forgec.ir.program import Program
 from forgec.ir.types import DType
 
 from ..base import Constants
 from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, bound_inputs, to_bytes
-from ..vendor.folding import Cost, decide, total, with_repeats
+from ..vendor.folding import Cost, decide, total, with_repeats, with_weights
 from ..vendor.legalise import Legal
 from ..vendor.parts import Call, Division, Part, divide
 from .compiler import Built, Model, Rejected
@@ -58,7 +56,13 @@ def fold_all(
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
     ]
     tried = division.repeated if mode == "auto" else []
-    whole = [_with_weights(division, part, legal[part], constants, segments) for part in tried]
+    whole = [
+        Model.of(
+            emit(legal[part].program, legal[part].values(with_weights(division, part, segments, constants))),
+            f"{division.parts[part].title}, with weights",
+        )
+        for part in tried
+    ]
     compressed = any(
         c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values()
     )
@@ -94,21 +98,6 @@ def fold_all(
 def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     inputs = bound_inputs(legal, part.bound)
     return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
-
-
-def _with_weights(
-    division: Division, part: int, legal: Legal, constants: Constants, segments: Sequence[Program]
-) -> Model:
-    """A repeated part with the weights of its first call in it, to see what folding costs."""
-    found = next((i, c) for i, calls in enumerate(division.calls) for c in calls if c.part == part)
-    segment, call = segments[found[0]], found[1]
-    given = dict(zip(division.parts[part].bound, call.constants, strict=True))
-
-    def value(constant: Constant) -> np.ndarray:
-        ref = given.get(constant.name)
-        return constants(constant if ref is None else segment.constants[ref.name])
-
-    return Model.of(emit(legal.program, legal.values(value)), f"{division.parts[part].title}, with weights")
 
 
 def _cost(built: Built, platform: str) -> Cost:

@@ -11,16 +11,14 @@ import dataclasses
 from collections.abc import Sequence
 from time import perf_counter
 
-import numpy as np
-
 from forgec.debug import log
 from forgec.errors import BackendError
-from forgec.ir.program import Constant, Program
+from forgec.ir.program import Program
 
 from ..base import Constants, Settings
 from ..prediction import Prediction
 from ..vendor.calls import bind, to_bytes
-from ..vendor.folding import Cost, decide, total, with_repeats
+from ..vendor.folding import Cost, decide, total, with_repeats, with_weights
 from ..vendor.parts import Call, Division, divide
 from . import container
 from .compiler import compile_segments, weight_recipes
@@ -100,13 +98,7 @@ def _with_weights(
     chip: Chip,
 ) -> Cost:
     """What a repeated part costs with the weights of its first call in it."""
-    number, call = next((i, c) for i, calls in enumerate(division.calls) for c in calls if c.part == part)
-    given = dict(zip(division.parts[part].bound, call.constants, strict=True))
-
-    def value(constant: Constant) -> np.ndarray:
-        ref = given.get(constant.name)
-        return constants(constant if ref is None else segments[number].constants[ref.name])
-
+    values = with_weights(division, part, segments, constants)
     start = perf_counter()
-    (code,) = compile_segments([division.parts[part].program], value, settings, chip)
+    (code,) = compile_segments([division.parts[part].program], values, settings, chip)
     return _cost(code, _prediction(code, chip), perf_counter() - start)

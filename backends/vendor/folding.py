@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from forgec.ir.program import Constant, Program
+
+from ..base import Constants
 from ..prediction import Prediction, Repeat
 from .parts import Division
 
-__all__ = ["PRICE", "Cost", "decide", "total", "with_repeats"]
+__all__ = ["PRICE", "Cost", "decide", "total", "with_repeats", "with_weights"]
 
 PRICE = 0.03
 """Share of simulated latency that ``auto`` gives for a shorter compile and smaller code."""
@@ -65,6 +70,20 @@ def _verdict(mode: str, repeats: Sequence[Repeat]) -> tuple[bool, str]:
     if price <= PRICE:
         return True, f"it costs {price:+.1%} of simulated latency, at most {PRICE:.0%} is given for it"
     return False, f"it would cost {price:+.1%} of simulated latency, at most {PRICE:.0%} is given for it"
+
+
+def with_weights(
+    division: Division, part: int, segments: Sequence[Program], constants: Constants
+) -> Constants:
+    """Values for a part as its first call has them: what is compiled with these is not folded."""
+    number, call = next((i, c) for i, calls in enumerate(division.calls) for c in calls if c.part == part)
+    given = dict(zip(division.parts[part].bound, call.constants, strict=True))
+
+    def value(constant: Constant) -> np.ndarray:
+        ref = given.get(constant.name)
+        return constants(constant if ref is None else segments[number].constants[ref.name])
+
+    return value
 
 
 def total(predictions: Sequence[Prediction | None], code_bytes: int) -> Prediction | None:

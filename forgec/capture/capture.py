@@ -86,14 +86,7 @@ def capture(
             f"no example inputs for {name}",
             hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
         )
-    try:
-        recorded = record(model, args, kwargs, fake)
-    except Exception as error:
-        raise CaptureError(
-            f"{name} fails on the example inputs: {type(error).__name__}: {first_line(error)}",
-            user_frame(error.__traceback__),
-            "check the example inputs' shapes and dtypes against the model's forward",
-        ) from error
+    recorded = _recorded(model, name, args, kwargs, fake)
     call = _Call(model, name, args, kwargs, recorded)
     graph = call.assemble_full() if mode == "full" or not recorded.blocks else _assemble_blocks(call, mode)
     if mode == "blocks" and not graph.blocks:
@@ -103,6 +96,23 @@ def capture(
     results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     return Capture(graph, inputs, None if fake else results)
+
+
+def _recorded(
+    model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool
+) -> Recorded:
+    """A run of the model; a fake one is made again for real where values decide, if all weights have some."""
+    try:
+        return record(model, args, kwargs, fake)
+    except Exception as error:
+        if fake and not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+            log(1, f"run again with values: {first_line(error)}")
+            return _recorded(model, name, args, kwargs, fake=False)
+        raise CaptureError(
+            f"{name} fails on the example inputs: {type(error).__name__}: {first_line(error)}",
+            user_frame(error.__traceback__),
+            "check the example inputs' shapes and dtypes against the model's forward",
+        ) from error
 
 
 def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:

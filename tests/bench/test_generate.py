@@ -11,7 +11,7 @@ from bench.generating import last_logits
 from bench.gguf_file import write_gguf
 from forgec import models
 
-gguf = pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf", reason="runs where forgec[test] is installed")
 
 
 @pytest.fixture(scope="module")

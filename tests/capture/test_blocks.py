@@ -221,3 +221,21 @@ def test_weights_of_blocks_that_the_rest_needs(form, width, repeated):
     assert [len(b.instances) for b in captured.blocks.values()] == [repeated]
     assert list(dict(model.named_parameters())) == names
     right(model, forgec.compile(model, (values(2, width),)), values(2, width, seed=4))
+
+
+class Looks(nn.Module):
+    """Branches on a value where it is not traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling() and bool(x.sum() > 1e9):
+            return x
+        return self.linear(x)
+
+
+def test_without_the_check_a_model_that_looks_at_values_is_run_with_them():
+    model = seeded(Looks)
+    right(model, forgec.compile(model, (values(2, 4),), check=False), values(2, 4, seed=4))
