@@ -51,9 +51,10 @@ Memory = Callable[[Operand], Any]
 good (constants read-only), the Python scalar of a literal, None for an operand left out.
 
 It may have attributes: ``threads`` is how many threads to use, None for as many as the backend thinks right;
-``once(constant)`` gives a constant for this one use, without keeping it, and
-``derived`` is a dictionary for what backends compute from constants, kept and shared as the constants are; it
-starts with the constants that the file holds in a :class:`Packing`."""
+``once(constant)`` gives a constant for this one use, without keeping it; ``single`` says that the program
+will run one time only, so that nothing is worth computing ahead of it; and ``derived`` is a dictionary for
+what backends compute from constants, kept and shared as the constants are; it starts with the constants that
+the file holds in a :class:`Packing`."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ class Repeat:
 
     ``folded`` says whether that was done, ``reason`` why. Times are simulated and of all ``calls`` together:
     ``folded_us`` with weights as inputs, ``unfolded_us`` with weights in the code. Bytes of code and seconds
-    of the vendor's compiler, measured, are of all calls too: unfolded, those of one times ``calls``. None
-    stands for what was not tried.
+    of the vendor's compiler, measured, are of all calls too. What is unfolded is estimated from one call and
+    two in a row. None stands for what was not tried.
     """
 
     what: str

@@ -61,7 +61,10 @@ class CpuBackend(Backend):
         body = [instr for instr in segment.main.body if not get(instr.op).view]
         if runtime() == "numpy":
             return [by_numpy(instr) for instr in body]
-        return native.steps(body, memory, by_numpy, _team(_threads(memory)), getattr(memory, "derived", None))
+        team = _team(_threads(memory))
+        if getattr(memory, "single", False):
+            return native.single_steps(body, memory, by_numpy, team)
+        return native.steps(body, memory, by_numpy, team, getattr(memory, "derived", None))
 
 
 class _NumpyStep:

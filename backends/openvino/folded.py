@@ -11,9 +11,9 @@ from forgec.ir.types import DType
 from ..base import Constants
 from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, bound_inputs, to_bytes
-from ..vendor.folding import Cost, decide, total, with_repeats, with_weights
+from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
 from ..vendor.legalise import Legal
-from ..vendor.parts import Call, Division, Part, divide
+from ..vendor.parts import Call, Chain, Division, Part, chain, divide
 from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
@@ -56,24 +56,21 @@ def fold_all(
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
     ]
     tried = division.repeated if mode == "auto" else []
-    whole = [
-        Model.of(
-            emit(legal[part].program, legal[part].values(with_weights(division, part, segments, constants))),
-            f"{division.parts[part].title}, with weights",
-        )
-        for part in tried
-    ]
+    rows = {(part, length): chain(division, part, length) for part in tried for length in (1, 2)}
+    whole = {row: _unfolded(c, segments, constants) for row, c in rows.items() if c is not None}
     compressed = any(
         c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values()
     )
-    built = compile_([*models, *whole], _COMPRESSED if compressed else {})
+    built = compile_([*models, *whole.values()], _COMPRESSED if compressed else {})
     results = [result for result in built if isinstance(result, Built)]
     if len(results) < len(built):
         return None
     costs = [_cost(result, platform) for result in results]
-    chosen, repeats = decide(
-        mode, division, costs[: len(models)], dict(zip(tried, costs[len(models) :], strict=True))
-    )
+    of_rows = dict(zip(whole, costs[len(models) :], strict=True))
+    unfolded = {
+        part: in_a_row(division.times(part), of_rows[part, 1], of_rows.get((part, 2))) for part in tried
+    }
+    chosen, repeats = decide(mode, division, costs[: len(models)], unfolded)
     if not chosen:
         return Folded(None, division, repeats)
     codes = []
@@ -98,6 +95,12 @@ def fold_all(
 def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     inputs = bound_inputs(legal, part.bound)
     return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
+
+
+def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants) -> Model:
+    legal = legalise_segment(row.program)
+    values = legal.values(values_of(row, segments, constants))
+    return Model.of(emit(legal.program, values), f"{len(row.program.main.body)} instructions with weights")
 
 
 def _cost(built: Built, platform: str) -> Cost:

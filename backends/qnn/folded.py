@@ -18,8 +18,8 @@ from forgec.ir.program import Program
 from ..base import Constants, Settings
 from ..prediction import Prediction
 from ..vendor.calls import bind, to_bytes
-from ..vendor.folding import Cost, decide, total, with_repeats, with_weights
-from ..vendor.parts import Call, Division, divide
+from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
+from ..vendor.parts import Call, Division, chain, divide
 from . import container
 from .compiler import compile_segments, weight_recipes
 from .prediction import from_dict
@@ -49,7 +49,10 @@ def compile_folded(
     found = [_prediction(code, chip) for code in codes]
     costs = [_cost(code, p, seconds / len(codes)) for code, p in zip(codes, found, strict=True)]
     outside = {
-        part: _with_weights(division, part, constants, segments, settings, chip) for part in division.repeated
+        part: in_a_row(
+            division.times(part), _with_weights(division, part, constants, segments, settings, chip), None
+        )
+        for part in division.repeated
     }
     _, repeats = decide("on", division, costs, outside)
     calls = bind(division, inputs)
@@ -98,7 +101,8 @@ def _with_weights(
     chip: Chip,
 ) -> Cost:
     """What a repeated part costs with the weights of its first call in it."""
-    values = with_weights(division, part, segments, constants)
+    row = chain(division, part, 1)
+    assert row is not None
     start = perf_counter()
-    (code,) = compile_segments([division.parts[part].program], values, settings, chip)
+    (code,) = compile_segments([row.program], values_of(row, segments, constants), settings, chip)
     return _cost(code, _prediction(code, chip), perf_counter() - start)

@@ -1,8 +1,9 @@
 """Whether what repeats is compiled once: decided from what the vendor's compiler says of one call of each
-kind.
+kind, and of one and two in a row with their weights.
 
-Weights as inputs cost what the compiler can no longer do to them ahead of time. That is a few percent on
-Intel's NPU for a decoder, tens of percent for an encoder there, and a factor on Hexagon; so ``auto`` asks.
+Weights as inputs cost what the compiler can no longer do to them ahead of time, and calls of their own what
+it would do across blocks, as to fetch the next one's weights. That is a few percent on Intel's NPU for a
+decoder, tens of percent for an encoder there, and a factor on Hexagon; so ``auto`` asks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from forgec.ir.program import Constant, Program
 
 from ..base import Constants
 from ..prediction import Prediction, Repeat
-from .parts import Division
+from .parts import Chain, Division
 
-__all__ = ["PRICE", "Cost", "decide", "total", "with_repeats", "with_weights"]
+__all__ = ["PRICE", "Cost", "decide", "in_a_row", "total", "values_of", "with_repeats"]
 
 PRICE = 0.03
 """Share of simulated latency that ``auto`` gives for a shorter compile and smaller code."""
@@ -34,10 +35,22 @@ class Cost:
     seconds: float
 
 
+def in_a_row(count: int, one: Cost, two: Cost | None) -> Cost:
+    """Estimate of ``count`` calls compiled together with their weights, from one such call and, if there are
+    any, two in a row: every further one adds what the second does."""
+    if two is None:
+        two = Cost(None if one.us is None else 2 * one.us, 2 * one.nbytes, 2 * one.seconds)
+    more = count - 1
+    us = None if one.us is None or two.us is None else one.us + more * max(two.us - one.us, 0.0)
+    nbytes = one.nbytes + more * max(two.nbytes - one.nbytes, 0)
+    return Cost(us, nbytes, one.seconds + more * max(two.seconds - one.seconds, 0.0))
+
+
 def decide(
     mode: str, division: Division, folded: Sequence[Cost], unfolded: dict[int, Cost]
 ) -> tuple[bool, list[Repeat]]:
-    """Whether to fold, and why, for every repeated part. ``unfolded`` may lack parts that were not tried."""
+    """Whether to fold, and why, for every repeated part. ``folded`` is what one call of each part costs,
+    ``unfolded`` what all calls of a part do; it may lack parts that were not tried."""
     repeats = []
     for part in division.repeated:
         calls, inside, outside = division.times(part), folded[part], unfolded.get(part)
@@ -48,11 +61,11 @@ def decide(
                 folded=True,
                 reason="",
                 folded_us=None if inside.us is None else calls * inside.us,
-                unfolded_us=None if outside is None or outside.us is None else calls * outside.us,
+                unfolded_us=None if outside is None else outside.us,
                 folded_bytes=inside.nbytes,
-                unfolded_bytes=None if outside is None else calls * outside.nbytes,
+                unfolded_bytes=None if outside is None else outside.nbytes,
                 folded_s=inside.seconds,
-                unfolded_s=None if outside is None else calls * outside.seconds,
+                unfolded_s=None if outside is None else outside.seconds,
             )
         )
     chosen, reason = _verdict(mode, repeats)
@@ -72,16 +85,12 @@ def _verdict(mode: str, repeats: Sequence[Repeat]) -> tuple[bool, str]:
     return False, f"it would cost {price:+.1%} of simulated latency, at most {PRICE:.0%} is given for it"
 
 
-def with_weights(
-    division: Division, part: int, segments: Sequence[Program], constants: Constants
-) -> Constants:
-    """Values for a part as its first call has them: what is compiled with these is not folded."""
-    number, call = next((i, c) for i, calls in enumerate(division.calls) for c in calls if c.part == part)
-    given = dict(zip(division.parts[part].bound, call.constants, strict=True))
+def values_of(chain: Chain, segments: Sequence[Program], constants: Constants) -> Constants:
+    """Values of a chain's constants: what is compiled with these is not folded."""
 
     def value(constant: Constant) -> np.ndarray:
-        ref = given.get(constant.name)
-        return constants(constant if ref is None else segments[number].constants[ref.name])
+        ref = chain.weights.get(constant.name)
+        return constants(constant if ref is None else segments[chain.segment].constants[ref.name])
 
     return value
 

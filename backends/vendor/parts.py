@@ -32,7 +32,7 @@ from forgec.ir.program import (
 )
 from forgec.ir.types import DType
 
-__all__ = ["Call", "Division", "Part", "divide"]
+__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide"]
 
 _LOOK_UPS = ("embedding", "embedding_q", "gather")
 """A table that is only looked up in stays a constant: as an input it would be copied at every call."""
@@ -64,6 +64,17 @@ class Call:
     sources: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Successive calls of one part as one program with their weights, as the segment has them unfolded.
+
+    ``weights`` are constants of segment number ``segment`` by the names that they have here."""
+
+    program: Program
+    segment: int
+    weights: dict[str, ConstRef]
+
+
 @dataclass
 class Division:
     """All distinct parts, and the calls of every segment in order."""
@@ -79,6 +90,55 @@ class Division:
     def repeated(self) -> list[int]:
         """The parts that are called more than once."""
         return [part for part in range(len(self.parts)) if self.times(part) > 1]
+
+
+def chain(division: Division, part: int, length: int) -> Chain | None:
+    """The first ``length`` successive calls of a part in one segment; None if there are not so many."""
+    for segment, calls in enumerate(division.calls):
+        for start in range(len(calls) - length + 1):
+            found = calls[start : start + length]
+            if all(call.part == part for call in found):
+                return _chained(division.parts[part], found, segment)
+    return None
+
+
+def _chained(part: Part, calls: Sequence[Call], segment: int) -> Chain:
+    """Results are what the last call gives, and what others do that no later one reads."""
+    main = part.program.main
+    count = iter(range(1 << 31))
+    at: dict[int, Register] = {}
+    params: list[Register] = []
+    body: list[Instr] = []
+    constants = {name: c for name, c in part.program.constants.items() if name not in part.bound}
+    weights: dict[str, ConstRef] = {}
+    for place, call in enumerate(calls):
+        env: dict[Operand, Operand] = {}
+        for name, ref in zip(part.bound, call.constants, strict=True):
+            own = f"c{place}_{name}"
+            weights[own] = ref
+            constants[own] = Constant(own, ref.type, Leaf(own, ref.type))
+            env[ConstRef(name, ref.type)] = ConstRef(own, ref.type)
+        for param, number in zip(main.params, call.inputs, strict=True):
+            if number not in at:
+                at[number] = Register(next(count), param.type)
+                params.append(at[number])
+            env[param] = at[number]
+        for instr in main.body:
+            results = tuple(Register(next(count), r.type) for r in instr.results)
+            operands = tuple(env.get(x, x) for x in instr.operands)
+            env.update(zip(instr.results, results, strict=True))
+            body.append(replace(instr, operands=operands, results=results))
+        for result, number in zip(main.results, call.outputs, strict=True):
+            made = env[result]
+            assert isinstance(made, Register)
+            at[number] = made
+    last = set(calls[-1].outputs)
+    read = {number for call in calls for number in call.inputs}
+    left = dict.fromkeys(n for call in calls for n in call.outputs if n in last or n not in read)
+    results = tuple(at[number] for number in left)
+    names = tuple(f"x{i}" for i in range(len(params))), tuple(f"y{i}" for i in range(len(results)))
+    function = Function("chain", tuple(params), names[0], body, results, names[1])
+    return Chain(Program("chain", {"chain": function}, constants), segment, weights)
 
 
 def divide(segments: Sequence[Program]) -> Division:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +88,11 @@ def capture(
             f"no example inputs for {name}",
             hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
         )
-    recorded = _recorded(model, name, args, kwargs, fake)
-    call = _Call(model, name, args, kwargs, recorded)
-    graph = call.assemble_full() if mode == "full" or not recorded.blocks else _assemble_blocks(call, mode)
+    with _collector_paused():
+        recorded = _recorded(model, name, args, kwargs, fake)
+        call = _Call(model, name, args, kwargs, recorded)
+        full = mode == "full" or not recorded.blocks
+        graph = call.assemble_full() if full else _assemble_blocks(call, mode)
     if mode == "blocks" and not graph.blocks:
         raise CaptureError(
             f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
@@ -96,6 +100,19 @@ def capture(
     results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     return Capture(graph, inputs, None if fake else results)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Tracing makes objects fast and drops few: a collection in the middle, over all that torch and the model's
+    library ever made, takes longer than the trace."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _recorded(

@@ -270,30 +270,40 @@ class Executable:
 
     def run_flat(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         """Outputs in order of the signature, for inputs in its order; new contiguous arrays."""
+        return self._run(self._arrays(inputs))
+
+    def run_single(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """What :meth:`run_flat` gives with all states initial, at the least time and memory for one run.
+
+        The executable is left as it is: no weight is packed or kept, no state changes.
+        """
+        return self._bind(self._states.copy(), single=True).run(self._arrays(inputs))
+
+    def _arrays(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         leaves = self.signature.inputs
         if len(inputs) != len(leaves):
             raise InputError(f"{len(inputs)} inputs given, the program takes {len(leaves)}: {self.signature}")
-        return self._run([to_array(x, leaf.type, leaf.name) for x, leaf in zip(inputs, leaves, strict=True)])
+        return [to_array(x, leaf.type, leaf.name) for x, leaf in zip(inputs, leaves, strict=True)]
 
     def _run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         with self._states.lock:
             if self._closed:
                 raise InputError("the executable is closed", hint="load it again")
             if self._bound is None:
-                self._bound = self._bind()
+                self._bound = self._bind(self._states)
             return self._bound.run(inputs)
 
-    def _bind(self) -> BoundProgram:
+    def _bind(self, states: States, single: bool = False) -> BoundProgram:
         shared = self._shared
-        arrays = self._states.arrays()
         return BoundProgram(
             shared.plan,
             shared.segments,
             shared.code,
             shared.constants,
-            arrays,
+            states.arrays(),
             shared.backend,
             self._threads,
+            single,
         )
 
     def reset(self) -> None:

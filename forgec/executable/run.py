@@ -50,9 +50,9 @@ def allocate(nbytes: int) -> np.ndarray:
 class BoundProgram:
     """A planned program with arenas of its own, ready to run. Not safe for two runs at the same time.
 
-    ``states`` has a writable array for each state, ``code`` each segment's compiled code. Raises
-    :class:`PlanError` if the plan places a register outside its arena, :class:`TargetError` if a device is
-    not available here.
+    ``states`` has a writable array for each state, ``code`` each segment's compiled code. One that is to run
+    a ``single`` time computes and keeps no more than that run needs. Raises :class:`PlanError` if the plan
+    places a register outside its arena, :class:`TargetError` if a device is not available here.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class BoundProgram:
         states: Mapping[str, np.ndarray],
         backend: Callable[[str], Backend],
         threads: int | None = None,
+        single: bool = False,
     ) -> None:
-        memory = _Memory(plan, constants, states, threads)
+        self._single = single
+        memory = _Memory(plan, constants, states, threads, single)
         main = plan.program.main
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
@@ -90,17 +92,24 @@ class BoundProgram:
         with np.errstate(all="ignore"):
             for step in self.steps:
                 call(step)
-        return [np.array(view, order="C", copy=True) for view in self._outputs]
+        # After a single run nobody writes to the arena again.
+        return [np.array(view, order="C", copy=not self._single or None) for view in self._outputs]
 
 
 class _Memory:
     """What each operand of the program is; callable as backends want it."""
 
     def __init__(
-        self, plan: Plan, constants: Constants, states: Mapping[str, np.ndarray], threads: int | None
+        self,
+        plan: Plan,
+        constants: Constants,
+        states: Mapping[str, np.ndarray],
+        threads: int | None,
+        single: bool,
     ) -> None:
         self._constants = constants
         self.threads = threads
+        self.single = single
         self._states = states
         self.derived = _ByKey(constants.derived, plan.program.constants)
         self._program = plan.program
@@ -124,7 +133,7 @@ class _Memory:
         if isinstance(operand, Register):
             return self._registers[operand.id]
         if isinstance(operand, ConstRef):
-            return self._constants.get(self._program.constants[operand.name])
+            return self.once(operand) if self.single else self._constants.get(self._constant(operand))
         if isinstance(operand, StateRef):
             return self._states[operand.name]
         if isinstance(operand, Literal):
@@ -135,7 +144,10 @@ class _Memory:
 
     def once(self, operand: ConstRef) -> np.ndarray:
         """A constant for this one use."""
-        return self._constants.once(self._program.constants[operand.name])
+        return self._constants.once(self._constant(operand))
+
+    def _constant(self, operand: ConstRef) -> Constant:
+        return self._program.constants[operand.name]
 
     def _view(self, instr: Instr, record: Op) -> np.ndarray:
         """The view's array: numpy's own view of its operand, which follows the rules of ``ir.layout``."""

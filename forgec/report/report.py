@@ -206,11 +206,11 @@ class RepeatReport:
     folded: Annotated[bool, "Whether they were compiled once, their weights as inputs."]
     reason: Annotated[str, "Why, in one sentence."]
     folded_us: Annotated[float | None, "Microseconds of all calls with weights as inputs, simulated."]
-    unfolded_us: Annotated[float | None, "The same with weights in the code."]
+    unfolded_us: Annotated[float | None, "The same with weights in the code, estimated from one or two."]
     folded_bytes: Annotated[int | None, "Code with weights as inputs."]
-    unfolded_bytes: Annotated[int | None, "Code of all calls with weights in it, from one of them."]
+    unfolded_bytes: Annotated[int | None, "Code of all calls with weights in it, estimated likewise."]
     folded_s: Annotated[float | None, "Seconds of the vendor's compiler with weights as inputs, measured."]
-    unfolded_s: Annotated[float | None, "The same for all calls with weights in the code, from one of them."]
+    unfolded_s: Annotated[float | None, "The same with weights in the code, estimated likewise."]
 
 
 @dataclass

@@ -27,6 +27,7 @@ from executable_toy import (
 )
 from forgec.backends.base import Backend
 from forgec.backends.cpu import CpuBackend
+from forgec.backends.cpu.native import binding
 from forgec.backends.null import NullBackend
 
 from forgec.errors import ArtifactError, BackendError, InputError, InternalError, PlanError, TargetError
@@ -103,6 +104,24 @@ class TestRunning:
         for e in (exe, exe.clone(), exe):
             e(*example())
         assert sorted(asked) == sorted(source)
+
+    @pytest.mark.parametrize("runtime", ["native", "numpy"])
+    @pytest.mark.parametrize("at_once", [0, 300, 1 << 20])
+    def test_a_single_run_gives_the_same_and_keeps_nothing(self, monkeypatch, runtime, at_once) -> None:
+        monkeypatch.setenv("FORGEC_CPU", runtime)
+        monkeypatch.setattr(binding, "_AT_ONCE", at_once)
+        exe = toy()
+        single = exe.run_single(example())
+        assert not exe.shared.constants._arrays and not exe.shared.constants.derived
+        for got, want in zip(single, exe.run_flat(example()), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+    def test_a_single_run_leaves_states_alone(self) -> None:
+        exe = counter()
+        ones = np.ones(3, np.float32)
+        exe(ones)
+        np.testing.assert_array_equal(exe.run_single([ones])[0], ones)
+        np.testing.assert_array_equal(exe(ones), 2 * ones)
 
     def test_close(self, tmp_path) -> None:
         toy().save(tmp_path / "a")

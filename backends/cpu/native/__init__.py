@@ -11,7 +11,7 @@ fails. Nothing here needs torch.
 
 from __future__ import annotations
 
-from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, steps, supports
+from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, single_steps, steps, supports
 from .machine import (
     Team,
     allocate,
@@ -41,6 +41,7 @@ __all__ = [
     "peak_flops",
     "peak_integer",
     "read_bandwidth",
+    "single_steps",
     "steps",
     "supports",
     "threads_default",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -28,12 +28,16 @@ __all__ = [
     "packed_operand",
     "packing",
     "packings",
+    "single_steps",
     "steps",
     "supports",
 ]
 
 PANEL = 48
 """Columns of a packed weight panel."""
+
+_AT_ONCE = 64 << 20
+"""Bytes of weights that a program which runs a single time has at the same time, a larger one by itself."""
 
 _HINTS = {"embedding": "check that the inputs were made with this model's own tokenizer"}
 
@@ -190,6 +194,53 @@ def steps(
     """
     weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
     _pack_all(body, memory, weights, team.threads)
+    return _bound(body, memory, fallback, team, weights)
+
+
+def single_steps(
+    body: Sequence[Instr], memory: Memory, fallback: Callable[[Instr], Step], team: Team
+) -> list[Step]:
+    """Steps that run ``body`` one time, to the bit as :func:`steps` do, and keep no weight.
+
+    Each has its weights, up to ``_AT_ONCE`` bytes of them, from when it starts until it ends; those of
+    matrix products are packed a slice at a time while they are used.
+    """
+    return [
+        partial(_run_part, body[begin:end], memory, fallback, team)
+        for begin, end in _parts([_constant_bytes(instr) for instr in body])
+    ]
+
+
+def _run_part(part: Sequence[Instr], memory: Memory, fallback: Callable[[Instr], Step], team: Team) -> None:
+    weights: dict[str, np.ndarray] = {}
+    _pack_all([instr for instr in part if instr.op != "linear"], memory, weights, team.threads)
+    for step in _bound(part, memory, fallback, team, weights):
+        step()
+
+
+def _parts(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Successive ranges whose sizes add up to ``_AT_ONCE`` at most, or that have one item."""
+    borders, total = [0], 0
+    for i, size in enumerate(sizes):
+        if total + size > _AT_ONCE and i > borders[-1]:
+            borders.append(i)
+            total = 0
+        total += size
+    return list(zip(borders, [*borders[1:], len(sizes)], strict=True)) if sizes else []
+
+
+def _constant_bytes(instr: Instr) -> int:
+    return sum(x.type.nbytes for x in instr.operands if isinstance(x, ConstRef))
+
+
+def _bound(
+    body: Sequence[Instr],
+    memory: Memory,
+    fallback: Callable[[Instr], Step],
+    team: Team,
+    weights: Mapping[str, np.ndarray],
+) -> list[Step]:
+    """The steps of ``body``; a weight that is not among the packed ones is read as it lies in memory."""
     result: list[Step] = []
     current: NativeStep | None = None
     for instr in body:
@@ -198,8 +249,9 @@ def steps(
         which = packed_operand(instr)
         if which is None and instr.op == "embedding_q" and _packed_name(instr, 0) in weights:
             which = 0  # a table that a product has packed anyway
-        weight = None if which is None else weights[_packed_name(instr, which)]
-        inputs = [_placeholder(x.type) if i == which else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
+        weight = None if which is None else weights.get(_packed_name(instr, which))
+        replaced = which if weight is not None else None
+        inputs = [_placeholder(x.type) if i == replaced else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
         if current is None:
             current = NativeStep(team)

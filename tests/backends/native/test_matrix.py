@@ -35,6 +35,21 @@ def test_linear_of_many_blocks(isa: str) -> None:
         assert_matches("linear", operands, {"act": ""}, 5e-6, packed=True, threads=threads)
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_linear_in_slices_is_that_of_a_packed_weight_to_the_bit(isa: str, rows: int, order: str) -> None:
+    """A weight too large for one slice, with a tail, on both sides of the bound."""
+    rng = np.random.default_rng(rows)
+    for out in (1008, 1009, 2100):
+        weight = np.asarray(_x(rng, out, 1024) / np.float32(32), order=order)
+        x, bias, residual = _x(rng, rows, 1024), _x(rng, out), _x(rng, rows, out)
+        for threads, act, more in ((1, "gelu", None), (2, "", residual)):
+            operands, attrs = [x, weight, bias, more], {"act": act}
+            (want,) = run_native("linear", operands, attrs, packed=True, threads=threads)
+            (got,) = run_native("linear", operands, attrs, packed=False, threads=threads)
+            np.testing.assert_array_equal(got, want)
+
+
 def test_linear_random(isa: str) -> None:
     for seed in range(25):
         print("seed", seed)

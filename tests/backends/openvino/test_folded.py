@@ -11,39 +11,17 @@ from forgec.backends.openvino import folded, runner
 from forgec.backends.openvino.compiler import Built, Model, Rejected
 from forgec.backends.openvino.container import Code
 from forgec.backends.prediction import Prediction
+from repeated_program import repeated_program
 
 from forgec.errors import ArtifactError
 from forgec.ir.interpreter import Interpreter
-from forgec.ir.parser import parse
 from forgec.ir.program import Constant, ConstRef, Operand, Program
 
 SEED = 3
 
 
-def block(n: int, weight: int) -> str:
-    return f"""
-  r{n + 1}: f32[2,8] = linear r{n}, c{weight}, c{weight + 1} {{act="gelu"}}
-  r{n + 2}: f32[2,4] = slice r{n + 1} {{axis=1, stop=4}}
-  r{n + 3}: f32[2,4] = slice r{n + 1} {{axis=1, start=4, stop=8}}
-  r{n + 4}: f32[2,4] = mul r{n + 2}, r{n + 3}
-  r{n + 5}: f32[2,4] = layer_norm r{n + 4}, c{weight + 2} {{eps=1e-05}}
-  r{n + 6}: f32[2,4] = add r{n + 5}, r{n}
-  r{n + 7}: f32[2,4] = sigmoid r{n + 6}
-  r{n + 8}: f32[2,4] = add r{n + 7}, r{n}"""
-
-
 def program(blocks: int = 3) -> Program:
-    kinds = ("f32[8,4]", "f32[8]", "f32[4]")
-    constants = "".join(f'  const c{i}: {kinds[i % 3]} = "w{i}"\n' for i in range(3 * blocks))
-    body = "".join(block(8 * i, 3 * i) for i in range(blocks))
-    end = 8 * blocks
-    return parse(
-        f"""program @main(r0 "x": f32[2,4]) -> (r{end} "y": f32[2,4]) {{
-{constants[:-1]}{body}
-  return r{end}
-}}
-"""
-    )
+    return repeated_program(blocks, rows=2, width=4)
 
 
 class Values:
@@ -121,11 +99,18 @@ def test_other_weights_are_the_same_models(costs: None) -> None:
     assert [(m.xml, m.weights) for m in before] == [(m.xml, m.weights) for m in after]
 
 
-def test_auto_tries_one_block_with_its_weights(costs: None) -> None:
+def test_auto_tries_one_block_and_two_in_a_row_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two in a row overlap: the third adds what the second did, which is less than a block alone takes."""
+    times = {"part": 10.2, "8": 10.0, "16": 16.0}
+    tried = iter(times.values())
+    monkeypatch.setattr(folded, "predict", lambda built, platform, sources: Prediction(next(tried), "test"))
     of = program()
     found, models = fold(of, Values(of), "auto")
-    assert len(models) == 2 and len(models[1].weights) > len(models[0].weights)
-    assert found.codes is not None and found.repeats[0].unfolded_us == 30.0
+    assert [model.what.split()[0] for model in models] == list(times)
+    assert len(models[0].weights) < len(models[1].weights) < len(models[2].weights)
+    (repeat,) = found.repeats
+    assert (repeat.folded_us, repeat.unfolded_us) == (pytest.approx(30.6), pytest.approx(22.0))
+    assert found.codes is None and "+39" in repeat.reason
 
 
 def test_what_a_compiler_refuses_is_not_folded(costs: None) -> None:

@@ -11,40 +11,14 @@ from forgec.backends.qnn import compiler, container, session
 from forgec.backends.qnn.container import Folded, pack_folded, unpack_folded
 from forgec.backends.qnn.folded import compile_folded
 from forgec.backends.qnn.socs import CHIPS
+from repeated_program import repeated_program
 
 from forgec.errors import BackendError
 from forgec.ir.interpreter import Interpreter
-from forgec.ir.parser import parse
-from forgec.ir.program import Constant, ConstRef, Leaf, Operand, Program
+from forgec.ir.program import Constant, ConstRef, Leaf, Operand
 
 SEED = 5
 BLOCKS = 3
-
-
-def block(n: int, weight: int) -> str:
-    return f"""
-  r{n + 1}: f32[4,64] = linear r{n}, c{weight}, c{weight + 1} {{act="gelu"}}
-  r{n + 2}: f32[4,32] = slice r{n + 1} {{axis=1, stop=32}}
-  r{n + 3}: f32[4,32] = slice r{n + 1} {{axis=1, start=32, stop=64}}
-  r{n + 4}: f32[4,32] = mul r{n + 2}, r{n + 3}
-  r{n + 5}: f32[4,32] = layer_norm r{n + 4}, c{weight + 2} {{eps=1e-05}}
-  r{n + 6}: f32[4,32] = add r{n + 5}, r{n}
-  r{n + 7}: f32[4,32] = sigmoid r{n + 6}
-  r{n + 8}: f32[4,32] = add r{n + 7}, r{n}"""
-
-
-def program() -> Program:
-    kinds = ("f32[64,32]", "f32[64]", "f32[32]")
-    constants = "".join(f'  const c{i}: {kinds[i % 3]} = "w{i}"\n' for i in range(3 * BLOCKS))
-    body = "".join(block(8 * i, 3 * i) for i in range(BLOCKS))
-    end = 8 * BLOCKS
-    return parse(
-        f"""program @main(r0 "x": f32[4,32]) -> (r{end} "y": f32[4,32]) {{
-{constants[:-1]}{body}
-  return r{end}
-}}
-"""
-    )
 
 
 def test_folded_code_is_read_as_it_was_written() -> None:
@@ -62,7 +36,7 @@ def test_folded_code_is_read_as_it_was_written() -> None:
 )
 def test_folded_code_computes_what_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGEC_CACHE", str(tmp_path))
-    of = program()
+    of = repeated_program(BLOCKS, rows=4, width=32)
     rng = np.random.default_rng(SEED)
     tensors = {
         f"w{i}": rng.normal(size=c.type.shape).astype(np.float32) * 0.3

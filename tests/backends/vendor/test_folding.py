@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from forgec.backends.prediction import Layer, Prediction
 from forgec.backends.vendor.calls import BoundCall, bind, bound_inputs, from_bytes, to_bytes
-from forgec.backends.vendor.folding import Cost, decide, total
+from forgec.backends.vendor.folding import Cost, decide, in_a_row, total
 from forgec.backends.vendor.legalise import legalise
-from forgec.backends.vendor.parts import divide
+from forgec.backends.vendor.parts import chain, divide
 
 from forgec.errors import ArtifactError
+from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
 from forgec.ir.program import Program
+from forgec.ir.verifier import verify
 
 
 def block(n: int, weight: int) -> str:
@@ -89,19 +92,50 @@ def costs(inside: float | None, outside: float | None) -> tuple[bool, str]:
     division = divide([segment(4)])
     folded = [Cost(1.0, 10, 0.1), Cost(inside, 100, 0.5), Cost(1.0, 10, 0.1)]
     chosen, (repeat,) = decide("auto", division, folded, {1: Cost(outside, 5000, 0.75)})
-    assert (repeat.calls, repeat.folded, repeat.unfolded_bytes, repeat.unfolded_s) == (4, chosen, 20000, 3.0)
+    assert (repeat.calls, repeat.folded, repeat.unfolded_bytes, repeat.unfolded_s) == (4, chosen, 5000, 0.75)
     return chosen, repeat.reason
 
 
 def test_auto_folds_where_it_costs_next_to_nothing() -> None:
-    assert costs(10.2, 10.0)[0] and costs(9.0, 10.0)[0]
-    chosen, reason = costs(12.0, 10.0)
+    assert costs(10.2, 40.0)[0] and costs(9.0, 40.0)[0]
+    chosen, reason = costs(12.0, 40.0)
     assert not chosen and "+20.0%" in reason
-    assert costs(None, 10.0) == costs(10.0, None) == (False, reason_without_model())
+    assert costs(None, 40.0) == costs(10.0, None) == (False, reason_without_model())
 
 
 def reason_without_model() -> str:
     return "the vendor's model does not say what it would cost"
+
+
+def test_every_further_call_adds_what_the_second_does() -> None:
+    one, two = Cost(10.0, 100, 2.0), Cost(17.0, 150, 3.0)
+    assert in_a_row(4, one, two) == Cost(31.0, 250, 5.0)
+    assert in_a_row(4, one, None) == Cost(40.0, 400, 8.0)
+    assert in_a_row(4, Cost(None, 100, 2.0), two).us is None
+    assert in_a_row(3, one, Cost(9.0, 90, 1.0)) == one  # noise, not a gain
+
+
+def test_a_chain_computes_what_its_calls_do() -> None:
+    of = segment(3)
+    division = divide([of])
+    rng = np.random.default_rng(3)
+    tensors = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in of.constants}
+    x, m = rng.normal(size=(2, 2, 4)).astype(np.float32)
+    for length in (1, 2, 3):
+        row = chain(division, 1, length)
+        assert row is not None
+        verify(row.program)
+        weights = {name: tensors[ref.name] for name, ref in row.weights.items()}
+        (got,) = Interpreter(row.program, weights.__getitem__).run(
+            [{10: x, 5: np.exp(m)}[number] for number in division.calls[0][1].inputs]
+        )
+        want = x
+        for i in range(length):
+            first, second = tensors[f"c{2 * i}"], tensors[f"c{2 * i + 1}"]
+            product = want @ first.T
+            want = np.tanh((product / (1 + np.exp(-(product + np.exp(m))))) @ second.T)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert chain(division, 1, 4) is None
 
 
 def test_on_folds_without_asking() -> None:

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
 constexpr int64_t kTasksPerThread = 4;    // attention tasks, if their rows suffice
 constexpr int64_t kLeastPart = 28;        // query rows of an attention task
+constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
 
 int64_t panel_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
@@ -19,6 +20,25 @@ bool worth_sharing(int64_t m, int64_t n, int64_t k) {
 
 float* packed_left(Binder& binder, const Gemm& g) {
   return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(left_floats(g.m, g.k)) : nullptr;
+}
+
+// The product with a weight [n, k] as it lies in memory, a slice of n at a time: packed, a slice stays in the cache.
+void bind_unpacked(Binder& binder, const Gemm& whole, const Tensor& weight, bool parallel) {
+  const int64_t most = std::max(kSliceFloats / std::max<int64_t>(whole.k, 1) / kPanel, int64_t{1}) * kPanel;
+  float* room = binder.floats(panel_floats(whole.k, std::min(most, whole.n)));
+  for (int64_t first = 0; first < whole.n; first += most) {
+    Matmul p{};
+    p.gemm = whole;
+    p.gemm.n = std::min(most, whole.n - first);
+    p.gemm.b = room;
+    p.gemm.c += first;
+    if (whole.bias != nullptr) p.gemm.bias += first;
+    if (whole.residual != nullptr) p.gemm.residual += first;
+    p.b = weight.as<const float>() + first * weight.strides[0];
+    p.b_row = weight.strides[1];
+    p.b_col = weight.strides[0];
+    binder.emit(binder.kernels().matmul, p, parallel);
+  }
 }
 
 void bind_linear(Binder& binder, const Call& call) {
@@ -46,13 +66,7 @@ void bind_linear(Binder& binder, const Call& call) {
     binder.emit(binder.kernels().linear, g, parallel);
     return;
   }
-  Matmul p{};
-  g.b = binder.floats(panel_floats(g.k, g.n));
-  p.gemm = g;
-  p.b = weight.as<const float>();
-  p.b_row = weight.strides[1];
-  p.b_col = weight.strides[0];
-  binder.emit(binder.kernels().matmul, p, parallel);
+  bind_unpacked(binder, g, weight, parallel);
 }
 
 void bind_matmul(Binder& binder, const Call& call) {

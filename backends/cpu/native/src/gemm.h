@@ -8,6 +8,8 @@
 // Bias, activation and residual are applied to a tile of C right after its last block.
 #pragma once
 
+#include <cstring>
+
 #include "tile.h"
 #include "vec_math.h"
 
@@ -183,17 +185,18 @@ void linear(const void* params, Context& context) {
   gemm<V>(*static_cast<const Gemm*>(params), context);
 }
 
-// Panels [begin, end) of a right factor that lies anywhere in memory.
+// Panels [begin, end) of a right factor [k, n] that lies anywhere in memory, to where panel 0 would be at `to`.
 template <class V>
-void pack_right(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_t n, float* to, Context& context) {
-  int64_t begin, end;
-  context.share((n + kPanel - 1) / kPanel, 1, &begin, &end);
+void pack_panels(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_t n, int64_t begin, int64_t end,
+                 float* to) {
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t col = panel * kPanel, cols = n - col < kPanel ? n - col : kPanel;
     float* out = to + panel * kPanel * k;
     const float* from = b + col * b_col;
     if (b_row == 1) {
       transpose<V>(from, b_col, cols, k, out, kPanel);
+    } else if (b_col == 1) {
+      for (int64_t i = 0; i < k; ++i) std::memcpy(out + i * kPanel, from + i * b_row, cols * sizeof(float));
     } else {
       for (int64_t i = 0; i < k; ++i) {
         for (int64_t j = 0; j < cols; ++j) out[i * kPanel + j] = from[i * b_row + j * b_col];
@@ -220,7 +223,9 @@ void matmul(const void* params, Context& context) {
       b += index[i] * p.b_step[i];
     }
     if (member > 0) context.barrier();  // the room for packed factors is free again
-    pack_right<V>(b, p.b_row, p.b_col, g.k, g.n, const_cast<float*>(g.b), context);
+    int64_t begin, end;
+    context.share((g.n + kPanel - 1) / kPanel, 1, &begin, &end);
+    pack_panels<V>(b, p.b_row, p.b_col, g.k, g.n, begin, end, const_cast<float*>(g.b));
     if (g.packed_a == nullptr || g.k == 0) context.barrier();  // else gemm() has one after packing the left
     gemm<V>(g, context);
     g.c += g.m * g.ldc;

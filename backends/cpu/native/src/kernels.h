@@ -97,6 +97,7 @@ constexpr Kernels make_kernels(const char* name) {
           binary_vector<V, F::template gate<Act::tanh>>,
       },
       transpose<V>,
+      pack_panels<V>,
       multiply_adds<V>,
   };
 }

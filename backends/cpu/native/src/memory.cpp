@@ -20,7 +20,7 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 
 void FreePages::operator()(char* data) const { std::free(data); }
 
-Pages allocate_pages(size_t bytes) {
+Pages allocate_pages(size_t bytes, bool zeroed) {
   const bool large = bytes >= kLargePage / 2;
   const size_t unit = large ? kLargePage : kLine;
   const size_t size = round_up(bytes == 0 ? 1 : bytes, unit);
@@ -29,7 +29,7 @@ Pages allocate_pages(size_t bytes) {
 #if defined(__linux__)
   if (large) madvise(data, size, MADV_HUGEPAGE);  // advice: without it everything works, slower
 #endif
-  std::memset(data, 0, bytes);
+  if (zeroed) std::memset(data, 0, bytes);
   return Pages(data);
 }
 

@@ -138,12 +138,14 @@ class Bound {
   std::unique_ptr<Program> program_;
 };
 
-// Zeroed bytes in large pages; the array owns them.
-py::array_t<uint8_t> allocate(size_t bytes) {
-  char* data = allocate_pages(bytes).release();
+py::array_t<uint8_t> array_of(Pages pages, size_t bytes) {
+  char* data = pages.release();
   const py::capsule owner(data, [](void* pages) { FreePages()(static_cast<char*>(pages)); });
   return py::array_t<uint8_t>({static_cast<py::ssize_t>(bytes)}, {1}, reinterpret_cast<uint8_t*>(data), owner);
 }
+
+// Zeroed bytes in large pages; the array owns them.
+py::array_t<uint8_t> allocate(size_t bytes) { return array_of(allocate_pages(bytes), bytes); }
 
 // A weight [out, in] as panels [out / 48][in][48].
 py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa) {
@@ -151,22 +153,12 @@ py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa
   const Kernels* kernels = kernels_for(isa);
   if (w.rank != 2 || kernels == nullptr) throw std::invalid_argument("pack takes a matrix and an instruction set");
   const int64_t n = w.shape[0], k = w.shape[1], panels = (n + kPanel - 1) / kPanel;
-  const py::array_t<uint8_t> bytes = allocate(panels * k * kPanel * 4);
+  const size_t size = panels * k * kPanel * sizeof(float);
+  const py::array_t<uint8_t> bytes = array_of(allocate_pages(size, false), size);
   float* out = reinterpret_cast<float*>(const_cast<uint8_t*>(bytes.data()));
   py::array_t<float> packed({panels, k, static_cast<int64_t>(kPanel)}, out, bytes);
   const py::gil_scoped_release release;
-  for (int64_t panel = 0; panel < panels; ++panel, out += k * kPanel) {
-    const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, n - first);
-    const float* from = w.as<const float>() + first * w.strides[0];
-    if (w.strides[1] == 1) {
-      kernels->transpose(from, w.strides[0], count, k, out, kPanel);
-    } else {
-      for (int64_t i = 0; i < k; ++i) {
-        for (int64_t j = 0; j < count; ++j) out[i * kPanel + j] = from[j * w.strides[0] + i * w.strides[1]];
-      }
-    }
-    for (int64_t i = 0; count < kPanel && i < k; ++i) std::fill(out + i * kPanel + count, out + (i + 1) * kPanel, 0.0f);
-  }
+  kernels->pack_panels(w.as<const float>(), w.strides[1], w.strides[0], k, n, 0, panels, out);
   return packed;
 }
 

@@ -144,6 +144,9 @@ struct Kernels {
   Pointwise gated[kActs];
   // dst[j * dst_row + i] = src[i * src_row + j]
   void (*transpose)(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row);
+  // Panels [begin, end) of a right factor [k, n], each [k][48].
+  void (*pack_panels)(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_t n, int64_t begin, int64_t end,
+                      float* to);
   double (*multiply_adds)(int64_t rounds);  // floating-point operations done by a loop in registers
   const QuantKernels* quant = nullptr;
 };
