@@ -169,7 +169,10 @@ class NativeStep:
             raise InputError(what, str(instr.source) if instr.source else None, _HINTS.get(instr.op))
 
     def trace(self) -> list[Span]:
-        """Run once; what every thread did when, in execution order."""
+        """Run once; what every thread did when, in execution order.
+
+        Point-wise instructions that run together, tile by tile, have one span, under the first of them.
+        """
         numbers, times = self._program.trace()
         return [
             Span(self.instrs[number], thread, begin, end, waited)

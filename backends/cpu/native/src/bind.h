@@ -66,6 +66,19 @@ class Binder {
     program_.emit(run, params, instr_, parallel, independent);
   }
 
+  // Parameters of the step before, for it to do this instruction too, if it runs `run`; else null.
+  template <class P>
+  P* last(Run run) const {
+    return program_.last<P>(run);
+  }
+
+  // A copy of parameters that lives as long as the program.
+  template <class P>
+  P* keep(const P& params) {
+    static_assert(std::is_trivially_copyable<P>::value, "parameters are plain data");
+    return reinterpret_cast<P*>(program_.keep(&params, sizeof(P)));
+  }
+
   // A scalar as a tensor of rank 0 that lives as long as the program.
   Tensor scalar(double value, DType dtype);
 

@@ -3,6 +3,10 @@
 // The result is walked in row-major order in runs of at most 512 elements. An operand that is contiguous along
 // the last axis is read in place; any other is first gathered into a buffer that stays in the first-level cache.
 // Result and operand may be the same memory if they are the same elements.
+//
+// Successive ops on as many elements become one step: each thread takes its part tile by tile through all of them,
+// so that what one writes is in the cache when the next reads it. That is right where they meet in memory only at
+// the same elements.
 #include <cmath>
 
 #include "bind.h"
@@ -13,8 +17,10 @@ namespace forgec {
 namespace {
 
 constexpr int64_t kRun = 512;
+constexpr int64_t kTile = 4 * kRun;  // elements that go through all ops of a step
 constexpr int64_t kParallelElements = 32768;
 
+// One op; the next one of the same step, or null.
 struct Chain {
   Pointwise function;
   int operands;
@@ -25,6 +31,7 @@ struct Chain {
   int64_t shape[kMaxRank];
   char* out;
   int64_t out_item, total;
+  Chain* next;
 };
 
 struct RunBuffer {
@@ -52,10 +59,7 @@ const char* fetch(const Chain& p, int k, const Index& index, int64_t n, RunBuffe
   return buffer.bytes;
 }
 
-void run_chain(const void* params, Context& context) {
-  const Chain& p = *static_cast<const Chain*>(params);
-  int64_t begin, end;
-  context.share(p.total, 64, &begin, &end);
+void run_part(const Chain& p, int64_t begin, int64_t end) {
   RunBuffer buffers[3];
   Index index(p.rank, p.shape, begin);
   const int last = p.rank - 1;
@@ -69,6 +73,68 @@ void run_chain(const void* params, Context& context) {
     index.advance(n);
     begin += n;
   }
+}
+
+void run_chain(const void* params, Context& context) {
+  const Chain& first = *static_cast<const Chain*>(params);
+  int64_t begin, end;
+  context.share(first.total, 64, &begin, &end);
+  const int64_t tile = first.next == nullptr ? end - begin : kTile;
+  for (; begin < end; begin += tile) {
+    const int64_t stop = begin + tile < end ? begin + tile : end;
+    for (const Chain* p = &first; p != nullptr; p = p->next) run_part(*p, begin, stop);
+  }
+}
+
+// The bytes that an op reads or writes through one operand, and whether element i of the result lies at place i.
+struct Extent {
+  const char *low, *high;
+  int64_t item;
+  bool in_order;
+};
+
+Extent extent(const char* base, int64_t item, const int64_t* steps, int rank, const int64_t* shape) {
+  Extent found{base, base + item, item, true};
+  int64_t next = 1;
+  for (int i = rank - 1; i >= 0; --i) {
+    const int64_t reach = steps[i] * (shape[i] - 1) * item;
+    (reach < 0 ? found.low : found.high) += reach;
+    found.in_order = found.in_order && (shape[i] == 1 || steps[i] == next);
+    next *= shape[i];
+  }
+  return found;
+}
+
+bool apart(const Extent& a, const Extent& b) {
+  return a.high <= b.low || b.high <= a.low || (a.in_order && b.in_order && a.low == b.low && a.item == b.item);
+}
+
+Extent operand(const Chain& p, int k) { return extent(p.in[k], p.item[k], p.steps[k], p.rank, p.shape); }
+
+Extent result(const Chain& p) { return {p.out, p.out + p.total * p.out_item, p.out_item, true}; }
+
+// Whether `later` may run on a tile before `earlier` has run on the next.
+bool may_share_tiles(const Chain& earlier, const Chain& later) {
+  if (!apart(result(earlier), result(later))) return false;
+  for (int k = 0; k < later.operands; ++k) {
+    if (!apart(result(earlier), operand(later, k))) return false;
+  }
+  for (int k = 0; k < earlier.operands; ++k) {
+    if (!apart(operand(earlier, k), result(later))) return false;
+  }
+  return true;
+}
+
+// Adds an op to the step before; false if that is none of point-wise ops on as many elements, or not right.
+bool joined(Binder& binder, const Chain& p) {
+  Chain* member = binder.last<Chain>(run_chain);
+  if (member == nullptr || member->total != p.total || p.total == 0) return false;
+  for (;; member = member->next) {
+    if (!may_share_tiles(*member, p)) return false;
+    if (member->next == nullptr) break;
+  }
+  member->next = binder.keep(p);
+  return true;
 }
 
 void emit_chain(Binder& binder, Pointwise function, const std::vector<Tensor>& in, const Tensor& out) {
@@ -92,7 +158,7 @@ void emit_chain(Binder& binder, Pointwise function, const std::vector<Tensor>& i
   p.out = out.data;
   p.out_item = item_size(out.dtype);
   p.total = out.numel();
-  binder.emit(run_chain, p, p.total > kParallelElements);
+  if (!joined(binder, p)) binder.emit(run_chain, p, p.total > kParallelElements);
 }
 
 template <Unary op>

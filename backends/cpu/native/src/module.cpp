@@ -112,7 +112,11 @@ class Bound {
     return py::make_tuple(instrs, times);
   }
 
-  size_t size() const { return calls_.size(); }
+  // How many steps a run has: some instructions have several, and some share one.
+  size_t steps() {
+    if (program_ == nullptr) finish();
+    return program_->size();
+  }
   size_t scratch_bytes() const { return scratch_; }
 
   void finish() {
@@ -203,7 +207,7 @@ PYBIND11_MODULE(_native, m) {
       .def("finish", &Bound::finish)
       .def("run", &Bound::run)
       .def("trace", &Bound::trace)
-      .def_property_readonly("size", &Bound::size)
+      .def_property_readonly("steps", &Bound::steps)
       .def_property_readonly("scratch_bytes", &Bound::scratch_bytes);
   m.def("isas", &instruction_sets);
   m.def("allocate", &allocate, py::arg("bytes"));

@@ -28,7 +28,7 @@ char* Program::reserve(size_t bytes) {
   return scratch_.get();
 }
 
-void Program::push(Run run, const void* params, int32_t instr, bool parallel, bool independent) {
+void Program::push(Run run, void* params, int32_t instr, bool parallel, bool independent) {
   bool barrier = false;
   if (!steps_.empty()) {
     const Step& last = steps_.back();
@@ -36,6 +36,7 @@ void Program::push(Run run, const void* params, int32_t instr, bool parallel, bo
     barrier = !alone && !(independent && last.instr == instr && parallel == last.parallel);
   }
   steps_.push_back({run, params, instr, parallel, barrier});
+  last_ = params;
 }
 
 void Program::walk(Context& context, Span* spans) const {

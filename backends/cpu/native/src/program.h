@@ -109,6 +109,12 @@ class Program {
   // already.
   bool run(Failure* failure, Span* spans);
 
+  // Parameters of the last step, for it to do more, if it runs `run`; else null.
+  template <class P>
+  P* last(Run run) const {
+    return !steps_.empty() && steps_.back().run == run ? static_cast<P*>(last_) : nullptr;
+  }
+
   size_t size() const { return steps_.size(); }
   const Step& step(size_t i) const { return steps_[i]; }
 
@@ -120,11 +126,12 @@ class Program {
     char bytes[64];
   };
 
-  void push(Run run, const void* params, int32_t instr, bool parallel, bool independent);
+  void push(Run run, void* params, int32_t instr, bool parallel, bool independent);
   void walk(Context& context, Span* spans) const;
 
   std::shared_ptr<Team> team_;
   std::vector<Step> steps_;
+  void* last_ = nullptr;  // parameters of the step that was added last
   std::vector<std::unique_ptr<Block[]>> blocks_;
   Pages scratch_;
   std::atomic<bool> running_{false};
