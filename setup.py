@@ -1,4 +1,4 @@
-"""Packaging: the top-level folders passes/, backends/ and models/ install as forgec.passes and so on."""
+"""Packaging: the top-level folders passes/, backends/, models/ and bench/ install below forgec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-MAPPED = ("passes", "backends", "models")
+MAPPED = ("passes", "backends", "models", "bench")
 
 NATIVE = runpy.run_path(str(ROOT / "backends" / "cpu" / "native" / "build.py"))
 

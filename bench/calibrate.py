@@ -38,6 +38,13 @@ class Calibration:
     def __init__(self) -> None:
         self._samples: list[tuple[Instr, float]] = []
 
+    def kernels(self) -> str:
+        """The instruction set of the kernels, or what runs in their place."""
+        from forgec.backends.cpu.backend import runtime
+        from forgec.backends.cpu.native import isa
+
+        return isa() if runtime() == "native" else "numpy"
+
     def ops(self) -> dict[str, int]:
         """The ops of the grid, with their number of cases."""
         from .grid import cases
@@ -84,12 +91,12 @@ def errors(model: CostModel, samples: Iterable[tuple[Instr, float]]) -> dict[str
 
 def measure(*, threads: int, say: Say, every: int = 1, seed: int = 0) -> dict[str, Any]:
     """Time the grid and fit; the data has the ``calibration`` and its ``errors``."""
-    with Worker("bench.calibrate:Calibration", threads) as worker:
+    with Worker(Calibration, threads) as worker:
         ops = worker.call("ops")
         for number, (op, count) in enumerate(ops.items()):
             timed = worker.call("time", op=op, every=every, seed=seed)
             say(f"{number + 1}/{len(ops)} {op}: {timed} of {count} cases")
-        name = f"{machine.cpu_model()}, {threads} threads"
+        name = f"{machine.cpu_model()}, {threads} threads, {worker.call('kernels')} kernels"
         data: dict[str, Any] = worker.call("fit", machine=name, date=date.today().isoformat())
     data["calibration"] = _rounded(data["calibration"])
     return data

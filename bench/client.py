@@ -39,12 +39,12 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process that serves the class named by ``service``, a ``"module:Class"``.
+    """A process that serves an instance of the class ``service``, which a module of its own name has.
 
     ``variables`` are added to its environment. Use it as a context manager, or call :meth:`close`.
     """
 
-    def __init__(self, service: str, threads: int, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, service: type, threads: int, variables: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(
             prefix="bench-", dir=_MEMORY if _roomy(_MEMORY) else None, ignore_cleanup_errors=True
         )
@@ -59,9 +59,10 @@ class Worker:
             "TMPDIR": str(self.folder),
             **(variables or {}),
         }
+        worker, served = f"{__package__}.worker", f"{service.__module__}:{service.__qualname__}"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.worker", service, ",".join(map(str, cpus))],
+                [sys.executable, "-m", worker, served, ",".join(map(str, cpus))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -21,7 +21,7 @@ def run_latency(
     burst: Annotated[int, typer.Option(min=1, help="Timed runs of a tool in one round.")] = 10,
     layers: Layers = None,
     batch: Annotated[int, typer.Option(min=1, help="Sequences in one run.")] = 1,
-    int8: Annotated[bool, typer.Option("--int8", help="Against the peers' own int8.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="forgec's and the peers' own int8.")] = False,
     reports: Annotated[
         Path | None, typer.Option(help="Folder for forgec's reports, with the CEI filled in.")
     ] = None,

@@ -45,7 +45,7 @@ def measure(
         failures.update(race.failures)
         for model in models:
             label = model_label(model, layers)
-            warm_up(race, f"{model.removesuffix('-tiny')}-tiny")
+            warm_up(race, model)
             found[label] = _one_model(race, model, tokens, layers, repeat, say)
             lost = {name: f"from {label} on, {why}" for name, why in race.failures.items()}
             failures = {**lost, **failures}

@@ -158,7 +158,7 @@ def measure(
         label = model_label(model, depth)
         for attn in attentions:
             try:
-                with Worker("bench.fidelity:Fidelity", threads) as worker:
+                with Worker(Fidelity, threads) as worker:
                     loaded = worker.call("load", model=model, layers=depth, attn=attn, threads=threads)
                     for length in tokens if loaded["tokens"] else (None,):
                         found = worker.call("measure", tokens=length, seeds=list(seeds))

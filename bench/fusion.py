@@ -92,7 +92,7 @@ def measure(
             label = model_label(model, layers)
             say(f"{label}, {attn}")
             try:
-                with Worker("bench.fusion:Fusion", threads) as worker:
+                with Worker(Fusion, threads) as worker:
                     worker.call("load", model=model, tokens=tokens, layers=layers, attn=attn, threads=threads)
                     pairs = worker.call("run", rounds=rounds)
                     estimates = worker.call("estimate", calibration=calibration)

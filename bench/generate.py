@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .client import Worker, WorkerError
-from .generating import TOOLS
+from .generating import TOOLS, Generating, Preparing
 from .gguf_file import QUANTISATIONS
 from .round_robin import Say, turns
 from .session import model_label
@@ -28,7 +28,6 @@ __all__ = ["MODELS", "NAME", "TITLE", "measure", "tables"]
 NAME = "generate"
 TITLE = "Language models: tokens per second"
 MODELS = ("llama-3.2-1b",)
-_SERVICE = "bench.generating:Generating"
 
 
 def measure(
@@ -73,13 +72,13 @@ def _files(
     theirs = folder / f"{model}-{layers or 'all'}-{QUANTISATIONS[kind]}.gguf"
     record = ours.with_suffix(".json")
     if not record.exists():
-        with Worker("bench.generating:Preparing", threads) as worker:
+        with Worker(Preparing, threads) as worker:
             say(f"{stem}: compiling")
             chosen: dict[str, Any] = {"model": model, "layers": layers, "weights": weights}
             made = worker.call("forgec", **chosen, context=prompt + tokens, chunk=prompt, path=str(ours))
             record.write_text(json.dumps(made), encoding="utf-8")
     if not theirs.exists():
-        with Worker("bench.generating:Preparing", threads) as worker:
+        with Worker(Preparing, threads) as worker:
             say(f"{stem}: writing GGUF")
             worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
     return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, json.loads(
@@ -98,7 +97,7 @@ def _race(
     bandwidth: list[float] = []
     try:
         for tool, path in files.items():
-            workers[tool] = Worker(_SERVICE, threads)
+            workers[tool] = Worker(Generating, threads)
             try:
                 workers[tool].call("load", tool=tool, path=path, threads=threads, context=prompt + tokens)
                 before = workers[tool].call("generate", ids=[1] * prompt, tokens=4)

@@ -35,7 +35,7 @@ _PAUSE_S = 0.3
 def measure(
     models: Sequence[str],
     *,
-    tokens: int,
+    tokens: int | None,
     threads: int,
     rounds: int,
     burst: int,
@@ -44,22 +44,35 @@ def measure(
     batch: int = 1,
     names: Sequence[str] = ("forgec", *tools.BASELINES),
 ) -> tuple[dict[str, Any], list[Report]]:
-    """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in."""
+    """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in.
+
+    The first of ``names`` is what the others are compared with.
+    """
     found: dict[str, Any] = {}
     reports: list[Report] = []
     for model in models:
         label = model_label(model, layers, batch)
         # Fresh workers for every model: no tool keeps memory or compiled code of the one before.
         with open_field(names, threads, say) as race:
-            warm_up(race, f"{model.removesuffix('-tiny')}-tiny")
-            found[label], report = _one_model(race, model, tokens, layers, batch, rounds, burst, say)
+            warm_up(race, model)
+            found[label], report = _one_model(
+                race, names[0], model, tokens, layers, batch, rounds, burst, say
+            )
             if report is not None:
                 reports.append(report)
     return {"models": found}, reports
 
 
 def _one_model(
-    race: Field, model: str, tokens: int, layers: int | None, batch: int, rounds: int, burst: int, say: Say
+    race: Field,
+    ours: str,
+    model: str,
+    tokens: int | None,
+    layers: int | None,
+    batch: int,
+    rounds: int,
+    burst: int,
+    say: Say,
 ) -> tuple[dict[str, Any], Report | None]:
     compiled: dict[str, dict[str, Any]] = {}
     differences: dict[str, float] = {}
@@ -86,33 +99,32 @@ def _one_model(
         race.each(run, order)
     whole = {name: found for name, found in bursts.items() if len(found) == rounds}
     medians = {name: [Summary.of(times).median for times in found] for name, found in whole.items()}
-    data: dict[str, Any] = {"tools": {}, "failures": dict(race.failures), "cei": []}
+    data: dict[str, Any] = {"ours": ours, "tools": {}, "failures": dict(race.failures), "cei": []}
     for name, found in whole.items():
-        over = round_ratios(medians, name, "forgec").to_dict() if "forgec" in medians else None
         data["tools"][name] = {
             "latency_ms": Summary.of([t for times in found for t in times]).to_dict(),
-            "over_forgec": over,
+            "over_forgec": round_ratios(medians, name, ours).to_dict() if ours in medians else None,
             "compile_ms": round(compiled[name]["ms"], 1),
             "max_abs": differences[name],
             "rows_per_s": round(1000 * batch / Summary.of([t for ts in found for t in ts]).median, 3),
         }
-    text = documents.get("forgec")
-    if text is None or "forgec" not in whole:
+    text = documents.get(ours)
+    if text is None or ours not in whole:
         return data, None
-    report = _with_cei(text, data["tools"])
+    report = _with_cei(text, data["tools"], ours)
     data["cei"] = cei_rows(report)
     return data, report
 
 
-def _with_cei(text: str, by_tool: Mapping[str, Any]) -> Report:
+def _with_cei(text: str, by_tool: Mapping[str, Any], ours: str) -> Report:
     """forgec's report with the index against every other tool, from the medians of per-round ratios."""
     from forgec.report.report import Report
 
-    forgec_ms = by_tool["forgec"]["latency_ms"]["median"]
+    forgec_ms = by_tool[ours]["latency_ms"]["median"]
     baselines = {
-        name: tool["over_forgec"]["median"] * forgec_ms for name, tool in by_tool.items() if name != "forgec"
+        name: tool["over_forgec"]["median"] * forgec_ms for name, tool in by_tool.items() if name != ours
     }
-    compile_s = by_tool["forgec"]["compile_ms"] / 1000
+    compile_s = by_tool[ours]["compile_ms"] / 1000
     return attach_cei(Report.from_json(text), forgec_ms, baselines, compile_s=compile_s)
 
 
@@ -128,7 +140,8 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                     label,
                     name,
                     *(ms(t[key]) for key in ("min", "median", "p90", "p99")),
-                    ratio(over["median"]) if over and name != "forgec" else "-",
+                    f"{t['p99'] / t['median']:.2f}",
+                    ratio(over["median"]) if over and name != model.get("ours", "forgec") else "-",
                     compile_ms,
                     f"{tool['rows_per_s']:.4g}",
                     f"{tool['max_abs']:.1e}",
@@ -148,6 +161,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                 ">p50",
                 ">p90",
                 ">p99",
+                ">p99 / p50",
                 ">p50 over forgec's",
                 ">compile ms",
                 ">sequences per s",

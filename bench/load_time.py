@@ -205,7 +205,7 @@ def measure(
     found: dict[str, Any] = {}
     failures: dict[str, str] = {}
     for model in models:
-        with Worker("bench.load_time:Loading", threads) as host:  # its folder holds the files
+        with Worker(Loading, threads) as host:  # its folder holds the files
             files, failed = _write_all(model, tokens, layers, threads, host.folder, say)
             failures.update(failed)
             found[model_label(model, layers)] = _race(files, threads, repeat, say)
@@ -222,7 +222,7 @@ def _write_all(
         (folder / tool).mkdir()
         common: dict[str, Any] = {"tool": tool, "threads": threads, "folder": str(folder / tool)}
         try:
-            with Worker("bench.load_time:Writing", threads) as worker:
+            with Worker(Writing, threads) as worker:
                 tiny = worker.call(
                     "write", model=f"{model.removesuffix('-tiny')}-tiny", tokens=16, layers=None, **common
                 )
@@ -239,7 +239,7 @@ def _race(files: Mapping[str, Mapping[str, Any]], threads: int, repeat: int, say
     for order in turns(names, repeat):
         for tool in order:
             file = files[_WRITERS.get(tool, tool)]
-            with Worker("bench.load_time:Loading", threads) as worker:
+            with Worker(Loading, threads) as worker:
                 worker.call("warm_up", tool=tool, path=file["tiny"], threads=threads)
                 rounds[tool].append(
                     worker.call("first_output", tool=tool, path=file["path"], threads=threads)

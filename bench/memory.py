@@ -114,13 +114,13 @@ def measure(
 def _one_model(model: str, tokens: int, layers: int | None, threads: int) -> dict[str, Any]:
     steps: dict[str, Any] = {}
     arguments: dict[str, Any] = {"model": model, "tokens": tokens, "layers": layers, "threads": threads}
-    with Worker("bench.memory:Compiling", threads) as worker:
+    with Worker(Compiling, threads) as worker:
         steps["compile"] = worker.call("compile", check=True, **arguments)
-    with Worker("bench.memory:Compiling", threads) as worker:
+    with Worker(Compiling, threads) as worker:
         steps["compile without check"] = worker.call("compile", check=False, **arguments)
         path = str(worker.folder / "model.forge")
         steps["save"] = worker.call("save", path=path)
-        with Worker("bench.memory:Running", threads) as runner:
+        with Worker(Running, threads) as runner:
             steps["load"] = runner.call("load", path=path)
             steps["first run"] = runner.call("first_run")
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from . import tools
 from .client import Worker, WorkerError
-from .session import SERVICE
+from .session import Session
 
 __all__ = ["Field", "Say", "open_field", "open_tool", "turns", "warm_up"]
 
@@ -38,7 +38,7 @@ class Field:
 @contextmanager
 def open_tool(name: str, threads: int) -> Iterator[Worker]:
     """A worker for one tool; :class:`WorkerError` if the tool cannot be used here."""
-    with Worker(SERVICE, threads, tools.get(name).variables) as worker:
+    with Worker(Session, threads, tools.get(name).variables) as worker:
         missing = worker.call("open", tool=name, threads=threads)
         if missing:
             raise WorkerError(missing)
@@ -52,7 +52,7 @@ def open_field(names: Sequence[str], threads: int, say: Say) -> Iterator[Field]:
     race = Field(entered)
     try:
         for name in names:
-            worker = Worker(SERVICE, threads, tools.get(name).variables)
+            worker = Worker(Session, threads, tools.get(name).variables)
             entered[name] = worker
             missing = worker.call("open", tool=name, threads=threads)
             if missing:
@@ -66,8 +66,13 @@ def open_field(names: Sequence[str], threads: int, say: Say) -> Iterator[Field]:
             worker.close()
 
 
-def warm_up(race: Field, tiny: str) -> None:
-    """Let every tool compile and run a tiny model, so that imports and first uses are not timed."""
+def warm_up(race: Field, model: str) -> None:
+    """Let every tool compile and run a tiny model, of the same family if that has one, so that imports and
+    first uses are not timed."""
+    from forgec.models import presets
+
+    own = f"{model.removesuffix('-tiny')}-tiny"
+    tiny = own if own in presets.names() else "bert-base-tiny"
 
     def act(name: str, worker: Worker) -> None:
         worker.call("load", model=tiny, tokens=16)

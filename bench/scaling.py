@@ -112,7 +112,7 @@ def measure(
 ) -> dict[str, Any]:
     """Lowest milliseconds and calls by capture mode, depth and phase."""
     found: dict[str, Any] = {mode: {} for mode in modes}
-    with Worker("bench.scaling:Scaling", threads) as worker:
+    with Worker(Scaling, threads) as worker:
         worker.call("load", model=model, depths=list(depths), threads=threads)
         for mode in modes:
             runs: dict[int, list[dict[str, float]]] = {depth: [] for depth in depths}

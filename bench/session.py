@@ -12,9 +12,8 @@ from . import tools
 if TYPE_CHECKING:
     from forgec.models import LoadedModel
 
-__all__ = ["SERVICE", "Session", "model_inputs", "model_label"]
+__all__ = ["Session", "model_inputs", "model_label"]
 
-SERVICE = "bench.session:Session"
 EVAL_SEED = 0
 """Seed of the example inputs. Its masks are all ones, so that no tool computes on padding."""
 

@@ -27,8 +27,6 @@ _SHARD_BYTES = 1 << 30
 _RANDOM = 1 << 24
 """Random numbers that are drawn; tensors take them again and again from different places."""
 
-_SERVICE = "bench.streaming:Streaming"
-
 
 class Streaming:
     """What the workers serve."""
@@ -125,16 +123,16 @@ def measure(
     shards, path = folder / "shards", str(folder / "model.forge")
     folder.mkdir(parents=True)
     try:
-        with Worker(_SERVICE, threads) as worker:
+        with Worker(Streaming, threads) as worker:
             say(f"writing shards to {shards}")
             stored = worker.call("write", model=model, layers=layers, folder=str(shards))
-        with Worker(_SERVICE, threads) as worker:
+        with Worker(Streaming, threads) as worker:
             say(f"compiling {stored / 1e9:.1f} GB to {weights}")
             made = worker.call(
                 "compile", folder=str(shards), weights=weights, context=context, chunk=chunk, path=path
             )
         say(f"compiled: {made}")
-        with Worker(_SERVICE, threads) as worker:
+        with Worker(Streaming, threads) as worker:
             ran = worker.call("run", path=path, threads=threads, tokens=tokens)
     finally:
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The worker side: ``python -m bench.worker MODULE:CLASS CPUS`` serves an object's methods over its pipes.
+"""The worker side: ``MODULE:CLASS CPUS`` as arguments serves an object's methods over its pipes.
 
 One JSON object per line. A request is ``{"method": ..., "arguments": {...}}``, its answer ``{"result": ...}``
 or ``{"error": ..., "trace": ...}``; the end of the input ends the worker. Whatever the libraries under test

@@ -152,7 +152,7 @@ class _Job:
         self.target = backend.name
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
-        cost = CostModel.load()
+        cost = CostModel.load(self.options.costs)
         unfused: list[float] = []
         with self._phase("capture"):
             captured = capturing(mode)

@@ -98,6 +98,15 @@ def _switches() -> _Rule:
     return _Rule(read, check, 'names of passes to turn off, each with a minus: "-cse"')
 
 
+def _calibration() -> _Rule:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise ValueError
+        return value
+
+    return _Rule(str, check, "server, laptop, or a file that forgec bench --calibrate wrote")
+
+
 def _weights() -> _Rule:
     def check(value: Any) -> str:
         if not isinstance(value, str):
@@ -143,6 +152,11 @@ class Options:
         _choice(*FOLD_MODES),
         "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next "
         "to no simulated time (auto)",
+    )
+    costs: str = _option(
+        "server",
+        _calibration(),
+        "what instructions cost on the CPU, for placement and estimates: a calibration's name or JSON file",
     )
     weights: str = _option(
         "fp32",

@@ -11,6 +11,7 @@ __all__ = ["BASELINES", "COMPILERS", "INT8", "Compiled", "Stages", "Tool", "get"
 _TOOLS = {
     "forgec": "forgec_tool:ForgecTool",
     "forgec, unchecked": "forgec_tool:UncheckedForgecTool",
+    "forgec-int8": "forgec_tool:Int8ForgecTool",
     "eager": "eager:EagerTool",
     "openvino": "openvino_tool:OpenVinoTool",
     "onnxruntime": "onnxruntime_tool:OnnxRuntimeTool",
@@ -24,8 +25,8 @@ COMPILERS = ("forgec", "forgec, unchecked", "openvino", "onnxruntime")
 BASELINES = ("eager", "openvino", "onnxruntime", "torch.compile")
 """Tools whose latency forgec's is compared with."""
 
-INT8 = ("forgec", "openvino-int8", "onnxruntime-int8")
-"""The peers' own int8, beside forgec in f32."""
+INT8 = ("forgec-int8", "forgec", "openvino-int8", "onnxruntime-int8")
+"""forgec's and the peers' own int8, and forgec in f32."""
 
 
 def names() -> tuple[str, ...]:

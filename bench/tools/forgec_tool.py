@@ -19,22 +19,28 @@ __all__ = ["ForgecTool"]
 
 
 class ForgecTool(Tool):
-    """``forgec.compile`` with default options: its check against eager, which packs the weights and runs the
-    result, is part of the compile."""
+    """``forgec.compile`` with default options: its check against eager, which runs the result once, is part
+    of the compile. Weights are packed at the first run."""
 
-    check: ClassVar[bool] = True
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def compile(self, module: nn.Module, inputs: Mapping[str, Tensor], threads: int) -> Compiled:
         import forgec
 
         os.environ["FORGEC_THREADS"] = str(threads)
-        return _Program(forgec.compile(module, (), inputs, target="cpu", check=self.check))
+        return _Program(forgec.compile(module, (), inputs, target="cpu", **self.options))
 
 
 class UncheckedForgecTool(ForgecTool):
-    """The same without the check, which the others do not have: weights are packed at the first run."""
+    """The same without the check, which the others do not have."""
 
-    check = False
+    options: ClassVar[Mapping[str, Any]] = {"check": False}
+
+
+class Int8ForgecTool(ForgecTool):
+    """W8A8: int8 weights per channel, activations in int8 by row, scaled while it runs."""
+
+    options: ClassVar[Mapping[str, Any]] = {"weights": "w8a8"}
 
 
 class _Program(Compiled):

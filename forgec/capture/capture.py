@@ -104,8 +104,8 @@ def capture(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Tracing makes objects fast and drops few: a collection in the middle, over all that torch and the model's
-    library ever made, takes longer than the trace."""
+    """Tracing makes objects fast and drops few: a collection in the middle, over all that torch and the
+    model's library ever made, takes longer than the trace."""
     running = gc.isenabled()
     gc.disable()
     try:

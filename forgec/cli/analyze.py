@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..options import Options
 from ..report import units
 from ..report.terminal import BAD, GOOD, HEAD, Printer, styled
 from . import flags
@@ -64,6 +65,10 @@ def analyze(
     batch: flags.Batch = 1,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
+    costs: Annotated[
+        str,
+        typer.Option("--costs", metavar="NAME|FILE", help="Calibration of the CPU: server, laptop, a file."),
+    ] = Options().costs,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 if anything is off the target.")
     ] = False,
@@ -78,8 +83,9 @@ def analyze(
     """
     output = Output(fmt, quiet)
     subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
+    options = Options(check=False, costs=costs)
     found = [
-        analyse_plan(compile_subject(subject, output, target=name).plan)
+        analyse_plan(compile_subject(subject, output, target=name, options=options).plan, costs)
         for name in filter(None, (part.strip() for part in target.split(",")))
     ]
     output.result(
@@ -89,12 +95,13 @@ def analyze(
         raise typer.Exit(EXIT_UNSUPPORTED)
 
 
-def analyse_plan(plan: Plan) -> Analysis:
-    """Group the instructions of a plan; views are left out, since they run nowhere."""
+def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
+    """Group the instructions of a plan, at the costs of a calibration; views are left out, since they run
+    nowhere."""
     from ..ir.op import get
     from ..plan.cost import CostModel
 
-    cost = CostModel.load()
+    cost = CostModel.load(costs)
     total: dict[str, float] = {}
     micros: dict[str, float] = {}
     rows: dict[tuple[str | None, ...], list[tuple[float, float]]] = {}

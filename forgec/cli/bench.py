@@ -1,4 +1,4 @@
-"""``forgec bench``: how long a compiled program takes here, and which of its ops take the time."""
+"""``forgec bench``: how long a compiled program takes here, which ops take the time, how others compare."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..report.terminal import DIM, Printer, styled
 from . import flags, latency
 from .boundary import verb
 from .output import Format, Output
+from .peers import against, calibrate
 from .subject import compile_subject, load_subject
 
 __all__ = ["bench"]
 
 
 @verb(
-    "forgec bench tiny.forge",
     "forgec bench tiny.forge --repeat 200 --input input_ids=random:3",
-    "forgec bench -m bert-base --tokens 64 --format json",
+    "forgec bench -m bert-base --tokens 64 --against openvino,onnxruntime --format json",
+    "forgec bench --calibrate mine.json",
 )
 def bench(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE.forge]", help="A compiled program.")] = None,
@@ -31,6 +32,16 @@ def bench(
         typer.Option("--input", "-i", metavar="INPUT", help="As for run.  [default: the stored example]"),
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 20,
+    peers: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="PEERS", help="Other tools beside it, with commas, or all: with -m."
+        ),
+    ] = "",
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="OUT.json", help="Fit the cost model to this machine instead."),
+    ] = None,
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
     threads: flags.Threads = None,
@@ -40,14 +51,23 @@ def bench(
     """Measure latency here, and the time of every op.
 
     The ops are timed in runs of their own, one instruction at a time, so they need not add up to the latency.
+    --against compiles the model with other tools too, which the extra forgec[bench] installs, and lets all
+    take turns.
     """
     from .. import executable as artifact
     from ..report.stepwise import profile
     from .inputs import parse_inputs
 
+    output = Output(fmt, quiet)
+    if calibration is not None:
+        return calibrate(calibration, output, threads)
     if (file is None) == (model is None):
         raise OptionError("bench needs a FILE.forge or -m MODEL", hint="give one of the two")
-    output = Output(fmt, quiet)
+    if peers:
+        if model is None:
+            raise OptionError("--against compiles the model with every tool", hint="give it with -m")
+        names = [name.strip() for name in peers.split(",") if name.strip()]
+        return against(model, names, output, tokens=tokens, threads=threads, repeat=repeat)
     if file is not None:
         executable = artifact.load(file, threads=threads)
         arrays, _ = parse_inputs(inputs or [], executable)

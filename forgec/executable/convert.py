@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..ir.types import DType, TensorType
 
-__all__ = ["to_array"]
+__all__ = ["memory_of", "to_array"]
 
 
 def to_array(value: Any, expected: TensorType, name: str) -> np.ndarray:
@@ -40,6 +40,20 @@ def to_array(value: Any, expected: TensorType, name: str) -> np.ndarray:
     if _is_float(array.dtype) and expected.dtype.is_float:
         return _cast_floats(array, expected, name)
     raise _wrong_type(array.dtype, expected, name)
+
+
+def memory_of(value: Any, expected: TensorType, name: str, written: bool) -> np.ndarray:
+    """``value``'s own memory as an array, for a program to read or write; :class:`InputError` if it is not of
+    exactly the expected type, not contiguous, or not to be written."""
+    array = _view(value, name)
+    if array.shape != expected.shape or array.dtype != expected.dtype.numpy:
+        raise InputError(f"{name!r} must be {expected}, and is {array.dtype} {list(array.shape)}")
+    if not array.flags.c_contiguous or not array.flags.aligned or (written and not array.flags.writeable):
+        need = "contiguous, aligned and writable" if written else "contiguous and aligned"
+        raise InputError(f"{name!r} must be {need} to be used where it lies")
+    if array.size and not np.may_share_memory(array, _view(value, name)):
+        raise InputError(f"{name!r}, a {type(value).__name__}, cannot be used where it lies")
+    return array
 
 
 def _scalar(value: bool | int | float, expected: TensorType, name: str) -> np.ndarray:

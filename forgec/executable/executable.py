@@ -21,11 +21,12 @@ from forgec.backends.prediction import Prediction
 
 from ..errors import ArtifactError, InputError, InternalError, OptionError
 from ..ir.op import get
-from ..ir.program import Program
+from ..ir.program import Program, Register
 from ..ir.types import TensorType
 from ..plan.plan import Plan
 from ..report.report import Report
 from .archive import Info
+from .bound import BoundCall
 from .constants import Constants, from_recipes
 from .convert import to_array
 from .run import BoundProgram
@@ -279,6 +280,23 @@ class Executable:
         """
         return self._bind(self._states.copy(), single=True).run(self._arrays(inputs))
 
+    def bind(self, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> BoundCall:
+        """A call without copies: each time it reads ``inputs`` and writes ``outputs`` where they lie.
+
+        Both are in order of the signature, numpy arrays, CPU tensors or what else has DLPack, of exactly the
+        types of the signature and contiguous; without ``outputs`` they are made. States are this
+        executable's. Raises :class:`InputError` naming the one that does not fit.
+        """
+        main = self.plan.program.main
+        return BoundCall(
+            self.signature,
+            (main.params, main.results),
+            self._states,
+            lambda given: self._bind(self._states, given=given),
+            inputs,
+            outputs,
+        )
+
     def _arrays(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         leaves = self.signature.inputs
         if len(inputs) != len(leaves):
@@ -293,7 +311,9 @@ class Executable:
                 self._bound = self._bind(self._states)
             return self._bound.run(inputs)
 
-    def _bind(self, states: States, single: bool = False) -> BoundProgram:
+    def _bind(
+        self, states: States, single: bool = False, given: Mapping[Register, np.ndarray] | None = None
+    ) -> BoundProgram:
         shared = self._shared
         return BoundProgram(
             shared.plan,
@@ -304,6 +324,7 @@ class Executable:
             shared.backend,
             self._threads,
             single,
+            given,
         )
 
     def reset(self) -> None:

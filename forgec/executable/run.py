@@ -51,8 +51,9 @@ class BoundProgram:
     """A planned program with arenas of its own, ready to run. Not safe for two runs at the same time.
 
     ``states`` has a writable array for each state, ``code`` each segment's compiled code. One that is to run
-    a ``single`` time computes and keeps no more than that run needs. Raises :class:`PlanError` if the plan
-    places a register outside its arena, :class:`TargetError` if a device is not available here.
+    a ``single`` time computes and keeps no more than that run needs. ``given`` are arrays of the caller, of
+    their types and contiguous, that inputs and outputs have in place of the arena. Raises :class:`PlanError`
+    if the plan places a register outside its arena, :class:`TargetError` if a device is not available here.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class BoundProgram:
         backend: Callable[[str], Backend],
         threads: int | None = None,
         single: bool = False,
+        given: Mapping[Register, np.ndarray] | None = None,
     ) -> None:
         self._single = single
-        memory = _Memory(plan, constants, states, threads, single)
+        memory = _Memory(plan, constants, states, threads, single, given or {})
         main = plan.program.main
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
@@ -89,11 +91,21 @@ class BoundProgram:
         """Outputs, new contiguous arrays, for inputs of exactly the program's types; ``call`` does a step."""
         for place, value in zip(self._inputs, inputs, strict=True):
             np.copyto(place, value)
+        self._steps(call)
+        # After a single run nobody writes to the arena again.
+        return [np.array(view, order="C", copy=not self._single or None) for view in self._outputs]
+
+    def run_in_place(self, outputs: Sequence[np.ndarray]) -> None:
+        """Run on what the given inputs hold; outputs that have another place are copied to ``outputs``."""
+        self._steps(lambda step: step())
+        for place, view in zip(outputs, self._outputs, strict=True):
+            if place is not view:
+                np.copyto(place, view)
+
+    def _steps(self, call: Callable[[Step], Any]) -> None:
         with np.errstate(all="ignore"):
             for step in self.steps:
                 call(step)
-        # After a single run nobody writes to the arena again.
-        return [np.array(view, order="C", copy=not self._single or None) for view in self._outputs]
 
 
 class _Memory:
@@ -106,6 +118,7 @@ class _Memory:
         states: Mapping[str, np.ndarray],
         threads: int | None,
         single: bool,
+        given: Mapping[Register, np.ndarray],
     ) -> None:
         self._constants = constants
         self.threads = threads
@@ -117,14 +130,15 @@ class _Memory:
         arenas = _arenas(plan)
         main = plan.program.main
         for r in main.params:
-            self._registers[r.id] = _place(r, plan, arenas, plan.host)
+            self._registers[r.id] = given[r] if r in given else _place(r, plan, arenas, plan.host)
         for instr in main.body:
             record = get(instr.op)
             if record.view:
                 self._registers[instr.results[0].id] = self._view(instr, record)
             else:
                 for r in instr.results:
-                    self._registers[r.id] = _place(r, plan, arenas, instr.device or plan.host)
+                    device = instr.device or plan.host
+                    self._registers[r.id] = given[r] if r in given else _place(r, plan, arenas, device)
 
     def array(self, register: Register) -> np.ndarray:
         return self._registers[register.id]

@@ -30,6 +30,9 @@ from ..ir.program import Instr, Literal, Program
 __all__ = ["FAMILIES", "CostModel", "Rates", "Transfer", "Work", "cost_key", "family", "fit", "work"]
 
 SCHEMA = "forgec.calibration/1"
+DEFAULT = "server"
+"""The calibration that is used unless another is asked for."""
+
 _FOLDER = Path(__file__).parent / "calibration"
 OP_SAMPLES = 8
 _UNBOUND = 1e9
@@ -124,12 +127,12 @@ class CostModel:
     _cache: dict[Any, float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, source: str | Path | None = None) -> CostModel:
-        """A calibration by name or by path of a JSON file; None for the default one.
+    def load(cls, source: str | Path = DEFAULT) -> CostModel:
+        """A calibration by name (``server``, ``laptop``) or by path of a JSON file.
 
         :class:`OptionError` if there is none of that name or the file is not a calibration.
         """
-        path = Path(source) if source is not None else _FOLDER / "default.json"
+        path = Path(source)
         if path.suffix != ".json":
             path = _FOLDER / f"{source}.json"
         try:
@@ -139,7 +142,7 @@ class CostModel:
             raise OptionError(f"there is no calibration {str(source)!r}", hint=f"one of: {known}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(
-                f"{path} is no calibration: {error}", hint="write one with forgec bench"
+                f"{path} is no calibration: {error}", hint="write one with forgec bench --calibrate FILE.json"
             ) from error
 
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import compile_time, fidelity, fusion, memory, report, results, scaling
+from bench import compile_time, fidelity, fusion, memory, plot, report, results, scaling
 from bench.results import Result
 from bench.tables import Table, mib, ms, ratio
 
@@ -175,3 +175,20 @@ def test_the_published_page_is_that_of_the_kept_results() -> None:
     assert page.read_text(encoding="utf-8") == report.document(results.load_all()), (
         "run python -m bench report --write docs/benchmarks.md"
     )
+
+
+def test_latencies_are_drawn_the_same_each_time(tmp_path) -> None:
+    def tool(over: float) -> dict:
+        return {"over_forgec": {"median": over}}
+
+    models = {
+        "gpt2": {"tools": {"forgec": tool(1.0), "openvino": tool(1.25), "eager": {"over_forgec": None}}}
+    }
+    result = Result("latency", "2026-01-01", {}, {"tokens": 32}, (0.0, 0.0), "", {"models": models})
+    plot.latency_plot([result], tmp_path / "a.svg")
+    plot.latency_plot([result], tmp_path / "b.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text()
+    assert all(word in text for word in ("gpt2, 32 tokens", "openvino", "1.25")) and "onnxruntime" not in text
+    with pytest.raises(ValueError, match="no latencies"):
+        plot.latency_plot([], tmp_path / "c.svg")

@@ -13,11 +13,9 @@ from bench_toy import Toy
 from bench.client import Worker, WorkerError
 from bench.worker import serve
 
-SERVICE = "bench_toy:Toy"
-
 
 def test_a_worker_keeps_state_and_its_prints_do_not_disturb() -> None:
-    with Worker(SERVICE, 1, {"TOY": "yes"}) as worker:
+    with Worker(Toy, 1, {"TOY": "yes"}) as worker:
         assert worker.call("add", value=2) == 2
         assert worker.call("add", value=3) == 5
         with pytest.raises(WorkerError, match="ValueError: no luck"):
@@ -30,7 +28,7 @@ def test_a_worker_keeps_state_and_its_prints_do_not_disturb() -> None:
 
 
 def test_a_worker_that_dies_says_how_and_what_it_printed() -> None:
-    with Worker(SERVICE, 1) as worker:
+    with Worker(Toy, 1) as worker:
         with pytest.raises(WorkerError, match=r"(?s)ended with 7 in die.*last words"):
             worker.call("die")
         with pytest.raises(WorkerError, match="ended with 7"):
@@ -38,7 +36,7 @@ def test_a_worker_that_dies_says_how_and_what_it_printed() -> None:
 
 
 def test_a_worker_that_takes_too_long_is_ended() -> None:
-    with Worker(SERVICE, 1) as worker, pytest.raises(WorkerError, match="ended with -9 in sleep"):
+    with Worker(Toy, 1) as worker, pytest.raises(WorkerError, match="ended with -9 in sleep"):
         worker.call("sleep", timeout_s=0.3)
 
 
@@ -52,7 +50,7 @@ def test_the_server_answers_every_request_and_calls_no_private_method() -> None:
 
 
 def test_workers_leave_no_process_behind() -> None:
-    with Worker(SERVICE, 1) as worker:
+    with Worker(Toy, 1) as worker:
         pid = worker._process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

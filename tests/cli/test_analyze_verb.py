@@ -8,6 +8,7 @@ from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
 
 from forgec.cli.analyze import analyse_plan
+from forgec.plan.cost import CostModel
 
 
 def split_toy():
@@ -30,6 +31,19 @@ def test_all_on_one_device():
     linear = next(g for g in found.groups if g.op == "linear")
     assert linear.flops_share > 0.8
     assert all(g.code is None for g in found.groups)
+
+
+def test_costs_of_another_calibration(tmp_path):
+    slow = CostModel.load().to_json()
+    for rates in slow["rates"].values():
+        rates["overhead_us"] = 1e6
+    path = tmp_path / "slow.json"
+    path.write_text(json.dumps(slow))
+    assert (
+        analyse_plan(toy().plan, str(path)).estimated_us["cpu"]
+        > 5e6
+        > analyse_plan(toy().plan).estimated_us["cpu"]
+    )
 
 
 def test_reasons_of_what_is_off_the_target():

@@ -182,14 +182,14 @@ def test_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(found.to_json()))
     assert CostModel.load(path) == found
-    assert CostModel.load("default") == MODEL == CostModel.from_json(MODEL.to_json())
+    assert CostModel.load("server") == MODEL == CostModel.from_json(MODEL.to_json())
     assert MODEL.method == "measured" and MODEL.error is not None
 
 
 def test_no_such_calibration() -> None:
     with pytest.raises(OptionError, match="no calibration 'nowhere'") as error:
         CostModel.load("nowhere")
-    assert "default" in str(error.value.hint)
+    assert "laptop, server" in str(error.value.hint)
 
 
 def _drop(record: dict[str, Any]) -> None:
