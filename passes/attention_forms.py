@@ -57,16 +57,16 @@ def from_operator(node: fx.Node) -> Attention | None:
     names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     given = {**dict(zip(names, node.args[3:], strict=False)), **node.kwargs}
     q, k, v = node.args[:3]
-    if any(node_type(x).rank != 4 for x in (q, k, v)) or is_random(node):  # type: ignore[arg-type]
+    if any(node_type(x).rank != 4 for x in (q, k, v)) or is_random(node):
         return None
     causal = bool(given.get("is_causal", False))
-    if causal and node_type(q).shape[2] != node_type(k).shape[2]:  # type: ignore[arg-type]
+    if causal and node_type(q).shape[2] != node_type(k).shape[2]:
         return None  # torch aligns this mask to the first column, the fused op to the last
     scale, mask = given.get("scale"), given.get("attn_mask")
     if scale is None:
-        scale = 1 / math.sqrt(max(node_type(q).shape[-1], 1))  # type: ignore[arg-type]
-    terms = [] if mask is None else [Term(mask)]  # type: ignore[arg-type]
-    return Attention(q, k, v, terms, float(scale), causal)  # type: ignore[arg-type]
+        scale = 1 / math.sqrt(max(node_type(q).shape[-1], 1))
+    terms = [] if mask is None else [Term(mask)]
+    return Attention(q, k, v, terms, float(scale), causal)
 
 
 def from_pieces(node: fx.Node, context: Context) -> Attention | None:
@@ -89,9 +89,9 @@ def from_pieces(node: fx.Node, context: Context) -> Attention | None:
     if product is None or any(node_type(x).rank != 4 for x in product.all_input_nodes):
         return None
     q, k = product.args[:2]
-    turned = permutation(k) != (0, 1, 3, 2)  # type: ignore[arg-type]
-    k = k if turned else k.args[0]  # type: ignore[union-attr]
-    return Attention(q, k, v, terms, scale, softcap=softcap, turned=turned)  # type: ignore[arg-type]
+    turned = permutation(k) != (0, 1, 3, 2)
+    k = k if turned else k.args[0]
+    return Attention(q, k, v, terms, scale, softcap=softcap, turned=turned)
 
 
 def scaled(node: Any, context: Context) -> tuple[fx.Node, float] | None:
@@ -114,7 +114,7 @@ def _only_use(node: Any, *targets: Any) -> fx.Node | None:
 def _softmax_input(weights: Any) -> fx.Node | None:
     """What a softmax over the last of four axes reads, perhaps through a wider element type and back."""
     softmax = _only_use(_uncast(weights), *_SOFTMAX)
-    if softmax is None or int(softmax.args[1]) % 4 != 3:  # type: ignore[arg-type]
+    if softmax is None or int(softmax.args[1]) % 4 != 3:
         return None
     scores, wide = _uncast(softmax.args[0]), node_type(softmax).dtype
     return (
@@ -149,10 +149,10 @@ def _fill_terms(node: fx.Node, context: Context) -> list[tuple[Any, Term]]:
     """What a fill keeps, and the fill as a term."""
     if node.target is aten.masked_fill.Scalar:
         inner, condition, fill = node.args
-        return [(inner, Term(condition, float(fill), True))]  # type: ignore[arg-type]
+        return [(inner, Term(condition, float(fill), True))]
     condition, yes, no = node.args
     sides = [(yes, number(no, context), False), (no, number(yes, context), True)]
-    return [(inner, Term(condition, fill, at)) for inner, fill, at in sides if fill is not None]  # type: ignore[arg-type]
+    return [(inner, Term(condition, fill, at)) for inner, fill, at in sides if fill is not None]
 
 
 def _holds_product(node: Any, depth: int = 10) -> bool:

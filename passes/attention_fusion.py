@@ -84,11 +84,11 @@ def _with_known_mask(node: fx.Node, context: Context) -> Any:
         return None
     attributes = dict(node.kwargs)
     if not attributes["causal"] and not attributes["window"]:
-        rows, length = node_type(q).shape[2], node_type(k).shape[2]  # type: ignore[arg-type]
-        rest, causal, window = reduce_terms([Term(mask)], rows, length, context)  # type: ignore[arg-type]
+        rows, length = node_type(q).shape[2], node_type(k).shape[2]
+        rest, causal, window = reduce_terms([Term(mask)], rows, length, context)
         if not rest:
             return (q, k, v, None), {**attributes, "causal": causal, "window": window}
-    source = unexpanded(mask)  # type: ignore[arg-type]
+    source = unexpanded(mask)
     return ((q, k, v, source), attributes) if source is not mask else None
 
 
@@ -126,15 +126,15 @@ def _ungrouped(node: fx.Node) -> fx.Node | None:
     else None."""
     if node.target is aten.repeat_interleave.self_int:
         axis = node.args[2] if len(node.args) > 2 else None
-        return node.args[0] if axis in (1, -3) else None  # type: ignore[return-value]
+        return node.args[0] if axis in (1, -3) else None
     wide = node.args[0] if node.target in RESHAPES else None
     narrow = wide.args[0] if isinstance(wide, fx.Node) and wide.target is aten.expand.default else None
     if not isinstance(narrow, fx.Node) or narrow.target not in RESHAPES:
         return None
     source = narrow.args[0]
-    inner, (batch, heads, length, size) = node_type(source).shape, node_type(node).shape  # type: ignore[arg-type]
+    inner, (batch, heads, length, size) = node_type(source).shape, node_type(node).shape
     if len(inner) != 4 or not inner[1] or (inner[0], *inner[2:]) != (batch, length, size):
         return None
     groups, repeated = (batch, inner[1]), (length, size)
-    fits = node_type(wide).shape == (*groups, heads // inner[1], *repeated)  # type: ignore[arg-type]
-    return source if fits and node_type(narrow).shape == (*groups, 1, *repeated) else None  # type: ignore[return-value]
+    fits = node_type(wide).shape == (*groups, heads // inner[1], *repeated)
+    return source if fits and node_type(narrow).shape == (*groups, 1, *repeated) else None

@@ -108,10 +108,10 @@ def _sink_expands(block: Block, calls: list[fx.Node]) -> int:
     """Expand a parameter inside the block if every call passes an expanded value of one type."""
     count = 0
     for index, placeholder in enumerate(placeholders(block.graph)):
-        passed: list[fx.Node] = [call.args[2 + index] for call in calls]  # type: ignore[misc]
+        passed: list[fx.Node] = [call.args[2 + index] for call in calls]
         if not placeholder.users or any(value.target is not aten.expand.default for value in passed):
             continue
-        sources: list[fx.Node] = [value.args[0] for value in passed]  # type: ignore[misc]
+        sources: list[fx.Node] = [value.args[0] for value in passed]
         if any(node_type(source) != node_type(sources[0]) for source in sources):
             continue
         with block.graph.inserting_before(first_operator(block.graph)):
@@ -149,7 +149,7 @@ def _drop_unused_results(block: Block, calls: list[fx.Node]) -> int:
         for item in list(call.users):
             result = results[_index(item)]
             if result in parameters:
-                replace(item, call.args[2 + parameters.index(result)])  # type: ignore[arg-type]
+                replace(item, call.args[2 + parameters.index(result)])
                 count += 1
     used = sorted({_index(item) for call in calls for item in call.users})
     if len(used) == len(results):
@@ -165,4 +165,4 @@ def _drop_unused_results(block: Block, calls: list[fx.Node]) -> int:
 def _index(item: fx.Node) -> int:
     """Which result of a call an item of it is."""
     assert item.target is operator.getitem
-    return int(item.args[1])  # type: ignore[arg-type]
+    return int(item.args[1])

@@ -33,9 +33,9 @@ class CachedAttention(NodePass):
         written = all(isinstance(x, fx.Node) and x.target is UPDATE_ROWS for x in (k, v))
         if not written or node.kwargs.get("length") is not None:
             return None
-        (_, keys, position), (_, values, other) = k.args, v.args  # type: ignore[union-attr]
-        rows = node_type(q).shape[2]  # type: ignore[arg-type]
-        alike = node_type(keys).shape[2] == node_type(values).shape[2] == rows  # type: ignore[arg-type]
+        (_, keys, position), (_, values, other) = k.args, v.args
+        rows = node_type(q).shape[2]
+        alike = node_type(keys).shape[2] == node_type(values).shape[2] == rows
         return (position, rows) if alike and position is other else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:

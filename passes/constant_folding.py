@@ -74,7 +74,7 @@ def _kept(node: fx.Node, context: Context) -> fx.Node | None:
     for kept, other in sides:
         fits = isinstance(kept, fx.Node) and node_type(kept).dtype is node_type(node).dtype
         if fits and _is_all(other, neutral, context):
-            return kept  # type: ignore[return-value]
+            return kept
     return None
 
 
@@ -168,4 +168,4 @@ def _materialise(graph: fx.Graph, node: fx.Node, value: torch.Tensor, context: C
 
 
 def _expands_constant(node: fx.Node) -> bool:
-    return node.target is aten.expand.default and node.args[0].op == "get_attr"  # type: ignore[union-attr]
+    return node.target is aten.expand.default and node.args[0].op == "get_attr"

@@ -57,7 +57,7 @@ def _common_parameters(block: Block, calls: list[fx.Node]) -> dict[fx.Node, fx.N
         passed = {call.args[2 + index] for call in calls}
         if len(passed) == 1:
             found[parameter] = passed.pop()
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _invariant(block: Block, common: set[fx.Node]) -> set[fx.Node]:

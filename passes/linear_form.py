@@ -31,11 +31,11 @@ class LinearForm(NodePass):
             return self._between_reshapes(node)
         if node.target is aten.addmm.default:
             bias, x, weight = node.args[:3]
-            fits = not node.kwargs and node_type(bias).rank == 1  # type: ignore[arg-type]
-            fits = fits and node_type(bias).shape[0] == node_type(weight).shape[1]  # type: ignore[arg-type]
+            fits = not node.kwargs and node_type(bias).rank == 1
+            fits = fits and node_type(bias).shape[0] == node_type(weight).shape[1]
         else:
             bias, (x, weight) = None, node.args[:2]
-            fits = node_type(weight).rank == 2 and node_type(x).rank >= 2  # type: ignore[arg-type]
+            fits = node_type(weight).rank == 2 and node_type(x).rank >= 2
         return (x, weight, bias) if fits and is_constant_expression(weight) else None
 
     @staticmethod
@@ -48,7 +48,7 @@ class LinearForm(NodePass):
         if not isinstance(flat, fx.Node) or flat.target not in RESHAPES:
             return None
         x = flat.args[0]
-        rows, size = node_type(x).shape[:-1], node_type(x).shape[-1]  # type: ignore[arg-type]
+        rows, size = node_type(x).shape[:-1], node_type(x).shape[-1]
         keeps_rows = node_type(node).shape == (*rows, node_type(inner).shape[-1])
         return (x, *inner.args[1:3]) if keeps_rows and size == node_type(flat).shape[-1] else None
 

@@ -238,7 +238,7 @@ def _type_comment(node: fx.Node) -> str:
 def _result_types(captured: CapturedGraph) -> dict[str, list[TensorType]]:
     """Types of the main graph's results."""
     output = next(iter(reversed(captured.graph.nodes)))
-    return {"main": [node_type(value) for value in output.args[0]]}  # type: ignore[union-attr, arg-type]
+    return {"main": [node_type(value) for value in output.args[0]]}
 
 
 def check_graphs(captured: CapturedGraph, types: dict[str, list[TensorType]], when: str) -> None:
@@ -266,11 +266,11 @@ def check_graphs(captured: CapturedGraph, types: dict[str, list[TensorType]], wh
 def _check_call(captured: CapturedGraph, call: fx.Node, when: str) -> None:
     block = captured.blocks[str(call.args[0])]
     inputs = [node_type(n) for n in block.graph.nodes if n.op == "placeholder"]
-    given = [node_type(n) for n in call.args[2:]]  # type: ignore[arg-type]
+    given = [node_type(n) for n in call.args[2:]]
     if inputs != given:
         raise InternalError(f"{when}: block {block.name} takes {inputs}, is given {given}")
     output = next(iter(reversed(block.graph.nodes)))
-    results = tuple(node_type(n) for n in output.args[0])  # type: ignore[union-attr, arg-type]
+    results = tuple(node_type(n) for n in output.args[0])
     if results != call.meta["type"]:
         raise InternalError(
             f"{when}: block {block.name} gives {results}, its call {call.name} {call.meta['type']}"

@@ -167,7 +167,7 @@ def _broadcast(*nodes: fx.Node) -> tuple[int, ...]:
 def unexpanded(node: fx.Node) -> fx.Node:
     """What an expanded mask repeats; attention broadcasts it itself."""
     while node.target is aten.expand.default:
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.args[0]
     return node
 
 

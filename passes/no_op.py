@@ -94,11 +94,11 @@ def _without_expands(node: fx.Node) -> tuple[tuple[Any, ...], tuple[int, ...]] |
 
 def _takes_all(node: fx.Node, context: Context) -> bool:
     """Whether constant indices on all axes run through the elements in order."""
-    shape, indices = node_type(node.args[0]).shape, node.args[1]  # type: ignore[arg-type]
-    if len(indices) != len(shape) or math.prod(shape) != math.prod(node_type(node).shape):  # type: ignore[arg-type]
+    shape, indices = node_type(node.args[0]).shape, node.args[1]
+    if len(indices) != len(shape) or math.prod(shape) != math.prod(node_type(node).shape):
         return False
     position = torch.zeros((), dtype=torch.int64)
-    for size, index in zip(shape, indices, strict=True):  # type: ignore[arg-type]
+    for size, index in zip(shape, indices, strict=True):
         tensor = context.constant(index)
         if tensor is None or tensor.dtype not in (torch.int64, torch.int32):
             return False

@@ -37,10 +37,13 @@ class NormResidualFusion(NodePass):
             return None
         if not all(is_constant_expression(p) for p in node.args[1:] if isinstance(p, fx.Node)):
             return None
-        target, operands, eps = add_rms_norm, (a, b, node.args[1]), node.args[2]
+        target: Any = add_rms_norm
+        operands: tuple[Any, ...] = (a, b, node.args[1])
+        eps = node.args[2]
         if node.target is aten.layer_norm.default:
-            axes, weight, bias, eps = (*node.args[1:5], *(None, None, 1e-5)[len(node.args) - 2 :])
-            if len(axes) != 1:  # type: ignore[arg-type]
+            given = list(node.args[1:5])
+            axes, weight, bias, eps = given + [None, None, 1e-5][len(given) - 1 :]
+            if len(axes) != 1:
                 return None
             target, operands = add_layer_norm, (a, b, weight, bias)
         fits = takes(target, operands, {"eps": eps}, (node_type(total), node_type(node)))

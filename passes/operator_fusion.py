@@ -52,4 +52,4 @@ def _plain_linear(node: Any) -> fx.Node | None:
     if not isinstance(node, fx.Node) or node.target is not aten.linear.default or len(node.users) > 1:
         return None
     operands = (*node.args, None, None)[:4]
-    return node if takes(linear, operands, {}, node_type(node)) else None  # type: ignore[arg-type]
+    return node if takes(linear, operands, {}, node_type(node)) else None

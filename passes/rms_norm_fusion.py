@@ -56,10 +56,10 @@ class RmsNormFusion(NodePass):
 
 
 def _from_operator(node: fx.Node) -> Any:
-    x, axes, weight, eps = (*node.args, *(None, None)[len(node.args) - 2 :])
+    x, axes, weight, eps = [*node.args, None, None][:4]
     if eps is None:
         eps = torch.finfo(torch_dtype(node_type(node).dtype)).eps
-    return (x, weight, eps, node) if len(axes) == 1 else None  # type: ignore[arg-type]
+    return (x, weight, eps, node) if len(axes) == 1 else None
 
 
 def _from_pieces(node: fx.Node, context: Context) -> Any:

@@ -79,7 +79,7 @@ def _rotated(node: Any) -> tuple[fx.Node, bool] | None:
 
 def _last(node: fx.Node, position: int, rank: int) -> bool:
     axis = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
-    return axis % rank == rank - 1  # type: ignore[operator]
+    return axis % rank == rank - 1
 
 
 def _halves(parts: Any) -> fx.Node | None:
@@ -121,7 +121,7 @@ def _part(node: fx.Node) -> _Part | None:
         return None
     args = (*node.args, *(0, 0, None, None, 1)[len(node.args) :])
     rank, size = node_type(node).rank, node_type(node.args[0]).shape[-1]
-    if args[1] % rank != rank - 1:  # type: ignore[operator]
+    if args[1] % rank != rank - 1:
         return None
     start, stop, step = slice(args[2], args[3], args[4]).indices(size)
     return node.args[0], start, stop, step
@@ -134,5 +134,5 @@ def _piece(node: fx.Node) -> _Part | None:
     kinds, source = split.meta["type"], split.args[0]
     if not _last(split, 2, kinds[0].rank):
         return None
-    start = sum(kind.shape[-1] for kind in kinds[:index])  # type: ignore[misc]
-    return source, start, start + kinds[index].shape[-1], 1  # type: ignore[return-value, index]
+    start = sum(kind.shape[-1] for kind in kinds[:index])
+    return source, start, start + kinds[index].shape[-1], 1

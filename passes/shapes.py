@@ -55,10 +55,10 @@ def permutation(node: fx.Node) -> tuple[int, ...] | None:
     if node.target not in PERMUTATIONS or not (rank := node_type(node).rank):
         return None
     if node.target is aten.permute.default:
-        return tuple(int(a) % rank for a in node.args[1])  # type: ignore[union-attr, arg-type]
+        return tuple(int(a) % rank for a in node.args[1])
     if node.target in (aten.transpose.int, aten.swapaxes.default):
         perm = list(range(rank))
-        first, second = (int(a) % rank for a in node.args[1:3])  # type: ignore[arg-type]
+        first, second = (int(a) % rank for a in node.args[1:3])
         perm[first], perm[second] = perm[second], perm[first]
         return tuple(perm)
     return (1, 0) if rank == 2 else None

@@ -38,9 +38,9 @@ class BoundCall:
         read, written = signature.inputs, signature.results
         if outputs is None:
             outputs = [np.empty(leaf.type.shape, leaf.type.dtype.numpy) for leaf in written]
-        for what, given, leaves in (("inputs", inputs, read), ("outputs", outputs, written)):
-            if len(given) != len(leaves):
-                raise InputError(f"{len(given)} {what} given, the program has {len(leaves)}: {signature}")
+        for what, arrays, leaves in (("inputs", inputs, read), ("outputs", outputs, written)):
+            if len(arrays) != len(leaves):
+                raise InputError(f"{len(arrays)} {what} given, the program has {len(leaves)}: {signature}")
         self.inputs = [
             memory_of(x, leaf.type, leaf.name, False) for x, leaf in zip(inputs, read, strict=True)
         ]

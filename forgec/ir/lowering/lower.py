@@ -152,13 +152,13 @@ class _GraphLowering:
 
     def _convert(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
-            return self.env[node.args[0]][node.args[1]]  # type: ignore[index]
+            return self.env[node.args[0]][node.args[1]]
         if node.target is call_block:
             return self._call(node)
         if node.target is read_state:
             return self.builder.emit("read_state", self.states[str(node.args[0])])
         if node.target is write_state:
-            value = self._argument(self.env[node.args[1]])  # type: ignore[index]
+            value = self._argument(self.env[node.args[1]])
             self.builder.emit("write_state", self.states[str(node.args[0])], value)
             return None
         name = target_name(node.target)
@@ -212,7 +212,7 @@ class _GraphLowering:
         name = str(block)
         callee = self.callees[name]
         binding = self.captured.blocks[name].instances[str(instance)]
-        operands: list[Operand] = [self._argument(self.env[a]) for a in args]  # type: ignore[index]
+        operands: list[Operand] = [self._argument(self.env[a]) for a in args]
         for recipe in self.params[name]:
             operands.append(self.builder.constants.ref(_substitute(recipe, binding)))
         return self.builder.call(name, operands, [r.type for r in callee.results])
