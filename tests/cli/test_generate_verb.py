@@ -8,9 +8,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as token_models
+from typer.testing import CliRunner
 
 import forgec as package
 from forgec import models
+from forgec.cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +30,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def file(forgec, folder, tmp_path):
-    path = tmp_path / "model.forge"
-    result = forgec(
-        "compile", "-m", str(folder), "--context", "32", "--chunk", "8", "--no-check", "-q", "-o", str(path)
-    )
+@pytest.fixture(scope="module")
+def file(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("file") / "model.forge"
+    flags = ("--context", "32", "--chunk", "8", "--no-check", "-q")
+    result = CliRunner().invoke(app, ["compile", "-m", str(folder), *flags, "-o", str(path)])
     assert result.exit_code == 0, result.stderr
     return path
 

@@ -1,4 +1,4 @@
-"""Compiling holds at most one copy of the weights beside the model's own."""
+"""Compiling holds a small part of the weights beside the model's own, and saving no more."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ print(json.dumps({
 """
 
 SLACK = 128 * 2**20
-"""Bytes for the trace, the arena, the allocator and a few copies of the logits (10 MB each for Qwen2)."""
+"""Bytes for the trace, the arena, the allocator and a few copies of the logits (10 MB each for Qwen2), and for
+the weights that the check has at a time."""
 
 
 @pytest.mark.parametrize(
@@ -44,5 +45,5 @@ def test_peak_memory(spec, layers, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["compile"] <= found["model"] + SLACK, found
+    assert found["compile"] <= SLACK < found["model"], found
     assert found["save"] <= found["model"] + SLACK, found
