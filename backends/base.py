@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ __all__ = [
     "Answer",
     "Backend",
     "Constants",
+    "Failed",
     "Memory",
     "No",
     "Packing",
@@ -36,6 +38,7 @@ __all__ = [
     "Span",
     "Step",
     "Yes",
+    "on_failure",
 ]
 
 Constants = Callable[[Constant], np.ndarray]
@@ -135,6 +138,12 @@ class RejectedError(BackendError):
     planning again puts it elsewhere."""
 
 
+Failed = Callable[["Backend", Sequence[Program], Constants, BackendError], None]
+
+on_failure: ContextVar[Failed | None] = ContextVar("on_failure", default=None)
+"""Told, while they are in memory, of segments that a vendor's compiler failed at and of the error."""
+
+
 class Backend(ABC):
     """One device. ``name`` is how IR text and plans call it: ``cpu``, ``intel-npu4000``, ...
 
@@ -192,6 +201,10 @@ class Backend(ABC):
     ) -> list[bytes]:
         """:meth:`compile` for several segments, for a backend that compiles them at the same time."""
         return [self.compile(segment, constants, settings) for segment in segments]
+
+    def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
+        """A segment as the files that the vendor's compiler is given, by name; empty if there are none."""
+        return {}
 
     def prediction(self, code: bytes) -> Prediction | None:
         """What the vendor's model says of compiled code; None if there is none."""

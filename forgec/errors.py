@@ -87,9 +87,10 @@ class PlanError(ForgecError):
 
 
 class BackendError(ForgecError):
-    """A backend or a vendor's compiler failed."""
+    """A backend or a vendor's compiler failed; ``log`` is the end of what that printed."""
 
     exit_code = 4
+    log = ""
 
 
 class TargetError(ForgecError):

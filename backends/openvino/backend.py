@@ -121,7 +121,9 @@ class OpenVinoBackend(Backend):
         results = []
         for segment, model, result in zip(segments, models, compiled(models, {}), strict=True):
             if isinstance(result, Rejected):
-                raise self._rejected(segment, constants, result.reason, model.what)
+                error = self._rejected(segment, constants, result.reason, model.what)
+                error.log = result.log
+                raise error
             results.append(result)
         predictions = [predict(r, self.platform, m.sources) for r, m in zip(results, models, strict=True)]
         if folded is not None:
@@ -130,6 +132,13 @@ class OpenVinoBackend(Backend):
             Code((Compiled(model.xml, model.weights, result.blob),), prediction).to_bytes()
             for model, result, prediction in zip(models, results, predictions, strict=True)
         ]
+
+    def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
+        """The OpenVINO model that Intel's compiler is given."""
+        from .emission import emitted
+
+        model = emitted(segment, constants, "a part of a program")
+        return {"model.xml": model.xml, "model.bin": model.weights}
 
     def prediction(self, code: bytes) -> Prediction | None:
         return Code.prediction_of(code) if code else None

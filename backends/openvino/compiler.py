@@ -92,10 +92,11 @@ class Built:
 @dataclass(frozen=True)
 class Rejected:
     """The compiler's reason for refusing a model, in our words. ``silent`` if it gave none: it died, hung, or
-    only said that it failed."""
+    only said that it failed. ``log`` is what it printed."""
 
     reason: str
     silent: bool = False
+    log: str = ""
 
 
 def build(
@@ -188,7 +189,7 @@ def _result(job: Job, outcome: Outcome, settings: Settings) -> Built | Rejected:
     if -1 in failed:
         raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
     if 0 in failed:
-        return Rejected(translate(failed[0], log))
+        return Rejected(translate(failed[0], log), log=log)
     blob, trace = job.folder / "0.blob", job.folder / _TRACE
     if outcome.stopped or "@done 0 " not in log or not blob.exists():
         raise error_of(job, outcome, settings)

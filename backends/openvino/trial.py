@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from forgec.ir.program import Constant, Instr, Program
 from forgec.ir.types import TensorType
 
 from ..base import Constants, Settings
+from ..vendor.portion import portion
 from ..vendor.support import Trial, single
 from .compiler import Model, Rejected, build_batch
 from .emission import emitted
@@ -58,7 +58,7 @@ def culprit(segment: Program, constants: Constants, platform: str, toolchain: To
     """
 
     def refused(count: int) -> bool:
-        model = emitted(beginning(segment, count), constants, "bisection")
+        model = emitted(portion(segment, 0, count), constants, "bisection")
         (result,) = build_batch([model], platform, toolchain, _BOUND)
         return isinstance(result, Rejected)
 
@@ -72,14 +72,3 @@ def culprit(segment: Program, constants: Constants, platform: str, toolchain: To
         else:
             low = middle
     return segment.main.body[high - 1]
-
-
-def beginning(segment: Program, count: int) -> Program:
-    """The first instructions of a segment; their results that nothing reads are the results."""
-    body = segment.main.body[:count]
-    read = {r for instr in body for r in instr.registers()}
-    results = tuple(r for instr in body for r in instr.results if r not in read)
-    used = {r for instr in body for r in instr.registers()}
-    params = tuple(r for r in segment.main.params if r in used)
-    main = replace(segment.main, params=params, body=body, results=results)
-    return replace(segment, functions={segment.entry: main})

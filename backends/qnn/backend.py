@@ -104,7 +104,13 @@ class QnnBackend(Backend):
                 raise
             for instr in placed:
                 self._learnt().learn(exact(instr), "Qualcomm's compiler refuses it in its place")
-            raise RejectedError(refused.what, refused.where, refused.hint) from refused
+            rejected = RejectedError(refused.what, refused.where, refused.hint)
+            rejected.log = refused.log
+            raise rejected from refused
+
+    def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
+        """The ONNX model that Qualcomm's compiler is given."""
+        return compiler.model_files(segment, constants)
 
     def prediction(self, code: bytes) -> Prediction | None:
         if container.is_folded(code):

@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -28,6 +28,7 @@ from forgec.ir.types import TensorType
 from ..base import Constants, Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.calls import bound_inputs
+from ..vendor.portion import portion
 from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
 from .container import Container, pack
@@ -37,7 +38,7 @@ from .process import RESULTS, TASKS
 from .socs import Chip
 from .translate import originals, refused_instructions
 
-__all__ = ["Refused", "compile_segments", "compiler_id", "missing", "weight_recipes"]
+__all__ = ["Refused", "compile_segments", "compiler_id", "missing", "model_files", "weight_recipes"]
 
 _OPTIONS = {"htp_graph_finalization_optimization_mode": "3"}
 """About a tenth fewer cycles than the default for up to half more compile time."""
@@ -193,6 +194,16 @@ def _check(
     work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip, explain: bool
 ) -> None:
     """``BackendError`` if a segment did not compile; with ``explain`` after looking for the culprit."""
+    try:
+        _explain(work, outcome, constants, settings, chip, explain)
+    except BackendError as error:
+        error.log = outcome.log
+        raise
+
+
+def _explain(
+    work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip, explain: bool
+) -> None:
     job = work.build
     assert job is not None
     said = _error(job)
@@ -225,20 +236,19 @@ def _bisect(segment: Program, constants: Constants, settings: Settings, chip: Ch
     good, bad = 0, len(body)
     while bad - good > 1:
         middle = (good + bad) // 2
-        if _compiles(_beginning(segment, middle), constants, settings, chip):
+        if _compiles(portion(segment, 0, middle), constants, settings, chip):
             good = middle
         else:
             bad = middle
     return body[bad - 1] if body else None
 
 
-def _beginning(segment: Program, count: int) -> Program:
-    """The first ``count`` instructions; what the rest reads of them are the results."""
-    main = segment.main
-    body = main.body[:count]
-    later = {r.id for instr in main.body[count:] for r in instr.registers()} | {r.id for r in main.results}
-    results = tuple(r for instr in body for r in instr.results if r.id in later)
-    return replace(segment, functions={segment.entry: replace(main, body=body, results=results)})
+def model_files(segment: Program, constants: Constants) -> dict[str, bytes]:
+    """The ONNX model of a segment, by file name."""
+    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
+        legal = legalise_segment(segment)
+        emit(legal.program, legal.values(constants), Path(name))
+        return {path.name: path.read_bytes() for path in sorted(Path(name).iterdir()) if path.is_file()}
 
 
 def _compiles(segment: Program, constants: Constants, settings: Settings, chip: Chip) -> bool:

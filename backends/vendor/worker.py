@@ -116,6 +116,12 @@ def run_all(jobs: Sequence[Job], settings: Settings, cancel: Event | None = None
 
 def error_of(job: Job, outcome: Outcome, settings: Settings, message: str = "") -> BackendError:
     """The error for a job that did not end well; ``message`` is what the compiler said, made readable."""
+    error = _error_of(job, outcome, settings, message)
+    error.log = outcome.log
+    return error
+
+
+def _error_of(job: Job, outcome: Outcome, settings: Settings, message: str) -> BackendError:
     seconds = f"after {outcome.seconds:.1f} s"
     if outcome.stopped == "time":
         what = f"the compiler was stopped {seconds}: the limit is {settings.timeout_s:g} s"

@@ -14,6 +14,7 @@ from .demo import demo
 from .doctor import doctor
 from .generate import chat, generate
 from .profile import profile
+from .repro import repro
 from .run import run
 from .show import show
 from .targets import targets
@@ -25,7 +26,8 @@ __all__ = ["app", "main"]
 _QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 _VERBS = (
-    demo, compile, run, generate, chat, show, verify, analyze, bench, profile, targets, doctor, toolchain,
+    demo, compile, run, generate, chat, show, verify, analyze, bench, profile, repro, targets, doctor,
+    toolchain,
 )  # fmt: skip
 for _verb in _VERBS:
     _verb.register(app)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from forgec import backends
-from forgec.backends.base import Backend, Settings
+from forgec.backends.base import Backend, Settings, on_failure
 from forgec.backends.prediction import Prediction
 
-from ..errors import ArtifactError, InputError, InternalError, OptionError
+from ..errors import ArtifactError, BackendError, InputError, InternalError, OptionError
 from ..ir.op import get
 from ..ir.program import Program, Register
 from ..ir.types import TensorType
@@ -113,7 +113,13 @@ class Shared:
             for device, indices in by_device.items():
                 backend = self.backend(device)
                 programs = [self.segments[index] for index in indices]
-                compiled = backend.compile_all(programs, self.constants.once, settings)
+                try:
+                    compiled = backend.compile_all(programs, self.constants.once, settings)
+                except BackendError as error:
+                    told = on_failure.get()
+                    if told is not None:
+                        told(backend, programs, self.constants.once, error)
+                    raise
                 for index, code in zip(indices, compiled, strict=True):
                     self._code[index] = code
                     predicted = backend.prediction(code)
