@@ -19,13 +19,15 @@ def portion(segment: Program, start: int, stop: int) -> Program:
     body = main.body[start:stop]
     read = dict.fromkeys(r for instr in body for r in instr.registers())
     made = dict.fromkeys(r for instr in body for r in instr.results)
+    params = tuple(r for r in read if r not in made)
+    results = tuple(r for r in made if r not in read)
     function = replace(
         main,
-        params=tuple(r for r in read if r not in made),
-        param_names=(),
+        params=params,
+        param_names=tuple(f"x{i}" for i in range(len(params))),
         body=body,
-        results=tuple(r for r in made if r not in read),
-        result_names=(),
+        results=results,
+        result_names=tuple(f"y{i}" for i in range(len(results))),
     )
     used = {x.name for instr in body for x in instr.operands if isinstance(x, ConstRef)}
     constants = {name: c for name, c in segment.constants.items() if name in used}

@@ -23,6 +23,7 @@ VERBS = (
     "analyze",
     "bench",
     "profile",
+    "repro",
     "targets",
     "doctor",
     "toolchain",
