@@ -38,9 +38,9 @@ def repro(
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Cut what a vendor's compiler fails at down to the smallest part, and write all that shows the failure.
+    """Write the smallest part that a vendor's compiler fails at.
 
-    The folder has that part as IR and as the vendor's own model, its weights, the compiler's log, the error,
+    The folder has all that shows the failure: that part as IR and as the vendor's own model, its weights, the compiler's log, the error,
     the settings and all versions. Leaves with 4 if something fails, with 0 and no folder if nothing does.
     """
     from ..backends.base import Settings

@@ -91,7 +91,7 @@ def test_the_smallest_part_is_written_with_all_that_shows_the_failure(tmp_path) 
     document = json.loads((tmp_path / "new" / "repro" / "repro.json").read_text())
     assert (document["schema"], document["target"], document["of"]) == (SCHEMA, "null", 7)
     assert document["error"]["what"] == "the compiler died" and document["versions"]["forgec"]
-    assert document["instructions"][0] == {"op": "add", "source": "model.py:7"}
+    assert document["instructions"][0] == {"op": "add", "source": "aten.add, model.py:7"}
     assert 0 < document["trials"] < 8
     assert (tmp_path / "new" / "repro" / "log.txt").read_text() == "assertion failed"
     with pytest.raises(OptionError, match="exists"):
