@@ -1,36 +1,49 @@
-"""Pooling, its padding as wide as its windows reach, so that no number of windows is rounded."""
+"""Pooling, in the forms that HTP is known to compute.
+
+Its compiler takes averages over padding, and windows with gaps between them. The first come out wrong in many
+sizes, as its emulator shows, and the second may end the process. :func:`refusal` keeps both off the device.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from forgec.ir.op import get
 from forgec.ir.ops.pooling import windows
-from forgec.ir.program import ConstRef, Instr, Register
+from forgec.ir.program import Instr, Literal
 
-from ...vendor.attributes import flag, integers, text
+from ...vendor.attributes import integers, text
 from .builder import Builder
 from .registry import emits
 
-__all__: list[str] = []
+__all__ = ["refusal"]
 
 
 @emits("pool")
 def pool(b: Builder, instr: Instr) -> None:
-    """An average counts all padding or none: where windows reach behind what counts, zeros stand there."""
-    x, result = instr.operands[0], instr.results[0]
-    assert isinstance(x, Register | ConstRef)
-    before = list(integers(instr, "padding"))
-    after = [found.after for found in windows(x.type.shape, {**get("pool").attrs, **instr.attrs})]
-    form = {"kernel_shape": list(integers(instr, "kernel")), "strides": list(integers(instr, "stride"))}
-    value = b.value(x)
-    if text(instr, "kind") == "max":
-        dilations = list(integers(instr, "dilation"))
-        b.define(result, b.node("MaxPool", value, pads=before + after, dilations=dilations, **form))
+    """Padding is as wide as the windows reach, so that no number of windows is rounded."""
+    form: dict[str, Any] = {"kernel_shape": integers(instr, "kernel"), "strides": integers(instr, "stride")}
+    x = b.value(instr.operands[0])
+    if text(instr, "kind") == "average":
+        b.define(instr.results[0], b.node("AveragePool", x, **form))
         return
-    counted = flag(instr, "include_padding")
-    if counted and any(a > p for a, p in zip(after, before, strict=True)):
-        widths = b.ints((0, 0, *before) * 2)
-        value, counted = b.node("Pad", value, widths, b.scalar(0.0, result.type.dtype)), False
-        after = [max(a - p, 0) for a, p in zip(after, before, strict=True)]
-        before = [0] * len(before)
-    y = b.node("AveragePool", value, pads=before + after, count_include_pad=int(counted), **form)
-    b.define(result, y)
+    pads = (*integers(instr, "padding"), *_after(instr))
+    y = b.node("MaxPool", x, pads=pads, dilations=integers(instr, "dilation"), **form)
+    b.define(instr.results[0], y)
+
+
+def refusal(instr: Instr) -> str | None:
+    """Why a ``pool`` does not go to HTP, or None."""
+    if text(instr, "kind") == "average" and any((*integers(instr, "padding"), *_after(instr))):
+        return "averages over padding come out wrong on Hexagon"
+    steps = zip(integers(instr, "kernel"), integers(instr, "stride"), strict=True)
+    if any(stride > kernel for kernel, stride in steps):
+        return "Hexagon's compiler may die of windows with gaps between them"
+    return None
+
+
+def _after(instr: Instr) -> list[int]:
+    """How far the windows reach over the end of each axis."""
+    x = instr.operands[0]
+    assert x is not None and not isinstance(x, Literal)
+    return [found.after for found in windows(x.type.shape, {**get("pool").attrs, **instr.attrs})]

@@ -27,7 +27,7 @@ Sizes = tuple[int, ...]
 class Windows(NamedTuple):
     """The windows of one axis: how many, and how far the last one reaches over the end of the input."""
 
-    count: int
+    total: int
     after: int
 
 
@@ -93,7 +93,7 @@ def _pool_rule(
             0 <= 2 * p <= extent, f"padding {p} is negative or over half of what a window covers, {extent}"
         )
     attrs = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "ceil": ceil}
-    counts = tuple(found.count for found in windows(t.shape, attrs))
+    counts = tuple(found.total for found in windows(t.shape, attrs))
     require(
         min(counts) >= 1, f"a window of {list(kernel)} does not fit into {t} with padding {list(padding)}"
     )
