@@ -13,6 +13,9 @@ from .registry import Call, Step, is_blas_float, kernel
 
 __all__: list[str] = []
 
+_PLANES = (slice(None), slice(None))
+"""All of the batch and all channels."""
+
 
 class _Tap(NamedTuple):
     """The results along an axis to which a tap contributes, and the elements that it finds for them."""
@@ -43,7 +46,7 @@ def _pool(call: Call) -> Step | None:
         found = (_tap(size, count, stride, t * dilation - padding) for t in range(taps))
         axes.append([tap for tap in found if tap is not None])
     moves = [
-        (out[(..., *(tap.results for tap in taps))], x[(..., *(tap.elements for tap in taps))])
+        (out[_PLANES + tuple(tap.results for tap in taps)], x[_PLANES + tuple(tap.elements for tap in taps)])
         for taps in product(*axes)
     ]
     largest = attrs["kind"] == "max"
