@@ -85,6 +85,7 @@ def cases() -> Iterator[Case]:
     yield from _matrix()
     yield from _compressed()
     yield from _convolution()
+    yield from _pooling()
     yield from _attention()
     yield from _normalisation()
     yield from _reduction()
@@ -179,6 +180,18 @@ def _convolution() -> Iterator[Case]:
         weight, bias = Weight(f32(outer, 3, patch, patch)), Weight(f32(outer))
         square: Attrs = {"stride": (patch, patch), "padding": (0, 0), "dilation": (1, 1)}
         yield Case("conv", (f32(1, 3, image, image), weight, bias), square)
+
+
+def _pooling() -> Iterator[Case]:
+    for kind, (channels, size) in product(("max", "average"), ((16, 16), (64, 112), (256, 28), (512, 14))):
+        for kernel, padding in ((2, 0), (3, 1)):
+            square: Attrs = {
+                **{"kind": kind, "kernel": (kernel, kernel), "stride": (2, 2)},
+                **{"padding": (padding, padding), "dilation": (1, 1)},
+            }
+            yield Case("pool", (f32(1, channels, size, size),), square)
+    for kind, (channels, length) in product(("max", "average"), ((80, 512), (384, 1500))):
+        yield Case("pool", (f32(1, channels, length),), {"kind": kind, "kernel": (2,), "stride": (2,)})
 
 
 def _attention() -> Iterator[Case]:

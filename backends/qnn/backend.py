@@ -141,6 +141,7 @@ class QnnBackend(Backend):
 def by_rule(instr: Instr) -> No | None:
     """Refusals that need no compiler; None leaves the answer to it."""
     from .emit import EMITTERS
+    from .emit.pooling import refusal
 
     if instr.op == "call" or any(isinstance(x, StateRef) for x in instr.operands):
         return No("op", f"{instr.op} is done by the host", "nothing: the NPU has no memory of its own")
@@ -157,4 +158,5 @@ def by_rule(instr: Instr) -> No | None:
             return No("rank", f"{t} has {t.rank} axes, Hexagon takes {_MAX_RANK}", "put axes together")
         if t.dtype is DType.F64:
             return No("dtype", f"{instr.op} computes in f64, Hexagon in f16", "compute in f32")
-    return None
+    reason = refusal(instr) if instr.op == "pool" else None
+    return None if reason is None else No("op", f"{instr.op}: {reason}", "pool without padding and gaps")

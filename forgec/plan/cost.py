@@ -43,7 +43,7 @@ _MEMBERS = {
     "convolution": "conv",
     "attention": "attention",
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
-    "sum mean max min prod any all cumsum argmax top_k",
+    "sum mean max min prod any all cumsum argmax top_k pool",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
     "movement": "copy concat pad flip embedding embedding_q take_along gather scatter "
     "quantise scales fitted_codes fitted_scales read_state write_state update_rows write_rows",

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from forgec.backends.cpu.kernels import KERNELS, Scratch, bind
 from forgec.backends.cpu.kernels import attention as attention_kernels
+from random_pools import random_pool
 
 from forgec.errors import InputError
 from forgec.ir import ops  # noqa: F401
-from forgec.ir.op import OPS, Sample, get
+from forgec.ir.op import OPS, IRTypeError, Sample, get
 from forgec.ir.program import Instr, Register, Source
 from forgec.ir.types import DType, TensorType
 
@@ -162,6 +163,7 @@ def test_other_float_types(name: str, sample: Sample, dtype: DType) -> None:
         ("concat", [(2, 0), (2, 3)], {"axis": 1}),
         ("gated", [(0, 3), (0, 3)], {}),
         ("sum", [(0, 3)], {"axes": (0,)}),
+        ("pool", [(0, 3, 5)], {"kernel": (3,), "stride": (2,)}),
         ("pad", [(0, 2)], {"before": (1, 0), "after": (0, 1)}),
     ],
 )
@@ -169,6 +171,16 @@ def test_empty_shapes(name: str, shapes: list, attrs: dict) -> None:
     rng = np.random.default_rng(SEED)
     operands = tuple(None if s is None else rng.standard_normal(s).astype(np.float32) for s in shapes)
     check(name, Sample(operands, attrs), run(name, Sample(operands, attrs)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pool_of_random_windows(seed: int) -> None:
+    x, attrs = random_pool(np.random.default_rng(seed))
+    try:
+        get("pool").result_types([TensorType.of(x)], attrs)
+    except IRTypeError:
+        return
+    check("pool", Sample((x,), attrs), run("pool", Sample((strided(x),), attrs), times=2))
 
 
 def test_rank_zero() -> None:

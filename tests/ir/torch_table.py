@@ -152,6 +152,13 @@ def conv(x: Any, weight: Any, bias: Any, **attrs: Any) -> Any:
     return (F.conv1d if x.ndim == 3 else F.conv2d)(x, weight, bias, **attrs)
 
 
+def pool(x: Any, kind: str, dilation: Any, include_padding: bool, **attrs: Any) -> Any:
+    size, stride, padding, ceil = (attrs[key] for key in ("kernel", "stride", "padding", "ceil"))
+    if kind == "max":
+        return (F.max_pool1d if x.ndim == 3 else F.max_pool2d)(x, size, stride, padding, dilation, ceil)
+    return (F.avg_pool1d if x.ndim == 3 else F.avg_pool2d)(x, size, stride, padding, ceil, include_padding)
+
+
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
@@ -243,6 +250,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "matmul": torch.matmul,
     "conv": conv,
+    "pool": pool,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "add_layer_norm": lambda x, residual, *rest, eps: (

@@ -17,7 +17,7 @@ from forgec.ir.op import Op, get, literal_array
 from forgec.ir.program import Instr
 from forgec.ir.types import DType
 
-from . import attention, compressed, elementwise, matrix, movement, normalisation  # fill the table
+from . import attention, compressed, elementwise, matrix, movement, normalisation, pooling  # fill the table
 from .registry import KERNELS, Call, Scratch, Step
 
 __all__ = ["KERNELS", "Scratch", "Step", "bind"]

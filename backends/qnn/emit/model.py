@@ -18,7 +18,7 @@ from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
 from ..edge import Port
-from . import attention, elementwise, matrix, movement, normalisation  # noqa: F401  (fill the table)
+from . import attention, elementwise, matrix, movement, normalisation, pooling  # noqa: F401  (fill the table)
 from .builder import Builder, Shape
 from .registry import EMITTERS
 from .weights import WeightFile

@@ -90,6 +90,8 @@ class FunctionBuilder:
         self.source: Source | None = None
         self.result_type: TensorType | tuple[TensorType, ...] | None = None
         """Type of the FX node being lowered."""
+        self.used: frozenset[Any] = frozenset()
+        """Which results of that node anything reads, by number, where it has several."""
         self.const_params: dict[Recipe, ConstParam] = {}
         self._instance_names = instance_names
         self._layouts: dict[Register, Layout] = {}

@@ -37,7 +37,15 @@ from ..program import (
     StateRef,
 )
 from ..types import TensorType
-from . import attention, elementwise, indexing, neural, reduction, shape  # noqa: F401  (register converters)
+from . import (  # noqa: F401  (register converters)
+    attention,
+    elementwise,
+    indexing,
+    neural,
+    pooling,
+    reduction,
+    shape,
+)
 from .builder import Const, Constants, FunctionBuilder
 from .registry import bind, find, target_name, wanted
 
@@ -111,6 +119,7 @@ class _GraphLowering:
         for node in graph.nodes:
             builder.source = node.meta.get("source")
             builder.result_type = node.meta.get("type")
+            builder.used = frozenset(user.args[1] for user in node.users if user.target is operator.getitem)
             if node.op == "placeholder":
                 params.append(builder.register(node.meta["type"]))
                 self.env[node] = params[-1]

@@ -9,6 +9,7 @@ from . import (
     indexing,
     linear,
     normalisation,
+    pooling,
     reduction,
     rows,
     shape,

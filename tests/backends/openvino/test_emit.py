@@ -11,9 +11,10 @@ from forgec.backends.openvino.emit import emit
 from forgec.backends.openvino.nodes import EMITTERS
 from forgec.backends.openvino.rules import legalise_segment
 from forgec.backends.openvino.types import Precision, converted
+from random_pools import random_pool
 
 from forgec.errors import BackendError
-from forgec.ir.op import OPS, Op, Sample
+from forgec.ir.op import OPS, IRTypeError, Op, Sample
 from forgec.ir.program import Function, Instr, Program, Register
 from forgec.ir.samples import Case, case_of
 from forgec.ir.types import DType, TensorType
@@ -72,6 +73,20 @@ def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None
                 atol=tolerance * scale,
                 err_msg=f"seed {SEED}",
             )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pools_of_random_windows(seed: int) -> None:
+    x, attrs = random_pool(np.random.default_rng(seed))
+    try:
+        case = case_of(OPS["pool"], Sample((x,), attrs))
+    except IRTypeError:
+        return
+    if not x.size:
+        return
+    (got,) = run(case, Precision(DType.F32))
+    (want,) = OPS["pool"].evaluate((x,), attrs)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5, err_msg=f"seed {seed}: {attrs}")
 
 
 def test_every_op_that_runs_has_an_emitter_or_a_rule() -> None:

@@ -15,6 +15,7 @@ const BindTable& binders() {
     add_movement_binders(t);
     add_indexing_binders(t);
     add_reduction_binders(t);
+    add_pooling_binders(t);
     return t;
   }();
   return table;

@@ -106,6 +106,7 @@ void add_pointwise_binders(BindTable& table);
 void add_movement_binders(BindTable& table);
 void add_indexing_binders(BindTable& table);
 void add_reduction_binders(BindTable& table);
+void add_pooling_binders(BindTable& table);
 
 // A copy of `from` into `to`, both of any strides, equal shape and type.
 void bind_copy(Binder& binder, const Tensor& from, const Tensor& to, bool independent = false);

@@ -55,8 +55,11 @@ void conv(const void* params, Context& context) {
 template <class V>
 void valid_range(int64_t offset, int64_t stride, int64_t size, int64_t count, int64_t* low, int64_t* high) {
   *low = offset >= 0 ? 0 : (-offset + stride - 1) / stride;
-  *high = offset >= size ? 0 : (size - offset + stride - 1) / stride;
-  if (*high > count) *high = count;
+  if (offset + (count - 1) * stride < size) {  // for short rows the division would take longer than the rest
+    *high = count;
+  } else {
+    *high = offset >= size ? 0 : (size - offset + stride - 1) / stride;
+  }
 }
 
 template <class V>

@@ -6,6 +6,7 @@
 #include "gemm.h"
 #include "norm.h"
 #include "pointwise.h"
+#include "pool.h"
 #include "softmax.h"
 
 namespace forgec {
@@ -40,6 +41,8 @@ constexpr Kernels make_kernels(const char* name) {
       matmul<V>,
       conv<V>,
       conv_direct<V>,
+      pool<V, LargestOf<V>>,
+      pool<V, AverageOf<V>>,
       attention<V>,
       norm<V, true>,
       norm<V, false>,

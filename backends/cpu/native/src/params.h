@@ -21,6 +21,7 @@ constexpr int kDepth = 192;    // k of a block of a product: short enough that s
 // no registers for addresses, and such that the rows of a tile lie in different sets of a cache.
 constexpr int kLeftRow = kDepth + 16;
 constexpr int kAttentionRows = 144;  // query rows of an attention task at most
+constexpr int64_t kPoolColumns = 2048;  // of a row of results that pooling does together at most
 
 constexpr int64_t left_floats(int64_t rows, int64_t k) { return (k + kDepth - 1) / kDepth * rows * kLeftRow; }
 
@@ -59,6 +60,18 @@ struct Conv {
   int64_t batch, groups, channels;  // channels of one group
   int64_t x_batch, x_channel, x_row, x_col;
   int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+};
+
+// Windows of each of `planes` images; a 1-d one is a row.
+struct Pool {
+  const float* x;
+  float* out_data;
+  int64_t planes, channels;  // batch * channels, channels
+  int64_t x_batch, x_channel, x_row;  // columns lie side by side
+  int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+  bool include_padding;      // in what an average divides by
+  float* lines;              // room per thread
+  int64_t line_floats;
 };
 
 struct Attention {
@@ -138,7 +151,8 @@ struct QuantKernels;  // quant.h
 struct Kernels {
   const char* name;
   int tile_rows;               // rows of the register tile
-  Run linear, matmul, conv, conv_direct, attention, layer_norm, rms_norm, softmax, softmax_axis, rope;
+  Run linear, matmul, conv, conv_direct, max_pool, average_pool, attention;
+  Run layer_norm, rms_norm, softmax, softmax_axis, rope;
   Pointwise unary[static_cast<int>(Unary::count)];
   Pointwise binary[static_cast<int>(Binary::count)];
   Pointwise gated[kActs];
