@@ -40,8 +40,9 @@ def repro(
 ) -> None:
     """Write the smallest part that a vendor's compiler fails at.
 
-    The folder has all that shows the failure: that part as IR and as the vendor's own model, its weights, the compiler's log, the error,
-    the settings and all versions. Leaves with 4 if something fails, with 0 and no folder if nothing does.
+    The folder has all that shows the failure: that part as IR and as the vendor's own model, its weights, the
+    compiler's log, the error, the settings and all versions. Leaves with 4 if something fails, with 0 and no
+    folder if nothing does.
     """
     from ..backends.base import Settings
     from ..repro import find_repro
