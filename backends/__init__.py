@@ -17,7 +17,10 @@ from forgec.errors import TargetError
 from .base import Backend
 from .target import Target
 
-__all__ = ["get", "names", "resolve", "target", "targets"]
+__all__ = ["AUTO", "get", "names", "present", "resolve", "target", "targets"]
+
+AUTO = "auto"
+"""Stands for the device that the machine has."""
 
 
 @cache
@@ -46,8 +49,19 @@ def target(name: str) -> Target:
     return _registry()[resolve(name)][0]
 
 
+def present() -> tuple[str, ...]:
+    """Targets other than the CPU whose device this machine has, ready to run."""
+    others = (get(name) for name in targets() if name != "cpu")
+    return tuple(each.name for each in others if each.runnable() is None and each.kind == "measured")
+
+
 def resolve(name: str) -> str:
-    """A target's own name for its name or alias; :class:`TargetError` if there is none."""
+    """A target's own name for its name or alias; ``auto`` is the device that this machine has, else the CPU.
+
+    :class:`TargetError` if there is none.
+    """
+    if name.lower() == AUTO:
+        return next(iter(present()), "cpu")
     registry = _registry()
     known = {alias: each.name for each, _ in registry.values() for alias in each.aliases}
     known |= {each: each for each in registry}
@@ -56,7 +70,7 @@ def resolve(name: str) -> str:
     near = difflib.get_close_matches(
         name.lower(), [x for x in known if known[x] in targets()], n=1, cutoff=0.5
     )
-    hint = f"did you mean {near[0]!r}?" if near else "the targets are " + ", ".join(targets())
+    hint = f"did you mean {near[0]!r}?" if near else "the targets are " + ", ".join((AUTO, *targets()))
     raise TargetError(f"there is no target {name!r}", hint=hint)
 
 

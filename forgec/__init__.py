@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .compile import compile
     from .executable import Buckets, Dim, Executable, Programs, load, load_programs
     from .language import compile_language_model
+    from .multitarget import compile_targets
     from .options import Options
     from .report.report import Report
     from .text import LLM, Sampling
@@ -72,6 +73,7 @@ __all__ = [
     "compile",
     "compile_buckets",
     "compile_language_model",
+    "compile_targets",
     "load",
     "load_programs",
     "models",
@@ -89,6 +91,7 @@ _LAZY = {
     "Sampling": "text",
     "compile": "compile",
     "compile_language_model": "language",
+    "compile_targets": "multitarget",
     "load": "executable",
     "load_programs": "executable",
 }

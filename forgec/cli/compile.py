@@ -14,14 +14,14 @@ from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import read_text, require_writable, write_text
 from .output import Format, Output
-from .subject import compile_subject, compile_text_model, load_subject
+from .subject import Subject, compile_subject, compile_text_model, load_subject
 
 __all__ = ["compile", "options_of"]
 
 
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
-    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -o bert.forge --report bert.html",
+    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -t npu4000,cpu -o bert.forge",
     "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
 )
 def compile(
@@ -30,7 +30,10 @@ def compile(
         Path | None,
         typer.Option("--out", "-o", metavar="OUT.forge", help="File to write.  [default: NAME.forge]"),
     ] = None,
-    target: flags.Target = "cpu",
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", metavar="TARGETS", help="Devices to compile for, with commas; auto."),
+    ] = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     attn: flags.Attention = "sdpa",
@@ -114,6 +117,15 @@ def compile(
     for path in (out, report, trace_file, emit_ir):
         require_writable(path)
 
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    if len(targets) > 1:
+        if context is not None or any((report, trace_file, emit_ir, emit)):
+            raise OptionError(
+                "--context, --report, --trace, --emit-ir and --emit are for one target",
+                hint="compile for each target by itself",
+            )
+        subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+        return _for_targets(subject, targets, options, out, output)
     if context is None:
         if chunk or calibrate:
             flag = "--chunk" if chunk else "--calibrate"
@@ -168,6 +180,41 @@ def compile(
     for path in filter(None, (out, report, trace_file, emit_ir)):
         output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
     if result.fidelity is not None and not result.fidelity.passed:
+        raise typer.Exit(EXIT_CHECK)
+
+
+def _for_targets(
+    subject: Subject, targets: list[str], options: Options, out: Path | None, output: Output
+) -> None:
+    """Compile for several targets into one file; their reports one after the other."""
+    from ..multitarget import compile_targets
+
+    args, kwargs = subject.draw(0)
+    with output.progress() as progress:
+        programs = compile_targets(
+            subject.model,
+            args,
+            kwargs,
+            targets=targets,
+            options=options,
+            progress=progress,
+            name=subject.name,
+            origin=subject.weights,
+        )
+    out = out or Path(f"{subject.name}.forge")
+    programs.save(out)
+    wrote(out)
+    reports = [executable.report for executable in programs.values()]
+
+    def text(printer: terminal.Printer) -> None:
+        for found in reports:
+            if found is not None:
+                terminal.print_report(found, printer.file)
+                printer.gap()
+
+    output.result({"reports": reports}, text)
+    output.note(f"wrote {out} ({terminal.units.nbytes(out.stat().st_size)})")
+    if any(r is not None and r.fidelity is not None and not r.fidelity.passed for r in reports):
         raise typer.Exit(EXIT_CHECK)
 
 

@@ -28,7 +28,9 @@ _MODEL_HELP = "Preset name, Hugging Face directory, config.json or .pt2 file."
 
 ModelFlag = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
 OptionalModel = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
-Target = Annotated[str, typer.Option("--target", "-t", metavar="TARGET", help="Device to compile for.")]
+Target = Annotated[
+    str, typer.Option("--target", "-t", metavar="TARGET", help="Device to compile for; auto: what is here.")
+]
 Threads = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Threads of a run.  [default: FORGEC_THREADS, or all processors]"),

@@ -43,6 +43,10 @@ def run(
         Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Write the outputs.")
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 1,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", metavar="TARGET", help="Of a file for several: the program to run."),
+    ] = None,
     threads: flags.Threads = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
@@ -56,7 +60,7 @@ def run(
 
     output = Output(fmt, quiet)
     require_writable(out)
-    with artifact.load(file, threads=threads) as executable:
+    with artifact.load(file, threads=threads, target=target) as executable:
         arrays, origins = parse_inputs(inputs or [], executable)
         names = [leaf.name or f"output{leaf.index}" for leaf in executable.signature.results]
         results = executable.run_flat(arrays)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..ir.printer import to_text
 from ..ir.program import Program
 from ..ir.types import TensorType
 from ..ir.verifier import verify
+from ..plan.plan import HOST
 from ..plan.serialise import from_json, to_json
 from ..report.report import Report
 from .archive import (
@@ -73,17 +75,40 @@ def save_entries(path: str | os.PathLike[str], entries: Mapping[str, Executable]
     write_archive(path, manifest, members)
 
 
-def load(path: str | os.PathLike[str], verify_weights: bool = True, threads: int | None = None) -> Executable:
+def load(
+    path: str | os.PathLike[str],
+    verify_weights: bool = True,
+    threads: int | None = None,
+    target: str | None = None,
+) -> Executable:
     """The executable in a ``.forge`` file, of several the main one. Its weights are mapped, not read; needs
     no PyTorch.
 
-    ``verify_weights=False`` skips the digests of the weights, nothing else; ``threads`` is
-    :attr:`Executable.threads`. Raises :class:`ArtifactError` for
-    a file that is damaged, foreign, or of a newer version.
+    Of programs for several targets it is the one for ``target``; else the one whose device the machine has,
+    that for the CPU, or the first. ``verify_weights=False`` skips the digests of the weights, nothing else;
+    ``threads`` is :attr:`Executable.threads`. Raises :class:`ArtifactError` for a file that is damaged,
+    foreign, of a newer version, or has no program for the target.
     """
-    executable = next(iter(load_entries(path, verify_weights).values()))
+    entries = load_entries(path, verify_weights)
+    executable = entries[_chosen(path, entries, target)]
     executable.threads = threads
     return executable
+
+
+def _chosen(path: str | os.PathLike[str], entries: Mapping[str, Executable], target: str | None) -> str:
+    """Which of a file's programs to run."""
+    first = next(iter(entries))
+    if target is not None:
+        wanted = backends.resolve(target)
+        having = {executable.info.target: name for name, executable in reversed(entries.items())}
+        if wanted not in having:
+            known = ", ".join(sorted(having))
+            raise ArtifactError(f"there is no program for {wanted} in the file, but for {known}", str(path))
+        return having[wanted]
+    if len(entries) == 1 or not set(entries) <= set(backends.targets()):
+        return first
+    here = [name for name in (*backends.present(), HOST) if name in entries]
+    return here[0] if here else first
 
 
 def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> dict[str, Executable]:
@@ -111,7 +136,7 @@ def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> d
                 plans[prefix],
                 signatures[prefix],
                 constants,
-                manifest.info,
+                replace(manifest.info, target=name) if name in backends.targets() else manifest.info,
                 {name: array for name, array in initial.items() if name in programs[prefix].states},
                 partial(_stored_report, archive, prefix + REPORT),
                 stored_selftest(archive.tensors(tests), signatures[prefix]) if tests in archive else None,
