@@ -21,7 +21,7 @@ __all__ = ["compile", "options_of"]
 
 @verb(
     "forgec compile -m gpt2-tiny -o tiny.forge",
-    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -t npu4000,cpu -o bert.forge",
+    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -t lunar-lake,cpu -o bert.forge",
     "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
 )
 def compile(

@@ -14,7 +14,7 @@ from forgec.errors import OptionError, TargetError
 
 def model() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)).eval(), torch.randn(4, 16)
+    return nn.Sequential(nn.Linear(512, 2048), nn.GELU(), nn.Linear(2048, 512)).eval(), torch.randn(128, 512)
 
 
 @pytest.mark.parametrize("targets", [[], ["cpu", "CPU"], ["cpu", "intel-npu4000", "lunar-lake"]])
