@@ -42,5 +42,5 @@ def test_an_npu_and_the_cpu_in_one_file(target, tmp_path) -> None:
         want = module(x).numpy()
     for name, bound in ((target, 1e-2), ("cpu", 2e-5)):
         exe = forgec.load(tmp_path / "both.forge", target=name)
-        assert {segment.device for segment in exe.plan.segments} == {name}
+        assert name in {segment.device for segment in exe.plan.segments}
         np.testing.assert_allclose(exe(x), want, atol=bound)
