@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -184,6 +186,12 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert CostModel.load(path) == found
     assert CostModel.load("server") == MODEL == CostModel.from_json(MODEL.to_json())
     assert MODEL.method == "measured" and MODEL.error is not None
+
+
+def test_the_shipped_calibrations_load_in_a_fresh_process() -> None:
+    code = "from forgec.plan.cost import CostModel; CostModel.load('server'); CostModel.load('laptop')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_such_calibration() -> None:
