@@ -64,8 +64,8 @@ class Repro:
 
     def _write(self, folder: Path) -> None:
         (folder / "program.ir").write_text(to_text(self.program), encoding="utf-8")
-        values = {name: self.constants(c) for name, c in self.program.constants.items()}
-        np.savez(folder / "weights.npz", **{name: _plain(x) for name, x in values.items()})
+        values: Any = {name: _plain(self.constants(c)) for name, c in self.program.constants.items()}
+        np.savez(folder / "weights.npz", **values)
         for name, data in self._model().items():
             (folder / name).write_bytes(data)
         (folder / "log.txt").write_text(self.error.log, encoding="utf-8")

@@ -100,7 +100,7 @@ def _chosen(path: str | os.PathLike[str], entries: Mapping[str, Executable], tar
     first = next(iter(entries))
     if target is not None:
         wanted = backends.resolve(target)
-        having = {executable.info.target: name for name, executable in reversed(entries.items())}
+        having = {executable.info.target: name for name, executable in reversed(list(entries.items()))}
         if wanted not in having:
             known = ", ".join(sorted(having))
             raise ArtifactError(f"there is no program for {wanted} in the file, but for {known}", str(path))

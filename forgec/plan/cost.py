@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from ..ir import ops  # noqa: F401  (registers the records)
+from ..ir import ops as _records  # noqa: F401  (registers them)
 from ..ir.op import OPS, get
 from ..ir.program import Instr, Literal, Program
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
