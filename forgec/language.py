@@ -87,6 +87,9 @@ def compile_language_model(
             calibration=known,
             progress=progress,
         )
+        report = entries[tokens].report
+        if report is not None:
+            report.warnings += decoder.notes
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     if chosen.check and not WeightSpec.parse(chosen.weights).compresses:

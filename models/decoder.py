@@ -35,11 +35,14 @@ class Decoder(nn.Module):
     """A language model whose cache is an input and an output.
 
     ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk.
+    ``notes`` are what its user has to know.
     """
 
     _model: Any
 
-    def __init__(self, model: PreTrainedModel, shapes: Shapes, context: int, rows: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, shapes: Shapes, context: int, rows: int, notes: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         # The model's children are registered here too, so that weights keep the names of the checkpoint.
         for name, child in model.named_children():
@@ -48,6 +51,7 @@ class Decoder(nn.Module):
         self.shapes = shapes
         self.context = context
         self.rows = rows
+        self.notes = tuple(dict.fromkeys(notes))
 
     def forward(
         self,
@@ -117,19 +121,22 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Deco
     if context < 1:
         raise ModelError(f"a context has at least one token, and is {context}")
     rows = context + max(chunks, default=1) - 1
-    _fix_frequencies(model, context)
+    notes = _fix_frequencies(model, context)
     shapes = _cache_shapes(model, context, rows)
     hand_out(_layers(model, len(shapes)))
-    decoder = Decoder(model, shapes, context, rows)
+    decoder = Decoder(model, shapes, context, rows, notes)
     return decoder.eval().requires_grad_(False)
 
 
-def _fix_frequencies(model: nn.Module, context: int) -> None:
+def _fix_frequencies(model: nn.Module, context: int) -> list[str]:
     """Decide for a whole file what rotary embeddings with several sets of frequencies decide in each call.
+
+    Returns what the user has to know of it.
 
     The keys of one cache must not be of two kinds: longrope takes the set for long texts throughout if the
     context is over the original length. A context is never over the length from which ``dynamic`` grows.
     """
+    notes = []
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
         if kind == "dynamic":
@@ -142,6 +149,12 @@ def _fix_frequencies(model: nn.Module, context: int) -> None:
             device = rotary.original_inv_freq.device
             frequencies, _ = ROPE_INIT_FUNCTIONS[kind](rotary.config, device, seq_len=original + 1)
             rotary.original_inv_freq.copy_(frequencies)
+            notes.append(
+                f"longrope: texts of up to {original} tokens are not written as transformers writes them, "
+                "because one cache takes the frequencies for long texts; for short ones compile with a "
+                f"context of {original}"
+            )
+    return notes
 
 
 def _layers(model: nn.Module, count: int) -> list[nn.Module]:

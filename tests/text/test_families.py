@@ -39,7 +39,10 @@ def test_longrope_takes_one_set_of_frequencies(context, lengths, tmp_path):
     does for prompts of these lengths."""
     model = load("longrope", tmp_path)
     expected = {length: generated(model, prompt(length), 20) for length in lengths}
-    with forgec.LLM(forgec.compile_language_model(model, context=context, chunks=[CHUNK])) as llm:
+    programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
+    warned = [any("longrope" in text for text in p.report.warnings) for p in programs.values()]
+    assert all(warned) if context > 64 else not any(warned)
+    with forgec.LLM(programs) as llm:
         for length in lengths:
             pieces = llm.generate(prompt(length), max_tokens=20, eos=())
             assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"
