@@ -184,7 +184,8 @@ def test_an_illegal_knob_is_a_usage_error():
 
 
 INTERRUPTED = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 import forgec.cli.main, forgec.models
 from cli_toy import example
 def compile(*args, progress, **more):
