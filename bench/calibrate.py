@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from forgec.ir.program import Instr
     from forgec.plan.cost import CostModel
 
-__all__ = ["NAME", "TITLE", "Calibration", "errors", "measure", "tables", "write"]
+__all__ = ["NAME", "TITLE", "Calibration", "errors", "measure", "tables", "text"]
 
 NAME = "calibrate"
 TITLE = "Calibration of the cost model"
@@ -102,9 +102,9 @@ def measure(*, threads: int, say: Say, every: int = 1, seed: int = 0) -> dict[st
     return data
 
 
-def write(data: Mapping[str, Any], path: Path) -> None:
-    """Write the calibration where ``CostModel.load`` finds it, one line per op."""
-    path.write_text(dump(data["calibration"]) + "\n", encoding="utf-8")
+def text(data: Mapping[str, Any]) -> str:
+    """The calibration as a file that ``CostModel.load`` reads, one line per op."""
+    return dump(data["calibration"]) + "\n"
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:

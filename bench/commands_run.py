@@ -95,7 +95,7 @@ def run_calibrate(
     def measure() -> Mapping[str, Any]:
         data = calibrate.measure(threads=threads, every=every, say=say)
         if out is not None:
-            calibrate.write(data, out)
+            out.write_text(calibrate.text(data), encoding="utf-8")
         return data
 
     return Job({"threads": threads, "every": every}, measure)

@@ -20,7 +20,7 @@ from .ir.printer import to_text
 from .ir.program import Program
 from .report.compose import versions
 
-__all__ = ["SCHEMA", "Repro", "find_repro"]
+__all__ = ["SCHEMA", "Repro", "find_repro", "require_new"]
 
 SCHEMA = "forgec.repro/1"
 
@@ -45,8 +45,7 @@ class Repro:
         beside them, ``log.txt`` is what the compiler printed, ``repro.json`` has the error, the settings and
         all versions. Raises :class:`OptionError` if the folder exists or cannot be written.
         """
-        if folder.exists():
-            raise OptionError(f"{folder} exists", hint="name a new folder")
+        require_new(folder)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             own = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -97,6 +96,12 @@ class Repro:
 def _plain(x: np.ndarray) -> np.ndarray:
     """The array, as bytes where numpy's files do not know its element type, which the IR has."""
     return x if x.dtype.isbuiltin == 1 else x.view(f"V{x.itemsize}")
+
+
+def require_new(folder: Path) -> None:
+    """:class:`OptionError` if there is something at the place of a new folder."""
+    if folder.exists():
+        raise OptionError(f"{folder} exists", hint="name a new folder")
 
 
 class _Found(Exception):

@@ -11,7 +11,7 @@ from forgec.ir.program import Constant, Instr, Program
 from forgec.ir.types import TensorType
 
 from ..base import Constants, Settings
-from ..vendor.portion import portion
+from ..vendor.portion import failing_beginning, portion
 from ..vendor.support import Trial, single
 from .compiler import Model, Rejected, build_batch
 from .emission import emitted
@@ -57,18 +57,10 @@ def culprit(segment: Program, constants: Constants, platform: str, toolchain: To
     Bisection over the segment's beginnings: about log2(instructions) compiles.
     """
 
-    def refused(count: int) -> bool:
-        model = emitted(portion(segment, 0, count), constants, "bisection")
+    def refused(part: Program) -> bool:
+        model = emitted(part, constants, "bisection")
         (result,) = build_batch([model], platform, toolchain, _BOUND)
         return isinstance(result, Rejected)
 
-    low, high = 0, len(segment.main.body)
-    if not refused(high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if refused(middle):
-            high = middle
-        else:
-            low = middle
-    return segment.main.body[high - 1]
+    body = segment.main.body
+    return body[failing_beginning(segment, refused) - 1] if refused(portion(segment, 0, len(body))) else None

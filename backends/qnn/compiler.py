@@ -28,7 +28,7 @@ from forgec.ir.types import TensorType
 from ..base import Constants, Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.calls import bound_inputs
-from ..vendor.portion import portion
+from ..vendor.portion import failing_beginning
 from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
 from .container import Container, pack
@@ -233,14 +233,10 @@ def _explain(
 def _bisect(segment: Program, constants: Constants, settings: Settings, chip: Chip) -> Instr | None:
     """The last instruction of the shortest beginning of the segment that does not compile."""
     body = segment.main.body
-    good, bad = 0, len(body)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _compiles(portion(segment, 0, middle), constants, settings, chip):
-            good = middle
-        else:
-            bad = middle
-    return body[bad - 1] if body else None
+    if not body:
+        return None
+    count = failing_beginning(segment, lambda part: not _compiles(part, constants, settings, chip))
+    return body[count - 1]
 
 
 def model_files(segment: Program, constants: Constants) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from forgec.ir.program import ConstRef, Program
 
-__all__ = ["portion", "smallest"]
+__all__ = ["failing_beginning", "portion", "smallest"]
 
 
 def portion(segment: Program, start: int, stop: int) -> Program:
@@ -34,22 +34,29 @@ def portion(segment: Program, start: int, stop: int) -> Program:
     return replace(segment, functions={segment.entry: function}, constants=constants)
 
 
-def smallest(segment: Program, fails: Callable[[Program], bool]) -> Program:
-    """A run of instructions of a segment that fails as the whole does, by bisection from both ends.
+def failing_beginning(segment: Program, fails: Callable[[Program], bool]) -> int:
+    """How many instructions the shortest beginning has that fails as the whole does.
 
-    Where neither the first nor the last of them matters alone it is not the smallest there is. What is
-    returned was seen to fail, unless that is the whole segment.
+    Bisection, about log2(instructions) trials; the whole is not tried.
     """
-    start, stop = 0, len(segment.main.body)
-    good, bad = 0, stop
+    good, bad = 0, len(segment.main.body)
     while bad - good > 1:
         middle = (good + bad) // 2
         if fails(portion(segment, 0, middle)):
             bad = middle
         else:
             good = middle
-    stop = bad
-    good = stop
+    return bad
+
+
+def smallest(segment: Program, fails: Callable[[Program], bool]) -> Program:
+    """A run of instructions of a segment that fails as the whole does, by bisection from both ends.
+
+    Where neither the first nor the last of them matters alone it is not the smallest there is. What is
+    returned was seen to fail, unless that is the whole segment.
+    """
+    stop = failing_beginning(segment, fails)
+    start, good = 0, stop
     while good - start > 1:
         middle = (start + good) // 2
         if fails(portion(segment, middle, stop)):

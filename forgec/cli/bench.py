@@ -60,12 +60,16 @@ def bench(
 
     output = Output(fmt, quiet)
     if calibration is not None:
+        if file is not None or model is not None or peers:
+            raise OptionError("--calibrate measures the machine, not a program", hint="give it alone")
         return calibrate(calibration, output, threads)
     if (file is None) == (model is None):
         raise OptionError("bench needs a FILE.forge or -m MODEL", hint="give one of the two")
     if peers:
         if model is None:
             raise OptionError("--against compiles the model with every tool", hint="give it with -m")
+        if inputs or target != "cpu":
+            raise OptionError("--against runs examples on the CPU", hint="leave out --input and --target")
         names = [name.strip() for name in peers.split(",") if name.strip()]
         return against(model, names, output, tokens=tokens, threads=threads, repeat=repeat)
     if file is not None:

@@ -20,8 +20,8 @@ __all__ = ["compile", "options_of"]
 
 
 @verb(
-    "forgec compile -m gpt2-tiny -o tiny.forge",
-    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -t lunar-lake,cpu -o bert.forge",
+    "forgec compile -m ./my-bert --tokens 64 --weights int8,*.dense=bf16 -o bert.forge --report bert.html",
+    "forgec compile -m ./my-bert -t lunar-lake,cpu -o bert.forge  # runs on what the machine has",
     "forgec compile -m ./my-llama --context 4096 -o llama.forge   # for forgec generate",
 )
 def compile(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ForgecError, OptionError
 from ..report.terminal import Printer
+from .files import require_writable, write_text
 from .output import Output
 
 if TYPE_CHECKING:
@@ -63,11 +64,9 @@ def calibrate(path: Path, output: Output, threads: int | None) -> None:
     """Fit the cost model to this machine's kernels and write the calibration; takes some minutes."""
     from ..bench import calibrate as calibration
 
+    require_writable(path)
     data = calibration.measure(threads=_threads(threads), say=output.note)
-    try:
-        calibration.write(data, path)
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error.strerror}") from error
+    write_text(path, calibration.text(data))
     _show(data, calibration.tables(data), output)
     output.note(f"wrote {path}; use it with --option costs={path}")
 

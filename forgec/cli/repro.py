@@ -45,8 +45,9 @@ def repro(
     folder if nothing does.
     """
     from ..backends.base import Settings
-    from ..repro import find_repro
+    from ..repro import find_repro, require_new
 
+    require_new(out)
     output = Output(fmt, quiet)
     options = Options.of(Options.parse(option or ()), check=False)
     subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)

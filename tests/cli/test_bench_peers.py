@@ -50,6 +50,8 @@ def test_the_tools_that_take_turns(peers, names, forgec, monkeypatch) -> None:
         (("-m", "minilm", "--against", "tensorrt"), "tensorrt"),
         (("a.forge", "--against", "all"), "give it with -m"),
         (("-m", "model.pt2", "--against", "all"), "every tool"),
+        (("-m", "minilm", "--against", "all", "-t", "hexagon-v73"), "leave out --input and --target"),
+        (("-m", "minilm", "--calibrate", "mine.json"), "give it alone"),
     ],
 )
 def test_bad_input_says_what_to_try(argv, says, forgec) -> None:
@@ -65,4 +67,6 @@ def test_a_calibration_is_written_for_compile_to_use(forgec, tmp_path, monkeypat
     assert result.exit_code == 0, result.stderr
     assert f"costs={tmp_path / 'mine.json'}" in result.stderr
     assert CostModel.load(tmp_path / "mine.json") == CostModel.load()
-    assert forgec("bench", "--calibrate", tmp_path / "none" / "mine.json").exit_code == 2
+    monkeypatch.setattr(calibrate, "measure", lambda **settings: pytest.fail("measured before the refusal"))
+    result = forgec("bench", "--calibrate", tmp_path / "none" / "mine.json")
+    assert result.exit_code == 1 and "there is no directory" in result.stderr

@@ -28,6 +28,12 @@ def test_a_failure_is_written_and_leaves_with_4(forgec, tmp_path, monkeypatch) -
     assert [instr.op for instr in part.main.body] == ["attention"]
 
 
+def test_a_folder_that_exists_is_refused_before_the_work(forgec, fake_compile, tmp_path) -> None:
+    result = forgec("repro", "-m", "toy", "-o", tmp_path)
+    assert result.exit_code == 2 and "name a new folder" in result.stderr
+    assert not fake_compile.loads and not fake_compile.calls
+
+
 def test_nothing_fails_and_nothing_is_written(forgec, tmp_path) -> None:
     result = forgec("repro", "-m", "gpt2-tiny", "--tokens", 8, "-o", tmp_path / "out", "-q")
     assert result.exit_code == 0, result.stderr

@@ -49,7 +49,9 @@ def _require_float(x: Any) -> None:
         raise UnsupportedOpError(f"pooling of {x.type} has no lowering", hint="cast to floating point first")
 
 
-def _max_pool(spatial: int) -> Any:
+def _max_pool(spatial: int, with_indices: bool) -> Any:
+    """The converter of a maximum, or of one that gives pairs of values and their indices."""
+
     def convert(
         b: FunctionBuilder,
         self: Any,
@@ -59,25 +61,10 @@ def _max_pool(spatial: int) -> Any:
         dilation: Sequence[int],
         ceil_mode: bool,
     ) -> Any:
-        return _pool(b, self, "max", _sizes(kernel_size, spatial), stride, padding, dilation, ceil_mode)
-
-    return convert
-
-
-def _max_pool_with_indices(spatial: int) -> Any:
-    def convert(
-        b: FunctionBuilder,
-        self: Any,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> Any:
-        if 1 in b.used:
+        if with_indices and 1 in b.used:
             raise UnsupportedOpError("the indices of a max_pool have no lowering", hint="use its values only")
-        kernel = _sizes(kernel_size, spatial)
-        return _pool(b, self, "max", kernel, stride, padding, dilation, ceil_mode), None
+        y = _pool(b, self, "max", _sizes(kernel_size, spatial), stride, padding, dilation, ceil_mode)
+        return (y, None) if with_indices else y
 
     return convert
 
@@ -145,6 +132,6 @@ def _adaptive(spatial: int) -> Any:
 
 
 for _spatial in (1, 2):
-    lowers(f"aten.max_pool{_spatial}d")(_max_pool(_spatial))
-    lowers(f"aten.max_pool{_spatial}d_with_indices")(_max_pool_with_indices(_spatial))
+    lowers(f"aten.max_pool{_spatial}d")(_max_pool(_spatial, with_indices=False))
+    lowers(f"aten.max_pool{_spatial}d_with_indices")(_max_pool(_spatial, with_indices=True))
     lowers(f"aten.adaptive_avg_pool{_spatial}d", f"aten._adaptive_avg_pool{_spatial}d")(_adaptive(_spatial))

@@ -44,6 +44,14 @@ def test_a_chain_is_one_step(isa: str) -> None:
     np.testing.assert_allclose(y, np.where(product < x, np.exp(x) + product, product), rtol=1e-5, atol=1e-6)
 
 
+def test_a_long_chain_is_several_steps(isa: str) -> None:
+    x, y = np.zeros(100, np.float32), np.zeros(100, np.float32)
+    step, count = steps_of([("add", [x, 1.0], y), *[("add", [y, 1.0], y)] * 39])
+    assert count == 3  # of 16 at most
+    step()
+    np.testing.assert_array_equal(y, 40)
+
+
 def test_what_meets_at_other_elements_does_not_share_tiles(isa: str) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((64, 64)).astype(np.float32)

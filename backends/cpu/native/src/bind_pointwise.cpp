@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kRun = 512;
 constexpr int64_t kTile = 4 * kRun;  // elements that go through all ops of a step
+constexpr int kMembers = 16;  // ops of a step at most: their tiles stay in the second-level cache
 constexpr int64_t kParallelElements = 32768;
 
 // One op; the next one of the same step, or null.
@@ -129,8 +130,8 @@ bool may_share_tiles(const Chain& earlier, const Chain& later) {
 bool joined(Binder& binder, const Chain& p) {
   Chain* member = binder.last<Chain>(run_chain);
   if (member == nullptr || member->total != p.total || p.total == 0) return false;
-  for (;; member = member->next) {
-    if (!may_share_tiles(*member, p)) return false;
+  for (int count = 1;; ++count, member = member->next) {
+    if (count == kMembers || !may_share_tiles(*member, p)) return false;
     if (member->next == nullptr) break;
   }
   member->next = binder.keep(p);
