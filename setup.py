@@ -47,7 +47,7 @@ setup(
     package_dir=package_dir,
     package_data={
         "forgec": ["py.typed"],
-        "forgec.plan": ["calibration/*.json"],
+        "forgec.plan": ["calibration/*.json", "calibration/npu/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
         "forgec.backends.openvino": ["driver.c", "*.json"],
         "forgec.backends.qnn": ["known.json"],

@@ -78,8 +78,8 @@ class Span:
 class Yes:
     """The device can run the instruction.
 
-    ``cost_us`` is its latency there in microseconds; None leaves the estimate to the planner's cost model,
-    which is that of the host.
+    ``cost_us`` is its latency there in microseconds; None leaves the estimate to the cost model of the
+    backend's ``calibration``.
     """
 
     cost_us: float | None = None
@@ -147,12 +147,14 @@ on_failure: ContextVar[Failed | None] = ContextVar("on_failure", default=None)
 class Backend(ABC):
     """One device. ``name`` is how IR text and plans call it: ``cpu``, ``intel-npu4000``, ...
 
-    ``precision`` is the element type that it computes floats in. ``kind`` says what a run here is: "measured"
-    on the device, "emulated" by a stand-in.
+    ``precision`` is the element type that it computes floats in. ``calibration`` names the cost model of its
+    instructions, a file of ``forgec/plan/calibration/npu``; None is that of the host. ``kind`` says what a
+    run here is: "measured" on the device, "emulated" by a stand-in.
     """
 
     name: str
     precision: str = "f32"
+    calibration: str | None = None
 
     @abstractmethod
     def available(self) -> str | None:
@@ -162,6 +164,11 @@ class Backend(ABC):
         """None if compiled programs run here, on the device or emulated, else one sentence saying what is
         missing."""
         return self.available()
+
+    @property
+    def compiler(self) -> str:
+        """The vendor's compiler, by version; empty if there is none. Only asked where it is available."""
+        return ""
 
     @property
     def kind(self) -> Literal["measured", "emulated"]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from forgec.ir.program import Instr
     from forgec.plan.cost import CostModel
 
-__all__ = ["NAME", "TITLE", "Calibration", "errors", "measure", "tables", "text"]
+__all__ = ["NAME", "TITLE", "Calibration", "errors", "measure", "rounded", "tables", "text"]
 
 NAME = "calibrate"
 TITLE = "Calibration of the cost model"
@@ -98,7 +98,7 @@ def measure(*, threads: int, say: Say, every: int = 1, seed: int = 0) -> dict[st
             say(f"{number + 1}/{len(ops)} {op}: {timed} of {count} cases")
         name = f"{machine.cpu_model()}, {threads} threads, {worker.call('kernels')} kernels"
         data: dict[str, Any] = worker.call("fit", machine=name, date=date.today().isoformat())
-    data["calibration"] = _rounded(data["calibration"])
+    data["calibration"] = rounded(data["calibration"])
     return data
 
 
@@ -148,11 +148,12 @@ def _rates(rates: Mapping[str, float]) -> Sequence[str]:
     return (*("-" if x >= 1e9 else f"{x / 1000:.1f}" for x in speeds), f"{rates['overhead_us']:.1f}")
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """JSON data with as many digits as the samples are worth."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     return value
 
 

@@ -25,7 +25,6 @@ from ..target import Target
 from ..vendor.support import Support, exact
 from . import toolchain
 from .container import Code, Compiled
-from .cost import estimate_us
 
 __all__ = ["OpenVinoBackend"]
 
@@ -61,6 +60,7 @@ class OpenVinoBackend(Backend):
     def __init__(self, target: Target) -> None:
         self.name = target.name
         self.precision = target.precision
+        self.calibration = target.name
         self.platform = target.name.removeprefix("intel-npu")
         self._learnt: Support | None = None
 
@@ -71,6 +71,10 @@ class OpenVinoBackend(Backend):
         if importlib.util.find_spec("openvino") is None:
             return "openvino is not installed: pip install 'forgec[openvino]'"
         return None
+
+    @property
+    def compiler(self) -> str:
+        return self._tools().identity
 
     @property
     def kind(self) -> Literal["measured", "emulated"]:
@@ -90,7 +94,7 @@ class OpenVinoBackend(Backend):
     def _answer(self, instr: Instr, reason: str) -> Answer:
         if reason:
             return No("compiler", reason, "another form of this operator, or leave it on the CPU")
-        return Yes(estimate_us(instr, self.platform))
+        return Yes()
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]

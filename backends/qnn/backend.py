@@ -23,7 +23,6 @@ from ..prediction import Prediction
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
-from .cost import estimate_us
 from .folded import compile_folded
 from .prediction import from_dict
 from .socs import CHIPS
@@ -48,6 +47,7 @@ class QnnBackend(Backend):
         self.name = target.name
         self.precision = target.precision
         self.chip = CHIPS[target.name]
+        self.calibration = self.chip.calibration
         self._support: Support | None = None
 
     def available(self) -> str | None:
@@ -58,6 +58,10 @@ class QnnBackend(Backend):
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed: pip install 'forgec[qnn]'"
         return None
+
+    @property
+    def compiler(self) -> str:
+        return compiler.compiler_id()
 
     @property
     def kind(self) -> Literal["measured", "emulated"]:
@@ -78,7 +82,7 @@ class QnnBackend(Backend):
     def _answer(self, instr: Instr, reason: str) -> Answer:
         if reason:
             return No("vendor", f"{instr.op}: {reason}", "write it with other operators")
-        return Yes(estimate_us(instr, self.name))
+        return Yes()
 
     def _learnt(self) -> Support:
         if self._support is None:

@@ -12,16 +12,18 @@ __all__ = ["CHIPS", "TARGETS", "Chip"]
 @dataclass(frozen=True)
 class Chip:
     """``soc`` is the vendor's number of the chip that code is made for, ``proxy`` that of the chip whose
-    performance model stands for it, ``proxy_name`` its name. The vendor has models for few chips."""
+    performance model stands for it, ``proxy_name`` its name. The vendor has models for few chips.
+    ``calibration`` is the cost model that was fitted to that one."""
 
     soc: int
     name: str
     proxy: int
     proxy_name: str
+    calibration: str
 
 
-_V73_MODEL = (77, "QCS9100, v73")
-_V81_MODEL = (72, "SA8797, v81")
+_V73_MODEL = (77, "QCS9100, v73", "hexagon-v73")
+_V81_MODEL = (72, "SA8797, v81", "hexagon-v81")
 
 CHIPS = {
     "hexagon-v73": Chip(60, "SC8380XP", *_V73_MODEL),

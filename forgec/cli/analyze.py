@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..options import Options
 from ..report import units
-from ..report.terminal import BAD, GOOD, HEAD, Printer, styled
+from ..report.report import Verdict
+from ..report.terminal import BAD, GOOD, HEAD, Printer, styled, verdict_text
 from . import flags
 from .boundary import EXIT_UNSUPPORTED, verb
 from .output import Format, Output
@@ -40,15 +41,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One target; ``flops_share`` is by device, times are microseconds of one run, estimated."""
+    """One target; ``flops_share`` is by device, times are microseconds of one run, estimated by the cost models
+    of the devices. ``calibration`` is by device what these are fitted on; ``verdict`` says which device is
+    faster, and has what the vendor's compiler simulates."""
 
     target: str
     instructions: int
     off_target: int
     flops_share: dict[str, float]
     estimated_us: dict[str, float]
-    calibration: str
+    calibration: dict[str, str]
     groups: list[Group]
+    verdict: Verdict | None = None
 
 
 @verb(
@@ -79,15 +83,18 @@ def analyze(
 
     For each op off the target: the reason, the source line and a fix.
 
-    Shares are of arithmetic operations; times come from the cost model and are estimates.
+    Shares are of arithmetic operations; times of ops come from cost models and are estimates. For an NPU its
+    compiler is run too: the last line compares what that simulates with the CPU alone.
     """
     output = Output(fmt, quiet)
     subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
     options = Options(check=False, costs=costs)
-    found = [
-        analyse_plan(compile_subject(subject, output, target=name, options=options).plan, costs)
-        for name in filter(None, (part.strip() for part in target.split(",")))
-    ]
+    found = []
+    for name in filter(None, (part.strip() for part in target.split(","))):
+        executable = compile_subject(subject, output, target=name, options=options)
+        report = executable.report
+        verdict = None if report is None else report.verdict
+        found.append(replace(analyse_plan(executable.plan, costs), verdict=verdict))
     output.result(
         {"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer)
     )
@@ -96,19 +103,21 @@ def analyze(
 
 
 def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
-    """Group the instructions of a plan, at the costs of a calibration; views are left out, since they run
-    nowhere."""
+    """Group the instructions of a plan, at the costs of their devices; views are left out, since they run
+    nowhere. ``costs`` is the host's calibration."""
+    from .. import backends
     from ..ir.op import get
     from ..plan.cost import CostModel
 
-    cost = CostModel.load(costs)
+    host = CostModel.load(costs)
+    models = {plan.target: host.on(backends.get(plan.target)), plan.host: host}
     total: dict[str, float] = {}
     micros: dict[str, float] = {}
     rows: dict[tuple[str | None, ...], list[tuple[float, float]]] = {}
     body = [(i, instr) for i, instr in enumerate(plan.program.main.body) if not get(instr.op).view]
     for i, instr in body:
         device = instr.device or plan.host
-        flops, us = _flops(instr), cost.instr_cost(instr)
+        flops, us = _flops(instr), models[device].instr_cost(instr)
         total[device] = total.get(device, 0.0) + flops
         micros[device] = micros.get(device, 0.0) + us
         reason = plan.reasons.get(i)
@@ -138,7 +147,11 @@ def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
         off_target=sum(g.count for g in groups if g.code is not None),
         flops_share={device: flops / everything if everything else 0.0 for device, flops in total.items()},
         estimated_us=micros,
-        calibration=f"{cost.method} on {cost.machine}",
+        calibration={
+            device: f"{model.method} on {model.machine}"
+            for device, model in models.items()
+            if device in total
+        },
         groups=sorted(groups, key=lambda g: (g.code is not None, -g.estimated_us)),
     )
 
@@ -195,7 +208,10 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
             for device, share in a.flops_share.items()
         )
         everything = styled("everything", GOOD) if not off else styled(f"{on} of {a.instructions}", BAD)
-        printer.line(everything, f" on {a.target}; {devices} (estimated; {a.calibration})")
+        fitted = "; ".join(a.calibration.values())
+        printer.line(everything, f" on {a.target}; {devices} (estimated; {fitted})")
+        if a.verdict is not None:
+            printer.line(verdict_text(a.verdict))
 
 
 def _percent(share: float) -> str:

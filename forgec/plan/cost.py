@@ -8,8 +8,11 @@ of its own. The last term is for an activation that a matrix product applies on 
 kernel and the traffic, not the arithmetic.
 
 Bytes are what a kernel must touch: its results and operands, of a look-up table only the rows it gathers.
-Views and literals are free. A calibration is a JSON file per class of machine, either ``measured`` there with
-:func:`fit`, or ``default``: round figures for one core of a server, fit for ratios and not for milliseconds.
+On an NPU what flows between instructions stays on the chip, so that bytes are those of constants alone, floats
+in 16 bits, tables as a whole. Views and literals are free.
+
+A calibration is a JSON file, fitted by :func:`fit`: of a class of machines, whose kernels were ``measured``, or
+of an NPU, whose vendor's compiler ``simulated`` them.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.base import Backend
 from ..errors import OptionError
 from ..ir import ops as _records  # noqa: F401  (registers them)
 from ..ir.op import OPS, get
-from ..ir.program import Instr, Literal, Program
+from ..ir.program import ConstRef, Instr, Literal, Program
+from ..ir.types import TensorType
 
 __all__ = ["FAMILIES", "CostModel", "Rates", "Transfer", "Work", "cost_key", "family", "fit", "work"]
 
@@ -94,28 +99,37 @@ class Work:
     activated: int
 
 
-def work(instr: Instr) -> Work | None:
-    """The work of an instruction, or None for a view."""
+def work(instr: Instr, *, on_chip: bool = False) -> Work | None:
+    """The work of an instruction, or None for a view; ``on_chip`` if intermediate results never leave it."""
     record = get(instr.op)
     if record.view:
         return None
     types = [None if x is None or isinstance(x, Literal) else x.type for x in instr.operands]
     results = [r.type for r in instr.results]
-    moved = sum(t.nbytes for t in results)
-    table = _TABLES.get(instr.op, -1)
-    for k, t in enumerate(types):
-        if t is not None:
-            moved += min(t.nbytes, results[0].nbytes) if k == table else t.nbytes
+    if on_chip:
+        moved = sum(_half_bytes(x.type) for x in instr.operands if isinstance(x, ConstRef))
+    else:
+        moved = sum(t.nbytes for t in results)
+        table = _TABLES.get(instr.op, -1)
+        for k, t in enumerate(types):
+            if t is not None:
+                moved += min(t.nbytes, results[0].nbytes) if k == table else t.nbytes
     flops = float(record.flops(types, results, {**record.attrs, **instr.attrs}))
     act = str(instr.attrs.get("act") or "") if family(instr.op) in ("matrix", "convolution") else ""
     return Work(instr.op, flops, moved, act, results[0].numel if act else 0)
+
+
+def _half_bytes(t: TensorType) -> int:
+    """Bytes of a constant where floats have 16 bits."""
+    return t.numel * 2 if t.dtype.is_float else t.nbytes
 
 
 @dataclass(frozen=True)
 class CostModel:
     """Rates by family and by op, those of a transfer between devices, and where they come from.
 
-    ``error`` is the median of abs(estimate - measured) / measured over the ``samples`` fitted.
+    ``error`` is the median of abs(estimate - sample) / sample over the ``samples`` fitted. ``on_chip`` says
+    which bytes count, see :func:`work`.
     """
 
     rates: dict[str, Rates]
@@ -125,6 +139,7 @@ class CostModel:
     method: str
     error: float | None = None
     samples: int = 0
+    on_chip: bool = False
     _cache: dict[Any, float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -163,6 +178,7 @@ class CostModel:
             str(record["method"]),
             None if record["error"] is None else float(record["error"]),
             int(record["samples"]),
+            bool(record.get("on_chip", False)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -174,6 +190,7 @@ class CostModel:
             "method": self.method,
             "error": self.error,
             "samples": self.samples,
+            **({"on_chip": True} if self.on_chip else {}),
             "rates": {name: asdict(rates) for name, rates in self.rates.items()},
             "transfer": asdict(self.transfer),
         }
@@ -183,7 +200,7 @@ class CostModel:
         key = cost_key(instr)
         known = self._cache.get(key)
         if known is None:
-            needed = work(instr)
+            needed = work(instr, on_chip=self.on_chip)
             known = 0.0 if needed is None else self.work_cost(needed)
             self._cache[key] = known
         return known
@@ -200,6 +217,12 @@ class CostModel:
         if not needed.act:
             return 0.0
         return needed.activated / self.of(needed.act).flops_per_us
+
+    def on(self, backend: Backend) -> CostModel:
+        """The model of a device's instructions: its own, if it has a calibration, else this one."""
+        if backend.calibration is None:
+            return self
+        return CostModel.load(_FOLDER / "npu" / f"{backend.calibration}.json")
 
     def program_cost(self, program: Program) -> float:
         """Microseconds of one run, one instruction after the other; functions count once per call."""
@@ -241,36 +264,45 @@ def _require_positive(*values: float) -> None:
 
 
 def fit(
-    samples: Sequence[tuple[Instr, float]], *, machine: str, date: str, base: CostModel | None = None
+    samples: Sequence[tuple[Instr, float]],
+    *,
+    machine: str,
+    date: str,
+    base: CostModel | None = None,
+    method: str = "measured",
+    on_chip: bool = False,
 ) -> CostModel:
-    """A measured calibration from instructions and their latencies in microseconds.
+    """A calibration from instructions and their latencies in microseconds.
 
     Per family, and per op with ``OP_SAMPLES`` or more, it minimises the squared relative error. Which samples
     are bound by arithmetic is a threshold on flops per byte; each threshold gives a linear problem in
     (1 / rate, 1 / bandwidth, overhead), solved by non-negative least squares, and the best under the full
     model wins.
-    Families without samples, and transfers, keep the rates of ``base`` (the default calibration if None).
+    Transfers keep the rates of ``base`` (the default calibration if None), and so do families without samples,
+    but on a chip: there they take those of point-wise ops.
     """
     base = base or CostModel.load()
     groups: dict[str, list[tuple[Work, float]]] = {}
     for instr, measured in samples:
-        needed = work(instr)
+        needed = work(instr, on_chip=on_chip)
         if needed is None or not 0 < measured < math.inf:
             raise OptionError(f"{instr.op} in {measured} us is no sample: needs a kernel and a positive time")
         for name in {instr.op, family(instr.op)}:
             groups.setdefault(name, []).append((needed, measured))
-    model = replace(base, rates={name: base.rates[name] for name in FAMILIES}, _cache={})
+    model = replace(base, rates={name: base.rates[name] for name in FAMILIES}, on_chip=on_chip, _cache={})
     for name in sorted(groups, key=lambda name: family(name) in ("matrix", "convolution")):
         # Matrix products come last: the activations that some of them include are known by then.
         rows = [(w.flops, w.nbytes, model._activation(w), t) for w, t in groups[name]]
         if name in FAMILIES or len(rows) >= OP_SAMPLES:
             model.rates[name] = _fit_rates(np.array(rows))
+    if on_chip:
+        model.rates.update({name: model.rates["pointwise"] for name in FAMILIES if name not in groups})
     errors = [abs(model.instr_cost(instr) - measured) / measured for instr, measured in samples]
     return replace(
         model,
         machine=machine,
         date=date,
-        method="measured",
+        method=method,
         error=float(np.median(errors)) if errors else None,
         samples=len(samples),
     )

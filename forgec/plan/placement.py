@@ -58,7 +58,7 @@ def place(program: Program, target: Backend, host: Backend, cost: CostModel) -> 
             raise _not_runnable(program, f"{host.name} cannot run", refused)
         total = sum(price for price in prices[host.name] if not isinstance(price, No))
         return Placement([host.name] * len(body), _through_torch(body), total, total)
-    prices[target.name] = _prices(body, target, cost)
+    prices[target.name] = _prices(body, target, cost.on(target))
     problem = _Problem(program, prices, cost, host.name)
     problem.check_runnable(target.name)
     naive = problem.greedy(target.name)

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from . import units
 from .report import Report
-from .terminal import pass_rows
+from .terminal import pass_rows, repeat_text
 
 __all__ = ["render"]
 
@@ -32,4 +32,5 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(units, name) for name in units.__all__})
+    environment.filters["repeat_text"] = repeat_text
     return environment.get_template("report.html")

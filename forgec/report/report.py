@@ -234,6 +234,17 @@ class PredictionReport:
     )
 
 
+@dataclass
+class Verdict:
+    """The device or the host: one run as placed, against the same program on the host alone."""
+
+    answer: Annotated[str, "The device that is faster, or either."]
+    sentence: Annotated[str, "Why, with what is simulated and what is estimated."]
+    placed_us: Annotated[float, "Microseconds of a run as placed, without starting the device."]
+    host_us: Annotated[float, "Microseconds on the host alone, estimated."]
+    simulated_us: Annotated[float, "The part of placed_us that the vendor's compiler simulated."]
+
+
 @dataclass(kw_only=True)
 class Report:
     """What ``forgec.compile`` did and what came out; ``Executable.report``."""
@@ -256,6 +267,9 @@ class Report:
     warnings: Annotated[list[str], "What the user should know."] = field(default_factory=list)
     predictions: Annotated[list[PredictionReport], "Segments that a vendor's model simulated."] = field(
         default_factory=list
+    )
+    verdict: Annotated[Verdict | None, "Which device is faster; null for the host and before compiling."] = (
+        None
     )
 
     @property

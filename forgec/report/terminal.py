@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import units
-from .report import Fallback, Fidelity, PassReport, RepeatReport, Report
+from .report import Fallback, Fidelity, PassReport, RepeatReport, Report, Verdict
 
 __all__ = [
     "BAD",
@@ -30,7 +30,9 @@ __all__ = [
     "fidelity_text",
     "pass_rows",
     "print_report",
+    "repeat_text",
     "styled",
+    "verdict_text",
 ]
 
 HEAD, DIM, GOOD, BAD, WARN = "bold", "dim", "green", "bold red", "yellow"
@@ -224,6 +226,8 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
         for p in report.predictions
     ]
     rows += [("repeats", repeat_text(repeat)) for p in report.predictions for repeat in p.repeats]
+    if report.verdict is not None:
+        rows.append(("verdict", verdict_text(report.verdict)))
     rows += [
         (
             "CEI",
@@ -234,6 +238,11 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
     if report.fidelity is not None:
         rows.append(("fidelity", fidelity_text(report.fidelity)))
     return rows
+
+
+def verdict_text(verdict: Verdict) -> Text:
+    """The faster device, and why."""
+    return Text.assemble(styled(verdict.answer, GOOD), f", {verdict.sentence}")
 
 
 def repeat_text(repeat: RepeatReport) -> str:

@@ -124,7 +124,7 @@ def test_a_fit_of_times_made_from_known_rates_is_exact_and_its_file_loads(tmp_pa
     assert sum(e["count"] for e in found.values()) == len(samples)
     assert max(e["max"] for e in found.values()) < 0.01
     path = tmp_path / "mine.json"
-    path.write_text(calibrate.text({"calibration": calibrate._rounded(model.to_json())}))
+    path.write_text(calibrate.text({"calibration": calibrate.rounded(model.to_json())}))
     assert json.loads(path.read_text())["samples"] == len(samples)
     assert all(float(f"{x:.4g}") == x for x in vars(CostModel.load(path).of("exp")).values())
     assert CostModel.load(path).method == "measured"

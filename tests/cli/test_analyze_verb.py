@@ -1,14 +1,17 @@
 """analyze: groups, reasons, shares and the exit code under --strict."""
 
 import json
+import sys
 
 import pytest
 from cli_toy import toy
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
+from report_samples import sample
 
 from forgec.cli.analyze import analyse_plan
-from forgec.plan.cost import CostModel
+from forgec.plan.cost import FAMILIES, CostModel, Rates
+from forgec.report.report import Verdict
 
 
 def split_toy():
@@ -65,8 +68,6 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert "estimated" in result.stdout
     assert "not on" not in result.stdout
 
-    import sys
-
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
     result = forgec("analyze", "-m", "toy", "-t", "null", "--strict", "-q")
     assert result.exit_code == 3
@@ -77,3 +78,24 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert [t["off_target"] for t in document["targets"]] == [1, 1]
+
+
+def test_times_are_those_of_the_device_and_the_verdict_is_said(forgec, fake_compile, monkeypatch):
+    slow = {name: Rates(1e3, 1e9, 0.0) for name in FAMILIES}
+    device = CostModel(slow, CostModel.load().transfer, "device-model", "d", "simulated", on_chip=True)
+    monkeypatch.setattr(CostModel, "on", lambda self, backend: device if backend.name == "null" else self)
+    plan = split_toy().plan
+    found = analyse_plan(plan)
+    linears = [i for i in plan.program.main.body if i.op == "linear"]
+    linear = next(g for g in found.groups if g.op == "linear")
+    assert linear.estimated_us == pytest.approx(sum(device.instr_cost(i) for i in linears))
+    assert set(found.calibration) == {"null", "cpu"} and "device-model" in found.calibration["null"]
+
+    said = Verdict("null", "2.0 x as fast: it was simulated", 1.0, 2.0, 1.0)
+    executable = split_toy()
+    executable.report = sample(verdict=said)
+    monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: executable)
+    result = forgec("analyze", "-m", "toy", "-t", "null", "-q")
+    assert result.stdout.splitlines()[-1] == f"null, {said.sentence}"
+    result = forgec("analyze", "-m", "toy", "-t", "null", "--format", "json")
+    assert json.loads(result.stdout)["targets"][0]["verdict"]["placed_us"] == 1.0

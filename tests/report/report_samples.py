@@ -14,8 +14,11 @@ from forgec.report.report import (
     PassReport,
     Phase,
     PlacementReport,
+    PredictionReport,
+    RepeatReport,
     Report,
     RssReport,
+    Verdict,
 )
 
 MIB = 1 << 20
@@ -53,5 +56,29 @@ def sample(**changes: Any) -> Report:
         "rss": RssReport(600 * MIB, 1100 * MIB, 418 * MIB, "high-water mark"),
         "versions": {"forgec": "0.1.0", "torch": "2.13.0"},
         "warnings": ["the weights hold NaN"],
+        "predictions": [
+            PredictionReport(
+                *(
+                    1,
+                    "npu",
+                    1130.0,
+                    "simulated",
+                    "the vendor's compiler",
+                    30 * MIB,
+                    2 * MIB,
+                    None,
+                    22 * MIB,
+                    13,
+                ),
+                ["rms"],
+                [],
+                [
+                    RepeatReport(
+                        "6 instructions", 12, True, "asked for", 1130.0, 1000.0, MIB, 22 * MIB, 0.8, 9.0
+                    )
+                ],
+            )
+        ],
+        "verdict": Verdict("npu", "7.1 x as fast: 1.13 ms simulated on npu", 1130.0, 8000.0, 1130.0),
     }
     return Report(**{**fields, **changes})

@@ -12,7 +12,6 @@ from forgec.backends.openvino import trial
 from forgec.backends.openvino.backend import by_rule
 from forgec.backends.openvino.compiler import Built, Model, Rejected
 from forgec.backends.openvino.container import Code, Compiled
-from forgec.backends.openvino.cost import estimate_us
 from forgec.backends.openvino.emission import emitted, renumbered
 from forgec.backends.openvino.toolchain import Toolchain, find, missing
 
@@ -21,7 +20,7 @@ from forgec import backends
 from forgec.errors import BackendError, TargetError
 from forgec.executable.selftest import run_selftest
 from forgec.ir.parser import parse
-from forgec.ir.program import Constant, ConstRef, Instr, Program, Register, StateRef
+from forgec.ir.program import Constant, Instr, Program, Register, StateRef
 from forgec.ir.types import DType, TensorType
 
 TOOLS = Toolchain(Path("/nowhere"), "no compiler")
@@ -98,17 +97,6 @@ def test_states_and_empty_tensors_stay_on_the_host() -> None:
     no = by_rule(Instr("neg", (Register(0, empty),), (Register(1, empty),)))
     assert isinstance(no, No) and no.code == "size"
     assert by_rule(Instr("neg", (Register(0, kind),), (Register(1, kind),))) is None
-
-
-def test_costs_are_a_roofline() -> None:
-    def linear(rows: int) -> Instr:
-        x, w = TensorType(DType.F32, (rows, 1024)), TensorType(DType.F32, (1024, 1024))
-        return Instr("linear", (Register(0, x), ConstRef("c", w), None, None), (Register(1, x),))
-
-    one, many = estimate_us(linear(1), "4000"), estimate_us(linear(4096), "4000")
-    assert one == pytest.approx(1024 * 1024 * 2 / 4.5e4)  # the weight's bytes
-    assert many == pytest.approx(2 * 4096 * 1024 * 1024 / 6e6)  # the arithmetic
-    assert estimate_us(linear(4096), "3720") > many > estimate_us(linear(4096), "5010")
 
 
 def test_without_a_compiler_the_target_says_how_to_get_it(
