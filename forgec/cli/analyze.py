@@ -41,9 +41,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One target; ``flops_share`` is by device, times are microseconds of one run, estimated by the cost models
-    of the devices. ``calibration`` is by device what these are fitted on; ``verdict`` says which device is
-    faster, and has what the vendor's compiler simulates."""
+    """One target; ``flops_share`` is by device, times are microseconds of one run, estimated by the cost
+    models of the devices. ``calibration`` is by device what these are fitted on; ``verdict`` says which
+    device is faster, and has what the vendor's compiler simulates."""
 
     target: str
     instructions: int
@@ -141,17 +141,14 @@ def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
         )
         for key, found in rows.items()
     ]
+    fitted = {device: f"{model.method} on {model.machine}" for device, model in models.items()}
     return Analysis(
         target=plan.target,
         instructions=len(body),
         off_target=sum(g.count for g in groups if g.code is not None),
         flops_share={device: flops / everything if everything else 0.0 for device, flops in total.items()},
         estimated_us=micros,
-        calibration={
-            device: f"{model.method} on {model.machine}"
-            for device, model in models.items()
-            if device in total
-        },
+        calibration={device: text for device, text in fitted.items() if device in total},
         groups=sorted(groups, key=lambda g: (g.code is not None, -g.estimated_us)),
     )
 

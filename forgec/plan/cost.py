@@ -8,11 +8,11 @@ of its own. The last term is for an activation that a matrix product applies on 
 kernel and the traffic, not the arithmetic.
 
 Bytes are what a kernel must touch: its results and operands, of a look-up table only the rows it gathers.
-On an NPU what flows between instructions stays on the chip, so that bytes are those of constants alone, floats
-in 16 bits, tables as a whole. Views and literals are free.
+On an NPU what flows between instructions stays on the chip, so that bytes are those of constants alone,
+floats in 16 bits, tables as a whole. Views and literals are free.
 
-A calibration is a JSON file, fitted by :func:`fit`: of a class of machines, whose kernels were ``measured``, or
-of an NPU, whose vendor's compiler ``simulated`` them.
+A calibration is a JSON file, fitted by :func:`fit`: of a class of machines, whose kernels were ``measured``,
+or of an NPU, whose vendor's compiler ``simulated`` them.
 """
 
 from __future__ import annotations
@@ -278,8 +278,8 @@ def fit(
     are bound by arithmetic is a threshold on flops per byte; each threshold gives a linear problem in
     (1 / rate, 1 / bandwidth, overhead), solved by non-negative least squares, and the best under the full
     model wins.
-    Transfers keep the rates of ``base`` (the default calibration if None), and so do families without samples,
-    but on a chip: there they take those of point-wise ops.
+    Transfers keep the rates of ``base`` (the default calibration if None), and so do families without
+    samples; but on a chip these take the rates of point-wise ops.
     """
     base = base or CostModel.load()
     groups: dict[str, list[tuple[Work, float]]] = {}

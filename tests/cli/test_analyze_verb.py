@@ -93,7 +93,7 @@ def test_times_are_those_of_the_device_and_the_verdict_is_said(forgec, fake_comp
 
     said = Verdict("null", "2.0 x as fast: it was simulated", 1.0, 2.0, 1.0)
     executable = split_toy()
-    executable.report = sample(verdict=said)
+    monkeypatch.setattr(type(executable), "report", sample(verdict=said))
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: executable)
     result = forgec("analyze", "-m", "toy", "-t", "null", "-q")
     assert result.stdout.splitlines()[-1] == f"null, {said.sentence}"
