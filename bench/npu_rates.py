@@ -41,6 +41,7 @@ __all__ = ["NAME", "TITLE", "Chain", "Link", "chains", "measure", "segment", "ta
 NAME = "npu-rates"
 TITLE = "Cost models of NPUs"
 _LINKS = 2
+_LOOK_UPS = {"embedding"}
 _FREE_US = 0.02
 """Links below this, in microseconds, are what the vendor's model has no price for."""
 
@@ -50,7 +51,7 @@ class Link:
     """One instruction; its first operand is the result of the link before.
 
     ``weights`` are constants, new ones in every link; ``inputs`` are given to the program, the same ones to
-    all links.
+    all links. A look-up takes constants and inputs alone, and its result is added to that of the link before.
     """
 
     op: str
@@ -72,9 +73,10 @@ def f32(*shape: int) -> TensorType:
 
 
 def chains() -> Iterator[Chain]:
-    """All cases: each family of the cost model but data movement has some."""
+    """All cases: each family of the cost model has some."""
     yield from _matrix()
     yield from _attention()
+    yield from _look_ups()
     for rows, width in product((1, 16, 128, 512), (768, 3072)):
         yield from _rows(rows, width)
     for tokens, heads, size in ((16, 12, 64), (128, 12, 64), (128, 32, 128), (512, 16, 64)):
@@ -83,6 +85,12 @@ def chains() -> Iterator[Chain]:
     for channels, length in ((64, 512), (256, 128), (384, 512), (384, 1500)):
         kernel = (f32(channels, channels, 3), f32(channels))
         yield Chain(f32(1, channels, length), (Link("conv", kernel, attrs={"padding": (1,)}),))
+
+
+def _look_ups() -> Iterator[Chain]:
+    for rows, width, words in product((1, 128), (384, 1024), (512, 8192, 32000)):
+        ids = TensorType(DType.I64, (1, rows))
+        yield Chain(f32(1, rows, width), (Link("embedding", (f32(words, width),), (ids,)),))
 
 
 def _matrix() -> Iterator[Chain]:
@@ -141,20 +149,26 @@ def segment(chain: Chain, times: int) -> Program:
     number = len(params)
     for _ in range(times):
         for index, link in enumerate(chain.links):
-            operands: list[Operand] = [x, *shared[index]]
+            operands: list[Operand] = [] if link.op in _LOOK_UPS else [x, *shared[index]]
             for t in link.weights:
                 name = f"c{len(constants)}"
                 if t is not None:
                     constants[name] = Constant(name, t, Leaf(name, t))
                 operands.append(None if t is None else ConstRef(name, t))
+            operands += shared[index] if link.op in _LOOK_UPS else []
             types = [None if o is None else o.type for o in operands]  # type: ignore[union-attr]
             record = get(link.op)
             operands += [None] * (len(record.operands) - len(operands))
             types += [None] * (len(operands) - len(types))
             attrs = dict(link.attrs or {})
             (result,) = record.result_types(types, {**record.attrs, **attrs})
-            x = Register(number, result)
-            body.append(Instr(link.op, tuple(operands), (x,), attrs))
+            made = Register(number, result)
+            body.append(Instr(link.op, tuple(operands), (made,), attrs))
+            if link.op in _LOOK_UPS:
+                number += 1
+                made = Register(number, result)
+                body.append(Instr("add", (x, body[-1].results[0]), (made,)))
+            x = made
             number += 1
     names = tuple(f"x{i}" for i in range(len(params)))
     return Program("main", {"main": Function("main", tuple(params), names, body, (x,), ("y",))}, constants)
@@ -180,7 +194,8 @@ def measure(target: str, *, every: int, jobs: int, say: Say) -> dict[str, Any]:
         if us < _FREE_US:
             free.update(link.op for link in chain.links)
         else:
-            samples += [(instr, us) for instr in body]
+            ops = {link.op for link in chain.links}
+            samples += [(instr, us) for instr in body if instr.op in ops]
     machine = f"{backend.name}, {backend.compiler}"
     model = fit(samples, machine=machine, date=date.today().isoformat(), method="simulated", on_chip=True)
     return {

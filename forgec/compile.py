@@ -154,7 +154,7 @@ class _Job:
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
         cost = CostModel.load(self.options.costs)
-        there = cost.on(backend)
+        model = cost.on(backend)
         unfused: list[float] = []
         with self._phase("capture"):
             captured = capturing(mode)
@@ -166,7 +166,7 @@ class _Job:
             passes = optimise(
                 captured.graph,
                 self.options,
-                before_fusion=lambda graph: unfused.append(there.program_cost(self._lower(graph).program)),
+                before_fusion=lambda graph: unfused.append(model.program_cost(self._lower(graph).program)),
             )
         with self._phase("lowering"):
             lowered = self._lower(captured.graph, self.calibration)
@@ -186,7 +186,7 @@ class _Job:
                 raise refusal
             try:
                 with self._phase("executable"):
-                    report = self._report(captured.graph, shape, nodes, passes, lowered, plan, there, unfused)
+                    report = self._report(captured.graph, shape, nodes, passes, lowered, plan, model, unfused)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     predicted = executable.shared.compile_segments(self._settings())
                     report.predictions = compose.prediction_reports(plan, predicted)

@@ -48,16 +48,13 @@ def verdict(
             elif segment not in predictions:
                 estimated += there.instr_cost(instr)
     placed = simulated + estimated + here + copies
-    parts = [
+    guessed = [
         f"{units.duration_us(us)} {what}"
-        for us, what in (
-            (simulated, f"simulated on {plan.target}"),
-            (estimated, f"estimated on {plan.target}"),
-            (here, f"on {plan.host} and"),
-            (copies, "of copies estimated"),
-        )
+        for us, what in ((estimated, f"on {plan.target}"), (here, f"on {plan.host}"), (copies, "of copies"))
         if us
     ]
+    parts = [f"{units.duration_us(simulated)} simulated on {plan.target}"] if simulated else []
+    parts += [f"{' and '.join(guessed)} estimated"] if guessed else []
     ratio = alone / placed if placed else 1.0
     if all(instr.device in (None, plan.host) for instr in body):
         answer, why = plan.host, f"nothing is worth bringing to {plan.target}"
@@ -68,7 +65,7 @@ def verdict(
     else:
         answer, why = plan.host, f"{1 / ratio:.1f} x as fast"
     sentence = (
-        f"{why}: {', '.join(parts) or 'nothing'}, against {units.duration_us(alone)} on {plan.host} alone, "
+        f"{why}: {', '.join(parts)}, against {units.duration_us(alone)} on {plan.host} alone, "
         f"estimated for {cost.machine}"
     )
     return Verdict(answer, sentence, placed, alone, simulated)
