@@ -133,7 +133,8 @@ def _rows(rows: int, width: int) -> Iterator[Chain]:
         yield Chain(x, (Link(op),))
     yield Chain(x, (Link("gated", inputs=(x,), attrs={"act": "silu"}),))
     yield Chain(x, (Link("add", inputs=(x,)), Link("mul", inputs=(x,))))
-    yield Chain(x, (Link("sub", inputs=(x,)), Link("maximum", inputs=(x,))))
+    for op in ("sub", "maximum"):
+        yield Chain(x, (Link(op, inputs=(x,)),))
 
 
 def segment(chain: Chain, times: int) -> Program:
