@@ -142,11 +142,15 @@ def stored_model(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **_STATIC,
             )
     except Exception as err:  # transformers, safetensors and the operating system each raise their own
         raise ModelError(f"the weights cannot be loaded: {err}", where=str(folder)) from err
     model, report = loaded
+    if wrong := sorted(report["mismatched_keys"]):
+        sizes = "; ".join(f"{name} is {list(stored)}, not {list(made)}" for name, stored, made in wrong[:5])
+        raise ModelError(f"the weights do not fit {cls.__name__}: {sizes}", where=str(folder))
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"the checkpoint lacks {len(missing)} of the weights of {cls.__name__}: {', '.join(missing[:5])}"
