@@ -30,11 +30,11 @@ _HALF_KL = 1e-3
 """Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
 
 
-_COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7}
+_COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
 """The same for compressed weights, by the least exact format in use, as a share of the reference's norm: the
 distance that rounding the weights explains, with room for models that have learned nothing."""
 
-_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5}
+_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5}
 """Bound of the divergence from eager in nats, by the least exact format in use."""
 
 

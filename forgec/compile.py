@@ -37,7 +37,7 @@ from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
 from .report import compose, rss
 from .report.report import PassReport, Phase, PhaseName, Report
-from .weights import WeightSpec
+from .weights import FOUR_BITS, WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -90,8 +90,8 @@ def compile(
         raise OptionError(
             "the check runs the model, whose weights are not loaded", hint="compile with check=False"
         )
-    if calibration is not None and not WeightSpec.parse(chosen.weights).uses("int4"):
-        raise OptionError("only int4 weights are calibrated", hint="compile with weights=int4")
+    if calibration is not None and not any(map(WeightSpec.parse(chosen.weights).uses, FOUR_BITS)):
+        raise OptionError("only weights of 4 bits are calibrated", hint="compile with weights=int4 or w4a8")
     known = calibration if isinstance(calibration, Calibration | None) else Calibration(calibration)
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
     job = _Job(chosen, target, origin, progress, states or {}, readers, known)

@@ -117,7 +117,7 @@ def _weights() -> _Rule:
             raise OptionError(f"option weights: {error}", hint="for example int4:64,lm_head=int8") from None
         return value
 
-    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, and PATTERN=FORMAT after commas")
+    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, w4a8:GROUP, and PATTERN=FORMAT after commas")
 
 
 def _option(default: Any, rule: _Rule, meaning: str) -> Any:

@@ -13,14 +13,17 @@ from fnmatch import fnmatchcase
 
 from .errors import OptionError
 
-__all__ = ["FORMATS", "GROUPS", "Format", "WeightSpec"]
+__all__ = ["FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
 
-FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4")
+FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
 """From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
-with activations of 8 bits per row; 4 bits in groups."""
+with activations of 8 bits per row; 4 bits in groups; the same with activations of 8 bits in those groups."""
+
+FOUR_BITS = ("int4", "w4a8")
+"""Formats whose codes have 4 bits, and a group size."""
 
 GROUPS = (32, 64, 128)
-"""Numbers along a row that share a scale, in int4."""
+"""Numbers along a row that share a scale, in formats of 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class Format:
         if name not in FORMATS:
             raise ValueError(f"there is no weight format {name!r}: {', '.join(FORMATS)}")
         if not colon:
-            return cls(name, 128 if name == "int4" else 0)
-        if name != "int4" or not group.isdecimal() or int(group) not in GROUPS:
-            raise ValueError(f"{text.strip()!r}: only int4 has groups, of {', '.join(map(str, GROUPS))}")
+            return cls(name, 128 if name in FOUR_BITS else 0)
+        if name not in FOUR_BITS or not group.isdecimal() or int(group) not in GROUPS:
+            with_groups, sizes = " and ".join(FOUR_BITS), ", ".join(map(str, GROUPS))
+            raise ValueError(f"{text.strip()!r}: only {with_groups} have groups, of {sizes}")
         return cls(name, int(group))
 
     @property

@@ -176,7 +176,7 @@ def test_calibrated_weights(forgec, folder, tmp_path):
         assert sum("fitted_codes" in recipe for recipe in recipes) > 0
         assert list(llm.generate("hello", max_tokens=3))
     result = forgec(*full)
-    assert result.exit_code == 2 and "only int4 weights are calibrated" in result.stderr
+    assert result.exit_code == 2 and "only weights of 4 bits are calibrated" in result.stderr
     result = forgec("compile", "-m", str(folder), "--calibrate", str(text), "--weights", "int4")
     assert result.exit_code == 2 and "--calibrate is for models that write text" in result.stderr
     text.write_bytes(b"\xff\xfe")

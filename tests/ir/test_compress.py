@@ -119,7 +119,7 @@ def test_the_last_pattern_counts() -> None:
     assert lines(compressed("int8,*.1.*=fp32,layers=bf16"))[2][1] == "bf16"
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8", "w8a8", "int4:32"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "w8a8", "int4:32", "w4a8:32"])
 def test_meaning(weights: str) -> None:
     rng = np.random.default_rng(0)
     tensors = {
@@ -132,7 +132,9 @@ def test_meaning(weights: str) -> None:
     got, untouched = Interpreter(compressed(weights), tensors.__getitem__).run([ids])
     np.testing.assert_array_equal(untouched, plain)
     error = np.linalg.norm(got - want) / np.linalg.norm(want)
-    assert 1e-6 < error < {"bf16": 0.01, "int8": 0.02, "w8a8": 0.03, "int4:32": 0.25}[weights]
+    assert (
+        1e-6 < error < {"bf16": 0.01, "int8": 0.02, "w8a8": 0.03, "int4:32": 0.25, "w4a8:32": 0.25}[weights]
+    )
 
 
 @pytest.mark.parametrize("weights", ["int8,lm_haed=bf16", "fp32,nothing=int8", "int8,layers.0.fc.bias=bf16"])
