@@ -110,7 +110,7 @@ class _Importer:
     fakes: dict[str, torch.Tensor] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
+    names: dict[Any, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     """Values that are inputs, perhaps cast or reshaped, by name."""
@@ -360,9 +360,11 @@ class _Importer:
                 raise Unsupported(f"{name!r}, which no node gives")
             return Value(name)
         array = self.known[name]
-        unique = self.names.get(id(array))
+        # Equal numbers are one constant, so that what layers compute from them is found to be the same.
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size == 1 else id(array)
+        unique = self.names.get(key)
         if unique is None:
-            unique = self.names[id(array)] = name
+            unique = self.names[key] = name
             self.kept.append(array)  # an id stands for an array as long as that lives
             self.constants[unique] = to_tensor(array)
         return Constant(unique)

@@ -51,7 +51,10 @@ def gemm(
     a = a.t() if transA else a
     if transB and alpha == 1 and (c is None or (beta == 1 and c.shape == b.shape[:1])):
         return F.linear(a, b, c)
-    product = torch.matmul(a, b.t() if transB else b)
+    b = b.t() if transB else b
+    if c is not None and alpha == 1 and beta == 1 and c.shape == b.shape[1:] and a.is_floating_point():
+        return torch.addmm(c, a, b)
+    product = torch.matmul(a, b)
     product = product if alpha == 1 else product * alpha
     if c is None:
         return product
