@@ -8,6 +8,7 @@ branch. What remains is a list of :class:`Step`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -312,17 +313,8 @@ class _Importer:
         floats = sum(a.size for a in arrays if a is not None and a.dtype.kind not in "iub")
         if not small or floats > _FOLDED_FLOATS:
             return False
-        step = Step(converter, tuple(self._bound(converter, i, n, inputs) for i, n in enumerate(inputs)), {}, (), "")
-        return self._result_is_small(step, converter, inputs)
-
-    def _result_is_small(self, step: Step, converter: Converter, inputs: Sequence[str]) -> bool:
-        """Whether what a node of constant shape makes (Expand, Range, ...) is no large table."""
-        sizes = [
-            operand.value for operand in step.operands
-            if isinstance(operand, Static) and isinstance(operand.value, tuple)
-        ]
-        made = max((abs(int(np.prod([max(n, 1) for n in size]))) for size in sizes), default=1)
-        return made <= _FOLDED_ELEMENTS
+        sizes = [self.known[name] for i, name in enumerate(inputs) if name and converter.kind(i) == "Shape"]
+        return all(math.prod(max(int(n), 1) for n in size.reshape(-1)) <= _FOLDED_ELEMENTS for size in sizes)
 
     def _bound(self, converter: Converter, index: int, name: str, inputs: Sequence[str]) -> Operand:
         """An input as its converter wants it."""
@@ -338,7 +330,7 @@ class _Importer:
         if name not in self.known:
             raise Unsupported(f"input {name!r}, which must be constant, depends on an input's values")
         array = self.known[name]
-        if kind == "Ints":
+        if kind in ("Ints", "Shape"):
             return Static(tuple(int(n) for n in array.reshape(-1)))
         if kind == "Number":
             return Static(array.reshape(-1)[0].item())

@@ -3,7 +3,8 @@
 A converter is a function over torch tensors whose parameters stand for the operator's inputs, in order, and
 whose keyword-only parameters are its attributes by name. An input's annotation says how it is wanted:
 ``Tensor`` as it comes; ``Operand`` also as a Python number, where a constant of one element can be one;
-``Ints``, ``Number`` and ``Array`` as a constant, known when the model is imported (shapes, axes, paddings).
+``Ints``, ``Shape``, ``Number`` and ``Array`` as a constant, known when the model is imported (axes, paddings;
+``Shape`` is how large the result becomes).
 ``*xs: Tensor`` takes any number. The keywords ``opset`` (the version of the operator's domain) and
 ``outputs`` (how many results the node names) are filled in. A converter that gives a numpy array gives a
 constant.
@@ -20,10 +21,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["CONTRIB", "Array", "Converter", "Ints", "Number", "Operand", "Unsupported", "converts", "find"]
+__all__ = ["CONTRIB", "Array", "Converter", "Ints", "Number", "Operand", "Shape", "Unsupported", "converts", "find"]
 
 Operand = Tensor | float
 Ints = tuple[int, ...]
+Shape = tuple[int, ...]
 Number = float
 Array = np.ndarray
 
@@ -33,7 +35,7 @@ CONTRIB = "com.microsoft"
 Prepare = Callable[[list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
 """Takes inputs (constants as arrays, None where there is none) and attributes."""
 
-_KINDS = ("Tensor", "Operand", "Ints", "Number", "Array")
+_KINDS = ("Tensor", "Operand", "Ints", "Shape", "Number", "Array")
 _FILLED = ("opset", "outputs")
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..registry import Array, Ints, Number, Unsupported, converts
+from ..registry import Array, Ints, Number, Shape, Unsupported, converts
 from ..tensors import to_tensor, torch_type
 
 
@@ -135,13 +135,13 @@ def _cut(x: Tensor, axis: int, start: int, stop: int, step: int) -> Tensor:
 
 
 @converts("Expand")
-def expand(x: Tensor, target: Ints) -> Tensor:
+def expand(x: Tensor, target: Shape) -> Tensor:
     wanted = torch.broadcast_shapes(x.shape, tuple(target))
     return x.expand(wanted)
 
 
 @converts("Tile", since=6)
-def tile(x: Tensor, repeats: Ints) -> Tensor:
+def tile(x: Tensor, repeats: Shape) -> Tensor:
     return x.repeat(list(repeats))
 
 
@@ -173,7 +173,7 @@ def range_(start: Array, limit: Array, delta: Array) -> Tensor:
 
 
 @converts("ConstantOfShape")
-def constant_of_shape(target: Ints, *, value: Any = None) -> Tensor:
+def constant_of_shape(target: Shape, *, value: Any = None) -> Tensor:
     if value is None:
         return torch.zeros(target)
     return torch.full(target, value.item(), dtype=to_tensor(value).dtype)
