@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .capture import Capture
+from .capture.reference import EAGER
 from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
@@ -58,20 +59,21 @@ def check_against_eager(
     expected = [as_numpy(x) for x in captured.expected]
     if weights.compresses:
         return _check_compressed(
-            executable, inputs, dict(zip(names, expected, strict=True)), results, weights
+            executable, inputs, dict(zip(names, expected, strict=True)), results, weights, captured.reference
         )
     low = precision != "f32" or any(
         t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values()
     )
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
     for name, theirs in zip(names, expected, strict=True):
-        _same_function(name, found[name].max_abs, theirs, _LOW_PRECISION if low else TOLERANCE)
+        tolerance = _LOW_PRECISION if low else TOLERANCE
+        _same_function(name, found[name].max_abs, theirs, tolerance, captured.reference)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
     bounds: dict[str, float] = {}
     if precision != "f32":
         largest = max(map(_largest, expected), default=0.0)
         bounds = {"bound_max_abs": _HALF_SHARE * largest, "bound_kl": _HALF_KL}
-    return worst(found.values(), reference="eager PyTorch", inputs="example", **bounds)
+    return worst(found.values(), reference=captured.reference, inputs="example", **bounds)
 
 
 def _check_compressed(
@@ -80,20 +82,21 @@ def _check_compressed(
     expected: dict[str, np.ndarray],
     results: list[np.ndarray],
     weights: WeightSpec,
+    reference: str = EAGER,
 ) -> Fidelity:
     """The check of a program with compressed weights, which is not meant to be equal."""
     least = weights.least_exact.name
     for (name, theirs), ours in zip(expected.items(), results, strict=True):
         if ours.dtype.kind != "f":
             continue
-        _same_finite(name, ours, theirs)
+        _same_finite(name, ours, theirs, reference)
         finite = np.isfinite(theirs)
         difference = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         norm = float(np.linalg.norm(theirs[finite].astype(np.float64)))
         share = difference / max(norm, 1e-30)
         if share > _COMPRESSED[least]:
             raise FidelityError(
-                f"output {name or 'output'} differs from eager PyTorch by {share:.2f} "
+                f"output {name or 'output'} differs from {reference} by {share:.2f} "
                 f"of its norm, more than rounding weights to {least} explains",
                 hint="keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false",
             )
@@ -101,25 +104,27 @@ def _check_compressed(
     found = differences(expected, dict(zip(expected, results, strict=True)))
     return worst(
         found.values(),
-        reference=f"eager PyTorch, weights {least} here",
+        reference=f"{reference}, weights {least} here",
         inputs="example",
         bound_max_abs=math.inf,
         bound_kl=_COMPRESSED_KL[least],
     )
 
 
-def _same_finite(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+def _same_finite(name: str, ours: np.ndarray, theirs: np.ndarray, reference: str) -> None:
     if not np.array_equal(np.isfinite(theirs), np.isfinite(ours)):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
 
 
-def _same_function(name: str, difference: float, theirs: np.ndarray, tolerance: float) -> None:
+def _same_function(
+    name: str, difference: float, theirs: np.ndarray, tolerance: float, reference: str
+) -> None:
     if not np.isfinite(difference):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
     scale = _largest(theirs)
     if difference > tolerance * max(scale, 1e-3):
         raise FidelityError(
-            f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value "
+            f"output {name or 'output'} differs from {reference} by {difference:.2e} (largest value "
             f"{scale:.2e})",
             hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
         )

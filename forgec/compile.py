@@ -67,8 +67,8 @@ def compile(
     """Compile a model ahead of time for fixed shapes.
 
     ``model`` is an ``nn.Module`` in evaluation mode, a ``torch.export.ExportedProgram``, the path of a saved
-    ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``,
-    or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
+    ``.pt2``, an ``.onnx`` file, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or
+    ``config.json``, or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
     become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
     their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
     artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
@@ -117,7 +117,11 @@ def resolve(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
-    if isinstance(model, str | Path) and Path(model).suffix != ".pt2":
+    if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
+        from .capture.onnx import OnnxModel
+
+        model = OnnxModel.of_inputs(model, args, kwargs or {})
+    elif isinstance(model, str | Path) and Path(model).suffix != ".pt2":
         from .models import load
 
         model = load(model)
@@ -287,7 +291,7 @@ class _Job:
         if not report.fidelity.passed:
             report.warnings.append(
                 f"max abs difference {report.fidelity.max_abs:.1e} or KL divergence {report.fidelity.kl:.1e} "
-                "from eager is over its bound"
+                f"from {report.fidelity.reference} is over its bound"
             )
 
     @contextmanager

@@ -63,6 +63,7 @@ def analyze(
     ] = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
+    shape: flags.Shape = None,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     costs: Annotated[
@@ -82,7 +83,15 @@ def analyze(
     Shares are of arithmetic operations; times come from the cost model and are estimates.
     """
     output = Output(fmt, quiet)
-    subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
+    subject = load_subject(
+        model,
+        output,
+        tokens=tokens,
+        batch=batch,
+        attn=attn,
+        layers=layers,
+        shapes=flags.parse_shapes(shape),
+    )
     options = Options(check=False, costs=costs)
     found = [
         analyse_plan(compile_subject(subject, output, target=name, options=options).plan, costs)
