@@ -3,7 +3,7 @@
 *Before* ``write_rows sk, k, position``, ``rk = view_state sk``, the same of sv and v, and
 ``attention q, rk, rv, mask, length``.
 *After* ``ok = view_state sk``, ``k2 = concat ok, k``, the same of v, ``m = cache_mask position, mask`` and
-``attention q, k2, v2, m``, with all ``write_rows`` at the end. Caches are only read then, and a segment of a
+``attention q, k2, v2, m {bounded}``, with all ``write_rows`` at the end. Caches are only read then, and a segment of a
 device may have them among its inputs; it gives the new rows, which the host writes. They are kept in 16 bits,
 which is what such devices compute in: half the memory, and nothing to convert in each run.
 *Does not fire when* something other than attention reads the cache, keys and values were written at different
@@ -90,7 +90,7 @@ def split_caches(program: Program) -> Program:
                 masks[key] = emit(instr, "cache_mask", cache.position, mask, **shape)
             rest = {name: x for name, x in instr.attrs.items() if name not in ("causal", "window")}
             operands = (q, joined[k], joined[v], masks[key], None)
-            body.append(replace(instr, operands=operands, attrs=rest))
+            body.append(replace(instr, operands=operands, attrs={**rest, "bounded": True}))
         else:
             body.append(instr)
     states = dict(program.states)

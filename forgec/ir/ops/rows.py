@@ -107,16 +107,18 @@ def _mask_rule(
     require(0 < rows <= columns, f"{rows} rows do not fit into a cache of {columns}")
     require(window >= 0, "window must not be negative")
     lead: tuple[int, ...] = (1, 1)
+    dtype = DType.F32
     if mask is not None:
-        require(mask.dtype in (DType.BOOL, DType.F32), f"mask must be bool or f32, not {mask}")
+        require(mask.dtype is DType.BOOL or mask.dtype.is_float, f"mask must be bool or float, not {mask}")
         full = (1,) * (4 - mask.rank) + mask.shape
         lead = full[:2]
+        dtype = DType.F32 if mask.dtype is DType.BOOL else mask.dtype
         wanted = (*lead, rows, columns)
         require(
             mask.rank <= 4 and broadcast_shapes(full, wanted) == wanted,
             f"mask {mask} does not broadcast to {rows} rows of {columns} columns",
         )
-    return TensorType(DType.F32, (*lead, rows, columns + rows))
+    return TensorType(dtype, (*lead, rows, columns + rows))
 
 
 def _mask_samples(rng: np.random.Generator) -> list[Sample]:
@@ -141,7 +143,7 @@ def cache_mask(
 ) -> Array:
     """What attention over a cache as it was, and behind it ``rows`` new rows, adds to its scores.
 
-    The result is f32[.., rows, columns + rows]. ``mask`` [.., rows or 1, columns or 1] is that of attention
+    The result is [.., rows, columns + rows], of the mask's type or f32. ``mask`` [.., rows or 1, columns or 1] is that of attention
     over the cache with the new rows at ``position``, ``causal`` and ``window`` too, with position + rows
     columns that count. Of the old columns those before ``position`` may be seen, the new ones have the mask
     of columns position to position + rows. What is hidden gets -3e4, and nothing is lower.
