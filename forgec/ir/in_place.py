@@ -21,7 +21,8 @@ __all__ = ["flatten", "update_in_place"]
 
 
 def flatten(program: Program, *, off_host: bool = False) -> Program:
-    """The flat program of a structured one; ``off_host`` if it is planned for a device that keeps no state."""
+    """The flat program of a structured one; ``off_host`` if it is planned for a device beside the host, which
+    keeps no state."""
     flat = update_in_place(inline(program))
     return split_caches(flat) if off_host else flat
 

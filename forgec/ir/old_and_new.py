@@ -3,9 +3,9 @@
 *Before* ``write_rows sk, k, position``, ``rk = view_state sk``, the same of sv and v, and
 ``attention q, rk, rv, mask, length``.
 *After* ``ok = view_state sk``, ``k2 = concat ok, k``, the same of v, ``m = cache_mask position, mask`` and
-``attention q, k2, v2, m {bounded}``, with all ``write_rows`` at the end. Caches are only read then, and a segment of a
-device may have them among its inputs; it gives the new rows, which the host writes. They are kept in 16 bits,
-which is what such devices compute in: half the memory, and nothing to convert in each run.
+``attention q, k2, v2, m {bounded}``, with all ``write_rows`` at the end. Caches are only read then, and a
+segment of a device may have them among its inputs; it gives the new rows, which the host writes. They are
+kept in 16 bits, which is what such devices compute in: half the memory, and nothing to convert in each run.
 *Does not fire when* something other than attention reads the cache, keys and values were written at different
 positions, the rows written are not those of q, or ``length`` is not position + rows.
 

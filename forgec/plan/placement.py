@@ -4,10 +4,10 @@ Cutting an instruction from a device costs its latency there; putting the ends o
 sides costs a transfer of the value. A value is copied once however many readers it has on the other side, so
 each gets one auxiliary node per direction: producer -> copy with the transfer's cost, copy -> every reader
 without bound (and mirrored). Views are merged into the value they look at, inputs and results of the program
-into the host. States are on the host, with what takes them directly; what looks at one may be anywhere, because
-a device reads it where it lies. What follows from the position in a text alone is the host's too. The minimum
-cut is the cheapest assignment under this additive model (Stone, 1977), exactly; of equal ones the one with most
-on the requested device.
+into the host. States are on the host, with what takes them directly; what looks at one may be anywhere,
+because a device reads it where it lies. What follows from the position in a text alone is the host's too. The
+minimum cut is the cheapest assignment under this additive model (Stone, 1977), exactly; of equal ones the one
+with most on the requested device.
 
 The flow is scipy's (Dinic), on costs as integers of 2^-29 of their sum: for a thousand instructions it takes
 milliseconds where one in pure Python takes tenths of a second. One device needs none of this and imports
@@ -26,7 +26,7 @@ from ..ir.op import get
 from ..ir.program import Instr, Program, Register, StateRef
 from .cost import CostModel, cost_key
 from .plan import Reason
-from .states import holds_state, positional, state_roots
+from .states import holds_state, positional
 
 __all__ = ["Placement", "place"]
 
@@ -125,8 +125,8 @@ def _not_runnable(program: Program, lead: str, refused: Mapping[int, No]) -> Pla
 class _Problem:
     """Prices, and the value graph: who produces and who reads each value that may have to be copied.
 
-    A node is an instruction index or ``None`` for the outside of the program. ``pinned`` says why instructions
-    must be on the host: they take a state, show it to the caller, or compute from a position.
+    A node is an instruction index or ``None`` for the outside of the program. ``pinned`` says why
+    instructions must be on the host: they take a state, or compute from a position.
     """
 
     program: Program
@@ -162,7 +162,7 @@ class _Problem:
             self.readers.setdefault(value, set()).add(reader)
 
     def _pin(self) -> None:
-        sentence = "it is computed from the position in the text, which 16 bits do not hold; once for all layers"
+        sentence = "it follows from the position in the text, which 16 bits do not hold; once for all layers"
         fix = f"nothing: {self.host} has it ready before the rest runs"
         self.pinned = {i: Reason("position", sentence, fix) for i in positional(self.program)}
         for index, instr in enumerate(self.program.main.body):
@@ -175,7 +175,8 @@ class _Problem:
         """By node: whether it can run on the device."""
         away = device != self.host
         return {
-            i: not isinstance(self.prices[device][i], No) and not (away and i in self.pinned) for i in self.nodes
+            i: not isinstance(self.prices[device][i], No) and not (away and i in self.pinned)
+            for i in self.nodes
         }
 
     def check_runnable(self, target: str) -> None:

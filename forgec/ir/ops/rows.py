@@ -143,10 +143,10 @@ def cache_mask(
 ) -> Array:
     """What attention over a cache as it was, and behind it ``rows`` new rows, adds to its scores.
 
-    The result is [.., rows, columns + rows], of the mask's type or f32. ``mask`` [.., rows or 1, columns or 1] is that of attention
-    over the cache with the new rows at ``position``, ``causal`` and ``window`` too, with position + rows
-    columns that count. Of the old columns those before ``position`` may be seen, the new ones have the mask
-    of columns position to position + rows. What is hidden gets -3e4, and nothing is lower.
+    The result is [.., rows, columns + rows], of the mask's type or f32. ``mask`` [.., rows or 1, columns or
+    1] is that of attention over the cache with the new rows at ``position``, ``causal`` and ``window`` too,
+    with position + rows columns that count. Of the old columns those before ``position`` may be seen, the new
+    ones have the mask of columns position to position + rows. What is hidden gets -3e4, and nothing is lower.
     """
     first = min(max(int(position), 0), columns - rows)
     row, old, new = np.arange(rows)[:, None], np.arange(columns)[None], np.arange(rows)[None]
