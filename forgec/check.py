@@ -17,13 +17,13 @@ from .report.metrics import differences, worst
 from .report.report import Fidelity
 from .weights import WeightSpec
 
-__all__ = ["check_against_eager", "find_nan"]
+__all__ = ["LOW_PRECISION", "TOLERANCE", "check_against_eager", "find_nan"]
 
 TOLERANCE = 1e-3
 """Share of the largest reference value by which an f32 result may be off and still be the same function; a
 wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
-_LOW_PRECISION = 5e-2
+LOW_PRECISION = 5e-2
 """The same for programs with 16-bit floats, and for devices that compute in them."""
 
 _HALF_SHARE = 1e-2
@@ -66,7 +66,7 @@ def check_against_eager(
     )
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
     for name, theirs in zip(names, expected, strict=True):
-        tolerance = _LOW_PRECISION if low else TOLERANCE
+        tolerance = LOW_PRECISION if low else TOLERANCE
         _same_function(name, found[name].max_abs, theirs, tolerance, captured.reference)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
     bounds: dict[str, float] = {}

@@ -174,7 +174,7 @@ class _Job:
             lowered = self._lower(captured.graph, self.calibration)
             if knobs().verify:
                 verify(lowered.program)
-            flat = flatten(lowered.program)
+            flat = flatten(lowered.program, off_host=self.target != HOST)
         refusal: RejectedError | None = None
         there = len(flat.main.body) + 1
         while True:

@@ -29,7 +29,9 @@ from .cost import estimate_us
 
 __all__ = ["OpenVinoBackend"]
 
-_HOST_OPS = {"aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+_HOST_OPS = {
+    *("aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows", "cache_mask")
+}
 KNOWN = Path(__file__).with_name("known.json")
 
 
