@@ -2,11 +2,12 @@
 
 The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a
 glob pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a
-group size: ``int4:64,lm_head=int8,*.mlp.*=int4:32``. The last pattern that matches counts.
+group size: ``int4:64,lm_head=int8,*.mlp.*=int4:channel``. The last pattern that matches counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,8 +20,8 @@ FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4")
 """From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
 with activations of 8 bits per row; 4 bits in groups."""
 
-GROUPS = (32, 64, 128)
-"""Numbers along a row that share a scale, in int4."""
+GROUPS = {"32": 32, "64": 64, "128": 128, "channel": 0}
+"""Numbers along a row that share a scale, in int4; "channel" is the whole row."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class Format:
             raise ValueError(f"there is no weight format {name!r}: {', '.join(FORMATS)}")
         if not colon:
             return cls(name, 128 if name == "int4" else 0)
-        if name != "int4" or not group.isdecimal() or int(group) not in GROUPS:
-            raise ValueError(f"{text.strip()!r}: only int4 has groups, of {', '.join(map(str, GROUPS))}")
-        return cls(name, int(group))
+        if name != "int4" or group not in GROUPS:
+            raise ValueError(f"{text.strip()!r}: only int4 has groups, of {', '.join(GROUPS)}")
+        return cls(name, GROUPS[group])
 
     @property
-    def exactness(self) -> tuple[int, int]:
+    def exactness(self) -> tuple[int, float]:
         """Sorts formats, the most exact first."""
-        return FORMATS.index(self.name), self.group
+        return FORMATS.index(self.name), self.group or math.inf
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from forgec.errors import BackendError, InternalError
-from forgec.ir.program import Instr, Program, StateRef
+from forgec.ir.program import ConstRef, Instr, Program, StateRef
 from forgec.ir.program import Literal as Scalar
-from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
 from ..prediction import Prediction
@@ -42,14 +41,8 @@ def by_rule(instr: Instr) -> No | None:
             "nothing: the NPU keeps no state and has no PyTorch",
         )
     types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
-    if instr.attrs.get("group"):
-        return No(
-            "group",
-            f"{instr.op} has scales by groups, which Intel's compiler expands and takes minutes for",
-            "weights=int8, which has one scale per output",
-        )
-    if any(t.dtype is DType.I4 for t in types):
-        return No("dtype", f"{instr.op} has 4-bit weights, for which there is no emission", "weights=int8")
+    if instr.op == "linear_q" and not isinstance(instr.operands[1], ConstRef):
+        return No("op", "linear_q has a weight computed in the program", "keep the weight constant")
     if any(t.numel == 0 for t in types):
         return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
     return None
