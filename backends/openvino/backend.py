@@ -85,6 +85,14 @@ class OpenVinoBackend(Backend):
             return No("compiler", reason, "another form of this operator, or leave it on the CPU")
         return Yes(estimate_us(instr, self.platform))
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        if not any(instr.attrs.get("group") for instr in instrs):
+            return []
+        return [
+            f"weights with scales for groups are the slowest on {self.name}, in its compiler's model slower "
+            "than f16: weights=int8 or int4:channel has one scale for each output"
+        ]
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]
 
