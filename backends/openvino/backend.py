@@ -21,6 +21,8 @@ from forgec.ir.program import Literal as Scalar
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
 from ..prediction import Prediction
 from ..target import Target
+from ..vendor.attributes import integer
+from ..vendor.legalise.even_groups import even
 from ..vendor.support import Support, exact
 from . import toolchain
 from .container import Code, Compiled
@@ -41,10 +43,19 @@ def by_rule(instr: Instr) -> No | None:
             "nothing: the NPU keeps no state and has no PyTorch",
         )
     types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
-    if instr.op == "linear_q" and not isinstance(instr.operands[1], ConstRef):
-        return No("op", "linear_q has a weight computed in the program", "keep the weight constant")
     if any(t.numel == 0 for t in types):
         return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
+    return _by_form(instr) if instr.op == "linear_q" else None
+
+
+def _by_form(instr: Instr) -> No | None:
+    """Refusals of a product with a compressed weight."""
+    codes, scales = instr.operands[1:3]
+    if not isinstance(codes, ConstRef) or not isinstance(scales, ConstRef | None):
+        return No("op", "linear_q has a weight computed in the program", "keep the weight constant")
+    depth, group = codes.type.shape[1], integer(instr, "group")
+    if group and not even(depth, group):
+        return No("group", f"rows of {depth} do not divide into groups of {group}", "weights=int4:channel")
     return None
 
 
@@ -89,8 +100,8 @@ class OpenVinoBackend(Backend):
         if not any(instr.attrs.get("group") for instr in instrs):
             return []
         return [
-            f"weights with scales for groups are the slowest on {self.name}, in its compiler's model slower "
-            "than f16: weights=int8 or int4:channel has one scale for each output"
+            f"weights with scales for groups are slow on {self.name}, in its compiler's model slower than f16: "
+            "weights=int8 or int4:channel has one scale for each output"
         ]
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:

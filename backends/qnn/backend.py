@@ -94,8 +94,8 @@ class QnnBackend(Backend):
             return []
         size = sum(x.type.nbytes for x in weights) / 1e6
         return [
-            f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes codes of 4 "
-            "or 8 bits in matrix products with rows that are a multiple of 16"
+            f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes codes in "
+            "matrix products only, with rows that are a multiple of 16"
         ]
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:

@@ -17,9 +17,14 @@ from forgec.ir.program import ConstRef, Instr, Operand
 from ..attributes import integer
 from .builder import Builder
 
-__all__ = ["even_groups"]
+__all__ = ["even", "even_groups"]
 
 _LEAST = 8
+
+
+def even(depth: int, group: int) -> bool:
+    """Whether rows have groups of one size: a multiple of 8 that divides row and group."""
+    return math.gcd(depth, group) % _LEAST == 0
 
 
 def even_groups(build: Builder, instr: Instr) -> Sequence[Operand] | None:
@@ -29,12 +34,12 @@ def even_groups(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         return None
     n, depth = codes.type.shape
     common = math.gcd(group, depth)
-    if common in (group, depth) or common % _LEAST:
+    if common == group or not even(depth, group):
         return None
     count, times = scales.type.shape[0], group // common
     one_each = build.constant("reshape", scales, shape=(count, 1, n))
     repeated = build.constant("expand", one_each, shape=(count, times, n))
     flat = build.constant("reshape", repeated, shape=(count * times, n))
-    even = build.constant("slice", flat, axis=0, start=0, stop=depth // common)
+    fitting = build.constant("slice", flat, axis=0, start=0, stop=depth // common)
     x, _, _, *rest = instr.operands
-    return build.ops("linear_q", x, codes, even, *rest, **{**instr.attrs, "group": common})
+    return build.ops("linear_q", x, codes, fitting, *rest, **{**instr.attrs, "group": common})

@@ -102,7 +102,7 @@ def _slice_rule(x: TensorType | None, *, axis: int, start: int, stop: int, step:
     ],
 )
 def slice_(x: Array, *, axis: int, start: int, stop: int, step: int) -> Array:
-    """Elements start, start+step, ... below stop on one axis, which is not the last one of i4; a view."""
+    """Elements start, start+step, ... below stop on one axis; a view."""
     return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop, step),)]
 
 
