@@ -1,7 +1,8 @@
 """``python -m forgec.backends.openvino.learn`` learns what the installed compiler takes, from the ops'
 samples.
 
-Writes the answers into ``known.json`` beside those of other targets and compilers; they ship with forgec.
+Writes the answers into ``known.json`` beside those of other targets and compilers; they ship with forgec. What
+is known there is not asked again.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ _SEED = 1
 def main() -> None:
     tools = toolchain.install(print)
     known = json.loads(KNOWN.read_text()) if KNOWN.is_file() else {}
-    distinct = {signature(i): i for i in sampled_instructions(_SEED) if by_rule(i) is None}
+    samples = {signature(i): i for i in sampled_instructions(_SEED) if by_rule(i) is None}
     for target in TARGETS:
-        trials = try_out(list(distinct.values()), target.name.removeprefix("intel-npu"), tools)
-        answers = {key: x.reason for key, x in zip(distinct, trials, strict=True) if not x.sized}
-        known.setdefault(target.name, {})[tools.identity] = answers
+        answers = known.setdefault(target.name, {}).setdefault(tools.identity, {})
+        asked = {key: instr for key, instr in samples.items() if key not in answers}
+        trials = try_out(list(asked.values()), target.name.removeprefix("intel-npu"), tools)
+        answers.update((key, x.reason) for key, x in zip(asked, trials, strict=True) if not x.sized)
         KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
