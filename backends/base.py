@@ -180,6 +180,11 @@ class Backend(ABC):
         """:meth:`supports` for several instructions, for a backend that finds out faster together."""
         return [self.supports(instr) for instr in instrs]
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        """What a user should know of instructions that are placed on the device, a sentence each: a weight in
+        another form than was asked for, or in one that the device is slow at."""
+        return []
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         """Code of a segment for :meth:`load`, in the device's own form; empty if it needs none.
 

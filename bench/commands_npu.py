@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from . import npu
+from . import npu, npu_weights
 from .command import Job, Layers, Models, Tokens, benchmark, say
+
+Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Several times for several.")]
 
 
 @benchmark("npu")
 def run_npu(
     models: Models = None,
-    target: Annotated[
-        list[str] | None, typer.Option("-t", "--target", help="Several times for several.")
-    ] = None,
+    target: Targets = None,
     tokens: Tokens = 128,
     layers: Layers = None,
 ) -> Job:
@@ -27,3 +27,28 @@ def run_npu(
         return npu.measure(chosen, targets, tokens=tokens, layers=layers, say=say)
 
     return Job({"tokens": tokens, "layers": layers}, measure)
+
+
+@benchmark("npu-weights")
+def run_npu_weights(
+    target: Targets = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("-w", "--weights", help="Formats, several times for several.")
+    ] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Several times for several.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Several times for several.")] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 2,
+    errors: Annotated[
+        bool, typer.Option(help="Run the emulated device too, and compare with eager.")
+    ] = False,
+) -> Job:
+    """Formats of weights on NPUs, simulated: a stack of Llama-like blocks."""
+    targets, formats = target or npu_weights.TARGETS, weights or npu_weights.FORMATS
+    rows, folds = tokens or npu_weights.TOKENS, fold or ("off", "auto")
+
+    def measure() -> Mapping[str, Any]:
+        return npu_weights.measure(
+            targets, formats, tokens=rows, folds=folds, layers=layers, errors=errors, say=say
+        )
+
+    return Job({"layers": layers}, measure)

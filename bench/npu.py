@@ -19,7 +19,7 @@ from typing import Any
 from .round_robin import Say
 from .tables import Table, mib, ratio
 
-__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
+__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "empty_cache", "measure", "tables"]
 
 NAME = "npu"
 TITLE = "Intel's NPUs"
@@ -43,9 +43,9 @@ def measure(
         for target in targets:
             row: dict[str, Any] = {"model": name, "target": target}
             for fold in _FOLDS:
-                with _empty_cache():
+                with empty_cache():
                     row[fold] = _own(loaded, target, fold, tokens)
-            with _empty_cache():
+            with empty_cache():
                 row["peer"] = _peer(loaded, target, tokens)
             say(f"{name} on {target}: {row['off']['us']:.0f} us, peer {row['peer'].get('us', 0):.0f} us")
             rows.append(row)
@@ -53,7 +53,7 @@ def measure(
 
 
 @contextmanager
-def _empty_cache() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     """An empty compile cache. The toolchain, which is in the same folder, was looked up before."""
     from forgec.backends.openvino import toolchain
 

@@ -189,6 +189,8 @@ class _Job:
             try:
                 with self._phase("executable"):
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, cost, unfused)
+                    placed = [i for i in plan.program.main.body if i.device == backend.name]
+                    report.warnings += backend.remarks(placed)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     predicted = executable.shared.compile_segments(self._settings())
                     report.predictions = compose.prediction_reports(plan, predicted)

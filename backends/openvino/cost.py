@@ -16,7 +16,7 @@ from forgec.ir.program import ConstRef, Instr, Literal
 __all__ = ["estimate_us"]
 
 _LEAST_US = 0.05
-_MATRIX = {"linear", "matmul", "attention", "conv"}
+_MATRIX = {"linear", "linear_q", "matmul", "attention", "conv"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ def estimate_us(instr: Instr, platform: str) -> float:
     rates = _RATES[platform]
     types = [None if x is None or isinstance(x, Literal) else x.type for x in instr.operands]
     flops = get(instr.op).flops(types, [r.type for r in instr.results], instr.attrs)
-    moved = sum(
-        x.type.numel * min(x.type.dtype.itemsize, 2) for x in instr.operands if isinstance(x, ConstRef)
-    )
+    moved = sum(min(x.type.nbytes, 2 * x.type.numel) for x in instr.operands if isinstance(x, ConstRef))
     rate = rates.matrix if instr.op in _MATRIX else rates.vector
     return max(_LEAST_US, flops / rate, moved / rates.memory)

@@ -1,7 +1,8 @@
 """``python -m forgec.backends.openvino.learn [IR.txt ...]`` learns what the installed compiler takes.
 
 It asks for the ops' own samples and for the instructions of programs given as IR text, and writes the answers
-into ``known.json`` beside those of other targets and compilers; they ship with forgec.
+into ``known.json`` beside those of other targets and compilers; they ship with forgec. What is known there is
+not asked again.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ..vendor.legalise import (
     Legal,
     Rule,
     decompose_attention,
+    even_groups,
     flatten_rows,
     fold_attention_scale,
     legalise,
@@ -32,6 +33,7 @@ _RULES: tuple[Rule, ...] = (
     split_gated,
     split_rope,
     decompose_attention("fold rows of one"),
+    even_groups,
     flatten_rows("linear", "linear_q", "rms_norm"),
 )
 

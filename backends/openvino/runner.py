@@ -21,9 +21,12 @@ from forgec.ir.program import Program, Register
 from ..base import Memory, Step
 from ..vendor.calls import from_bytes, weights_of
 from .container import Code, Compiled
-from .types import converted
+from .types import converted, packed_tensor
 
-__all__ = ["npu_platform", "steps"]
+__all__ = ["EMULATION", "npu_platform", "steps"]
+
+EMULATION = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Options of the CPU device, which would else quantise what it multiplies with compressed weights."""
 
 
 @cache
@@ -83,8 +86,7 @@ def _in_turn(code: Code, platform: str, segment: Program, memory: Memory) -> Ste
         for port, number in zip(models[call.part].inputs, call.inputs, strict=False):
             request.set_tensor(port, tensor_of(port, number))
         for port, value in zip(models[call.part].inputs[len(call.inputs) :], weights, strict=True):
-            tensor = _tensor(port)
-            np.copyto(tensor.data, converted(value, tensor.data.dtype).reshape(tensor.data.shape))
+            tensor = _weight(port, value)
             request.set_tensor(port, tensor)
         for port, number in zip(models[call.part].outputs, call.outputs, strict=True):
             request.set_tensor(port, tensor_of(port, number))
@@ -103,6 +105,14 @@ def _shared(like: ov.Tensor, array: np.ndarray) -> ov.Tensor | None:
     place = like.data
     fits = array.dtype == place.dtype and array.shape == place.shape and array.flags.c_contiguous
     return ov.Tensor(array, shared_memory=True) if fits and array.ndim and array.size else None
+
+
+def _weight(port: Any, value: np.ndarray) -> ov.Tensor:
+    if port.get_element_type() == ov.Type.i4:
+        return packed_tensor(value, port.get_shape())
+    tensor = _tensor(port)
+    np.copyto(tensor.data, converted(value, tensor.data.dtype).reshape(tensor.data.shape))
+    return tensor
 
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
@@ -140,7 +150,7 @@ def _compiled(code: Compiled, platform: str) -> Any:
                     stacklevel=2,
                 )
                 return core.compile_model(_model(code), "NPU")
-        return core.compile_model(_model(code), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return core.compile_model(_model(code), "CPU", EMULATION)
     except RuntimeError as error:
         raise BackendError(f"OpenVINO cannot load the segment: {str(error).strip()}") from error
 

@@ -86,6 +86,18 @@ class QnnBackend(Backend):
             self._support = Support(FAMILY, compiler.compiler_id(), ask, KNOWN)
         return self._support
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        from .emit.blocks import decompressed
+
+        weights = {x for instr in instrs if (x := decompressed(instr)) is not None}
+        if not weights:
+            return []
+        size = sum(x.type.nbytes for x in weights) / 1e6
+        return [
+            f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes codes in "
+            "matrix products only, with rows that are a multiple of 16"
+        ]
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]
 

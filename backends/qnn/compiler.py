@@ -98,7 +98,7 @@ def weight_recipes(part: Program, bound: Sequence[str]) -> list[Recipe]:
 
 def zeros(constant: Constant) -> np.ndarray:
     """A value for a constant whose value does not matter."""
-    return np.zeros(constant.type.shape, constant.type.dtype.numpy)
+    return np.zeros(constant.type.array_shape, constant.type.dtype.numpy)
 
 
 def _permuted(recipe: Recipe, perm: tuple[int, ...]) -> Recipe:

@@ -15,7 +15,7 @@ from forgec.ir.program import ConstRef, Instr, Literal
 __all__ = ["estimate_us"]
 
 _LEAST_US = 0.05
-_MATRIX = {"linear", "matmul", "attention", "conv"}
+_MATRIX = {"linear", "linear_q", "matmul", "attention", "conv"}
 _LOOK_UPS = {"embedding", "gather", "take_along"}
 
 
@@ -44,6 +44,6 @@ def estimate_us(instr: Instr, target: str) -> float:
         if instr.op in _LOOK_UPS
         else [x.type for x in instr.operands if isinstance(x, ConstRef)]
     )
-    moved = sum(t.numel * min(t.dtype.itemsize, 2) for t in read)
+    moved = sum(min(t.nbytes, 2 * t.numel) for t in read)
     rate = rates.matrix if instr.op in _MATRIX else rates.vector
     return max(_LEAST_US, flops / rate, moved / rates.memory)

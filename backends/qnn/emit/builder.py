@@ -115,6 +115,10 @@ class Builder:
         """An i64 constant, for the operators that take no narrower index."""
         return self._add(array.astype(np.int64), f"k{len(self.initializers)}")
 
+    def raw(self, array: np.ndarray) -> str:
+        """A constant of bytes, as they are."""
+        return self._add(array, f"k{len(self.initializers)}")
+
     def scalar(self, value: float | int | bool, dtype: DType) -> str:
         """A rank-0 constant of the device's type for ``dtype``."""
         dtype = self.dtype(dtype)

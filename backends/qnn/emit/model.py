@@ -76,8 +76,12 @@ def emit(
         [b.info(p.name, p.type, p.type.shape) for p in outputs],
         list(b.initializers.values()),
     )
+    domains = {"": _OPSET, **{node.domain: 1 for node in b.nodes if node.domain}}
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="forgec"
+        graph,
+        opset_imports=[helper.make_opsetid(*each) for each in domains.items()],
+        ir_version=_IR_VERSION,
+        producer_name="forgec",
     )
     path = folder / MODEL
     onnx.save(model, path)

@@ -6,6 +6,7 @@ A target's backend lists the rules that it wants; each is one file here.
 from .attention import decompose_attention
 from .attention_scale import fold_attention_scale
 from .builder import Builder, Legal, Rule, legalise, type_of
+from .even_groups import even_groups
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
@@ -18,6 +19,7 @@ __all__ = [
     "Legal",
     "Rule",
     "decompose_attention",
+    "even_groups",
     "flatten_rows",
     "fold_attention_scale",
     "legalise",

@@ -216,6 +216,11 @@ def _codes(rng: np.random.Generator, *shape: int) -> Array:
         Sample(
             (_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, _x(rng, 3, 5)), {"dynamic": True}
         ),
+        Sample((_x(rng, 2, 3, 32), _codes(rng, 5, 32), _x(rng, 1, 5) / 99, None, None), {}),
+        Sample(
+            (_x(rng, 3, 48), _codes(rng, 5, 48), _x(rng, 2, 5) / 99, _x(rng, 5), _x(rng, 3, 5)),
+            {"group": 32},
+        ),
     ],
 )
 def linear_q(
