@@ -124,7 +124,7 @@ def stand_in_model(
 
 
 def check_types(model: PreTrainedModel, folder: Path) -> None:
-    """Raise :class:`ModelError` if a weight of the model is stored as other than floating-point numbers: a load
+    """Raise :class:`ModelError` if a weight of the model is not stored as floating-point numbers: a load
     would convert it in silence."""
     checkpoint = Checkpoint(folder, torch.float32)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
