@@ -71,7 +71,7 @@ def compile_language_model(
         _vocabulary(loaded),
         _eos(loaded),
         rewinds=rows_only,
-        border=long and long.border,
+        border=None if long is None else long.border,
         rereads=long is not None and long.rereads,
     )
     extra = _extra(loaded, info)
