@@ -27,8 +27,8 @@ class OnnxModel:
     """``module`` and ``example_inputs`` as of what ``forgec.models`` loads.
 
     ``shapes`` gives whole shapes by input name. Dimensions that it leaves open are ``tokens`` or ``batch`` if
-    their names in the file say so ("batch_size", "sequence_length"), or, where those say nothing, by the place
-    in inputs like ``input_ids``. Raises ``OptionError`` naming every dimension that stays open, and
+    their names in the file say so ("batch_size", "sequence_length"), or, where those say nothing, by the
+    place in inputs like ``input_ids``. Raises ``OptionError`` naming every dimension that stays open, and
     ``CaptureError`` for what is wrong with the file.
     """
 
@@ -126,7 +126,10 @@ def _resolve(
             f"{file.path} leaves open: {'; '.join(unknown)}",
             hint=f"give shapes (--shape {name}=1,128, repeatable) or example inputs",
         )
-    for flag, value, role in (("tokens", tokens, "tokens"), ("batch", batch if batch != 1 else None, "batch")):
+    for flag, value, role in (
+        ("tokens", tokens, "tokens"),
+        ("batch", batch if batch != 1 else None, "batch"),
+    ):
         if value is not None and role not in used and not shapes:
             raise OptionError(f"{file.path} has no open dimension for {flag}", hint=f"leave out --{flag}")
     return given
