@@ -98,7 +98,7 @@ class _Importer:
             return
         lines = [
             f"{domain or 'ai.onnx'} {op} (opset {self.file.opsets.get(domain, '?')}), "
-            f"{counts[domain, op]} times: {', '.join(map(repr, names[:3]))}{', ...' if len(names) > 3 else ''}"
+            f"{counts[domain, op]} times: {', '.join([*map(repr, names[:3]), *['...'] * (len(names) > 3)])}"
             for (domain, op), names in sorted(missing.items())
         ]
         raise CaptureError(
