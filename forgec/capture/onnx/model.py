@@ -106,20 +106,17 @@ def _resolve(
     for found in file.inputs:
         if found.name in given:
             continue
-        shape = []
+        whole: list[int] = []
         for axis, dim in enumerate(found.dims):
-            if isinstance(dim, str) and dim in sizes:
-                dim = sizes[dim]
-            elif not isinstance(dim, int):
+            known = dim if isinstance(dim, int) else sizes.get(dim or "")
+            if known is None:
                 role = _role(found, axis)
                 used.add(role)
-                size = {"batch": batch or 1, "tokens": tokens or _DEFAULT_TOKENS}.get(role)
-                if size is None:
-                    unknown.append(f"{dim or f'axis {axis}'} of {found.name!r} {_text(found.dims)}")
-                    size = 0
-                dim = size
-            shape.append(dim)
-        given[found.name] = tuple(shape)
+                known = {"batch": batch or 1, "tokens": tokens or _DEFAULT_TOKENS}.get(role)
+            if known is None:
+                unknown.append(f"{dim or f'axis {axis}'} of {found.name!r} {_text(found.dims)}")
+            whole.append(known or 0)
+        given[found.name] = tuple(whole)
     if unknown:
         name = file.inputs[0].name
         raise OptionError(
