@@ -68,15 +68,15 @@ def compile(
 
     ``model`` is an ``nn.Module`` in evaluation mode, a ``torch.export.ExportedProgram``, the path of a saved
     ``.pt2``, an ``.onnx`` file, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or
-    ``config.json``, or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
-    become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
-    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
-    artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
-    dictionary that are their next values: they become states, which live in the executable from run to run
-    and are zero at first. ``readers`` give the values of weights that the module has stand-ins for, by name
-    (``models.load`` with ``stream``), one at a time when they are written; then nothing is checked.
-    ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4 weights are fitted to what
-    they meet in runs on these, which costs time and the memory of all weights.
+    ``config.json``, or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element
+    types and nesting become the program's signature, their values do not matter. Exported programs and
+    ``forgec.models`` bring their own. ``options`` and further keywords are those of :class:`forgec.Options`.
+    ``origin`` says in the artifact where the weights come from. ``states`` maps keyword inputs to the entries
+    of the returned dictionary that are their next values: they become states, which live in the executable
+    from run to run and are zero at first. ``readers`` give the values of weights that the module has
+    stand-ins for, by name (``models.load`` with ``stream``), one at a time when they are written; then
+    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4
+    weights are fitted to what they meet in runs on these, which costs time and the memory of all weights.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 

@@ -70,8 +70,8 @@ def from_operator(node: fx.Node) -> Attention | None:
 
 
 def from_pieces(node: fx.Node, context: Context) -> Attention | None:
-    """matmul(softmax(masks + softcap(scale * matmul(q, k^T))), v) of rank four; q and k perhaps scaled too, and
-    NaN of the softmax perhaps made zeros."""
+    """matmul(softmax(masks + softcap(scale * matmul(q, k^T))), v) of rank four; q and k perhaps scaled too,
+    and NaN of the softmax perhaps made zeros."""
     weights, v = node.args[:2]
     scores = _softmax_input(weights, context)
     if scores is None or not isinstance(v, fx.Node) or node_type(v).rank != 4 or node_type(scores).rank != 4:
@@ -132,7 +132,11 @@ def _unguarded(weights: Any, context: Context) -> fx.Node | None:
         test, fill, softmax = guard.args
     fits = isinstance(softmax, fx.Node) and softmax.target in _SOFTMAX and number(fill, context) == 0
     test = _only_use(test, aten.isnan.default) if fits else None
-    return softmax if test is not None and test.args[0] is softmax and set(softmax.users) == {test, guard} else None
+    return (
+        softmax
+        if test is not None and test.args[0] is softmax and set(softmax.users) == {test, guard}
+        else None
+    )
 
 
 def _softmax_input(weights: Any, context: Context) -> fx.Node | None:

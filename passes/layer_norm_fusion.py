@@ -1,7 +1,7 @@
 """Recognise layer normalisation in pieces.
 
-*Before* rms_norm(x - mean(x, last axis)), perhaps plus a bias of the last axis' size: what RMS normalisation in
-pieces leaves of layer normalisation in pieces.
+*Before* rms_norm(x - mean(x, last axis)), perhaps plus a bias of the last axis' size: what RMS normalisation
+in pieces leaves of layer normalisation in pieces.
 *After* aten.layer_norm.
 *Does not fire when* the mean is over another axis or of another value, the difference scales its second term,
 or types change on the way. A normalised value that others read keeps its bias outside.

@@ -1,8 +1,9 @@
 """Transpose trailing axes after leading ones were split, instead of before.
 
-*Before* reshape(transpose(reshape(x))) whose transposition keeps the leading axes where they are, and whose outer
-reshape only splits or merges these. *After* transpose(reshape(x)), as models are written that keep batch and heads
-apart: exporters join them for products of matrices.
+*Before* reshape(transpose(reshape(x))) whose transposition keeps the leading axes where they are, and whose
+outer reshape only splits or merges these.
+*After* transpose(reshape(x)), as models are written that keep batch and heads apart: exporters join them for
+products of matrices.
 *Does not fire when* the outer reshape touches an axis that moves, or nothing was reshaped before.
 """
 

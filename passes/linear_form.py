@@ -1,7 +1,7 @@
 """Bring matrix products with constant weights into one form: aten.linear on unflattened rows.
 
-*Before* addmm, mm or matmul with a constant right side, transposed back; a constant per output that is added to
-such a product; a reshape of the leading axes before and after a linear.
+*Before* addmm, mm or matmul with a constant right side, transposed back; a constant per output that is added
+to such a product; a reshape of the leading axes before and after a linear.
 *After* ``linear(x, weight, bias)`` with weight [out, in].
 *Does not fire when* the right side depends on an input, addmm scales its terms, or the reshape touches the
 last axis, or what is added is no vector, or not constant, or the product has another user.
@@ -74,7 +74,9 @@ def _with_bias(node: fx.Node) -> Any:
     for product, bias in (node.args[:2], node.args[1::-1]):
         if not isinstance(product, fx.Node) or product.target is not aten.linear.default:
             continue
-        fits = len(product.users) == 1 and len([a for a in product.args if a is not None]) == 2 and plain(node)
+        fits = (
+            len(product.users) == 1 and len([a for a in product.args if a is not None]) == 2 and plain(node)
+        )
         if not fits or not isinstance(bias, fx.Node) or not is_constant_expression(bias):
             continue
         kind, own = node_type(bias), node_type(product)

@@ -1,4 +1,4 @@
-"""Modules that something else than PyTorch can compute too: it is then what their compile is checked against."""
+"""Modules that something else than PyTorch can compute too: their compile is checked against that."""
 
 from __future__ import annotations
 

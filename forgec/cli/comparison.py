@@ -111,9 +111,7 @@ def _compare(
     return Case(inputs, comparisons, {"executable": got, "interpreter": reference})
 
 
-def _with_wide_reference(
-    case: Case, narrow: Mapping[str, list[np.ndarray]], wide: list[np.ndarray]
-) -> Case:
+def _with_wide_reference(case: Case, narrow: Mapping[str, list[np.ndarray]], wide: list[np.ndarray]) -> Case:
     """Pass what is within the bounds of float64 although it is not within those of a reference in f32.
 
     Fully padded positions are an example: eager's own rounding error there can exceed the bound.
@@ -126,7 +124,8 @@ def _with_wide_reference(
             found = metrics.difference(wide[at], case.outputs[c.result][at], c.output)
             own = metrics.max_abs(wide[at], narrow[c.reference][at])
             if found.within(metrics.BOUND_MAX_ABS, metrics.BOUND_KL):
-                note = f"float64 is {units.metric(found.max_abs)} from this, {units.metric(own)} from {c.reference}"
+                ours, theirs = units.metric(found.max_abs), units.metric(own)
+                note = f"float64 is {ours} from this, {theirs} from {c.reference}"
                 c = replace(c, passed=True, note=note)
         changed.append(c)
     return replace(case, comparisons=changed)

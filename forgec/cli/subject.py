@@ -59,8 +59,8 @@ def load_subject(
 ) -> Subject:
     """Load what a ``-m`` specification names; :class:`ModelError` if there is no such model.
 
-    ``shapes`` are those of an ONNX file's inputs. Raises :class:`OptionError` if sizes are asked of a ``.pt2``
-    file, which fixes its own, or shapes of anything but an ONNX file.
+    ``shapes`` are those of an ONNX file's inputs. Raises :class:`OptionError` if sizes are asked of a
+    ``.pt2`` file, which fixes its own, or shapes of anything but an ONNX file.
     """
     output.note(f"loading {spec}")
     if is_onnx(spec):

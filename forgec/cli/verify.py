@@ -41,9 +41,9 @@ def verify(
     Exit code 1 if a result is out of bounds.
 
     Without a model: the outputs stored in the file and the reference interpreter, on the stored example. With
-    the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen, and of an
-    ONNX file also ONNX Runtime where that is installed. If the
-    executable and the interpreter differ, the first instruction where they do is named.
+    the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen, and for
+    an ONNX file also ONNX Runtime where that is installed. If the executable and the interpreter differ, the
+    first instruction where they do is named.
     """
     from .. import executable as artifact
     from ..report import metrics

@@ -100,9 +100,10 @@ def _read(path: Path) -> Any:
         raise CaptureError(f"there is no file {path}", hint="check the path") from None
     except (OSError, DecodeError, ValueError) as error:
         raise CaptureError(
-            f"{path} is not an ONNX file: {first_line(error)}", hint="it may be cut short: copy or export it again"
+            f"{path} is not an ONNX file: {first_line(error)}",
+            hint="it may be cut short: copy or export it again",
         ) from error
-    if not model.ir_version or not len(model.graph.node) and not len(model.graph.output):
+    if not model.ir_version or (not len(model.graph.node) and not len(model.graph.output)):
         raise CaptureError(f"{path} is not an ONNX file: it holds no graph", hint="export the model again")
     return model
 
@@ -132,7 +133,9 @@ def _inputs(graph: Any, constants: Mapping[str, Any], path: Path) -> tuple[Input
         tensor = value.type.tensor_type
         if tensor.elem_type == TensorProto.STRING:
             raise CaptureError(
-                f"input {value.name!r} is of {type_name(tensor.elem_type)}", str(path), "leave text to a tokenizer"
+                f"input {value.name!r} is of {type_name(tensor.elem_type)}",
+                str(path),
+                "leave text to a tokenizer",
             )
         if not tensor.HasField("shape"):
             raise CaptureError(f"input {value.name!r} has no rank", str(path), "export the model with shapes")
@@ -144,7 +147,9 @@ def _inputs(graph: Any, constants: Mapping[str, Any], path: Path) -> tuple[Input
             raise CaptureError(f"inputs {found[key].name!r} and {value.name!r} have one name", str(path))
         found[key] = Input(value.name, key, torch_type(tensor.elem_type), dims)
     if not found:
-        raise CaptureError(f"{path} has no inputs", hint="there is nothing to compile: its outputs are constants")
+        raise CaptureError(
+            f"{path} has no inputs", hint="there is nothing to compile: its outputs are constants"
+        )
     return tuple(found.values())
 
 
@@ -164,7 +169,11 @@ def _check_order(graph: Any, known: Iterable[str], path: Path) -> None:
                 later = name in all_made
                 raise CaptureError(
                     f"onnx {node.op_type} {node.name!r} reads {name!r}, which "
-                    + ("only a later node makes: the graph has a cycle or is not in order" if later else "nothing makes"),
+                    + (
+                        "only a later node makes: the graph has a cycle or is not in order"
+                        if later
+                        else "nothing makes"
+                    ),
                     str(path),
                     "export the model again" if not later else "sort the graph's nodes",
                 )
@@ -174,7 +183,9 @@ def _check_order(graph: Any, known: Iterable[str], path: Path) -> None:
             made.add(name)
     for value in graph.output:
         if value.name not in made:
-            raise CaptureError(f"nothing makes the output {value.name!r}", str(path), "export the model again")
+            raise CaptureError(
+                f"nothing makes the output {value.name!r}", str(path), "export the model again"
+            )
 
 
 def _captured(node: Any) -> set[str]:
@@ -205,6 +216,8 @@ def shapes_of(file: OnnxFile, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         value = values.get(found.name)
         if not isinstance(value, torch.Tensor) or value.dtype is not found.dtype:
             said = "absent" if value is None else f"a {getattr(value, 'dtype', type(value).__name__)}"
-            raise CaptureError(f"input {found.name!r} of {file.path} is {said}, not a tensor of {found.dtype}")
+            raise CaptureError(
+                f"input {found.name!r} of {file.path} is {said}, not a tensor of {found.dtype}"
+            )
         shapes[found.name] = tuple(value.shape)
     return shapes

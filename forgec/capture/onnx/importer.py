@@ -24,61 +24,16 @@ from ..source import first_line
 from . import ops  # noqa: F401  (registers the converters)
 from .file import OnnxFile, initializers
 from .registry import Converter, Unsupported, find
+from .steps import Constant, Imported, Operand, Static, Step, Value, run_step
 from .tensors import inline_array, to_array, to_tensor
 
-__all__ = ["Constant", "Imported", "Static", "Step", "Value", "import_graph"]
+__all__ = ["import_graph"]
 
 _FOLDED_ELEMENTS = 2**16
 """Size up to which integer arithmetic over known values is evaluated here."""
 _FOLDED_FLOATS = 64
 """The same where there are floats among them: weights stay expressions, which the passes know to handle."""
 _CONTROL = ("If", "Constant")
-
-
-@dataclass(frozen=True)
-class Value:
-    """An operand that a step or an input made."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Constant:
-    """An operand that is a stored tensor; ``name`` is unique for its array."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Static:
-    """An operand that is handed over as it is: a number, a tuple of integers, an array or None."""
-
-    value: Any
-
-
-Operand = Value | Constant | Static
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a converter; ``where`` names the node, and ``last`` what no later step reads."""
-
-    converter: Converter
-    operands: tuple[Operand, ...]
-    attributes: dict[str, Any]
-    results: tuple[str, ...]
-    where: str
-    last: tuple[str, ...] = ()
-
-
-@dataclass
-class Imported:
-    """``outputs`` has an operand per output; ``rows`` the smallest table that an integer input indexes."""
-
-    steps: list[Step]
-    outputs: dict[str, Operand]
-    constants: dict[str, torch.Tensor]
-    rows: dict[str, int]
 
 
 def import_graph(file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> Imported:
@@ -142,8 +97,8 @@ class _Importer:
         if not missing:
             return
         lines = [
-            f"{domain or 'ai.onnx'} {op} (opset {self.file.opsets.get(domain, '?')}), {counts[domain, op]} times: "
-            f"{', '.join(map(repr, names[:3]))}{', ...' if len(names) > 3 else ''}"
+            f"{domain or 'ai.onnx'} {op} (opset {self.file.opsets.get(domain, '?')}), "
+            f"{counts[domain, op]} times: {', '.join([*map(repr, names[:3]), *['...'] * (len(names) > 3)])}"
             for (domain, op), names in sorted(missing.items())
         ]
         raise CaptureError(
@@ -173,7 +128,8 @@ class _Importer:
                 raise type(error)(error.what, error.where, error.hint) from error
             except Unsupported as error:
                 raise CaptureError(
-                    f"onnx {where} has a form that forgec does not import: {error}", str(self.file.path),
+                    f"onnx {where} has a form that forgec does not import: {error}",
+                    str(self.file.path),
                     "export the model with another opset or without the exporter's own optimisation",
                 ) from error
             except Exception as error:
@@ -190,7 +146,12 @@ class _Importer:
             if proto.data_location == TensorProto.EXTERNAL:
                 return self.file.external.array(proto)
             return inline_array(proto, str(self.file.path))
-        kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+        kinds = {
+            "value_int": np.int64,
+            "value_ints": np.int64,
+            "value_float": np.float32,
+            "value_floats": np.float32,
+        }
         if attribute.name not in kinds:
             raise Unsupported(attribute.name)
         return np.asarray(helper.get_attribute_value(attribute), kinds[attribute.name])
@@ -244,7 +205,7 @@ class _Importer:
         self, converter: Converter, inputs: list[str], attributes: dict[str, Any], results: tuple[str, ...]
     ) -> tuple[list[str], dict[str, Any]]:
         assert converter.prepare is not None
-        values = [(self.known.get(name, name) or None) if not name else self.known.get(name, name) for name in inputs]
+        values = [self.known.get(name, name) if name else None for name in inputs]
         values, attributes = converter.prepare(values, attributes)
         by_id = {id(self.known[name]): name for name in inputs if name in self.known}
         names = []
@@ -279,12 +240,15 @@ class _Importer:
             inputs = inputs[:-1]
         if self._folds(converter, inputs):
             operands: tuple[Operand, ...] = tuple(
-                Static(to_tensor(self.known[name])) if converter.kind(i) in ("Tensor", "Operand") and name
+                Static(to_tensor(self.known[name]))
+                if converter.kind(i) in ("Tensor", "Operand") and name
                 else self._bound(converter, i, name, inputs)
                 for i, name in enumerate(inputs)
             )
             made = converter.function(*(operand.value for operand in operands), **attributes)  # type: ignore[union-attr]
-            for name, value in zip(results, made if isinstance(made, tuple | list) else (made,), strict=False):
+            for name, value in zip(
+                results, made if isinstance(made, tuple | list) else (made,), strict=False
+            ):
                 if name and value is not None:
                     self.known[name] = value if isinstance(value, np.ndarray) else to_array(value)
             return
@@ -296,8 +260,9 @@ class _Importer:
         if all(isinstance(value, np.ndarray) for value in values):
             self.known.update(zip(results, values, strict=False))
             return
-        if any(name and (i >= len(values) or values[i] is None) for i, name in enumerate(results)):
-            raise Unsupported(f"its output {next(n for i, n in enumerate(results) if i >= len(values) or values[i] is None)!r}")
+        absent = [n for i, n in enumerate(results) if n and (i >= len(values) or values[i] is None)]
+        if absent:
+            raise Unsupported(f"its output {absent[0]!r}")
         self.fakes.update((name, value) for name, value in zip(results, values, strict=False) if name)
         self.steps.append(step)
         self._trace_indices(where, inputs, results)
@@ -341,7 +306,9 @@ class _Importer:
         array = self.known.get(name)
         if array is None or array.size != 1 or array.dtype.kind not in "fiu":
             return None
-        others = [self.fakes[n] for n in inputs if n in self.fakes and self.fakes[n].dtype is to_tensor(array).dtype]
+        others = [
+            self.fakes[n] for n in inputs if n in self.fakes and self.fakes[n].dtype is to_tensor(array).dtype
+        ]
         if not any(other.ndim >= array.ndim for other in others):
             return None
         return array.reshape(-1)[0].item()
@@ -370,7 +337,10 @@ class _Importer:
     def _trace_indices(self, where: str, inputs: Sequence[str], results: tuple[str, ...]) -> None:
         """Follow inputs through casts and shapes to the tables that they index."""
         op = where.split(" ", 1)[0]
-        if op in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten") and inputs[0] in self.origins:
+        if (
+            op in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+            and inputs[0] in self.origins
+        ):
             self.origins[results[0]] = self.origins[inputs[0]]
         tables = {"Gather": [(1, 0)], "EmbedLayerNormalization": [(0, 2), (1, 4), (8, 3)]}
         for index, table in tables.get(op, ()):
@@ -378,15 +348,6 @@ class _Importer:
                 continue
             origin, size = self.origins[inputs[index]], self.known[inputs[table]].shape[0]
             self.rows[origin] = min(size, self.rows.get(origin, size))
-
-
-def run_step(step: Step, value: Any, constant: Any) -> Any:
-    """A step's results; ``value`` and ``constant`` give tensors by name."""
-    operands = [
-        value(o.name) if isinstance(o, Value) else constant(o.name) if isinstance(o, Constant) else o.value
-        for o in step.operands
-    ]
-    return step.converter.function(*operands, **step.attributes)
 
 
 def _domain(node: Any) -> str:
@@ -404,6 +365,13 @@ def _with_last_uses(steps: list[Step], outputs: Mapping[str, Operand]) -> list[S
         unread = (names | {r for r in step.results if r}) - kept
         kept |= names
         read.append(
-            Step(step.converter, step.operands, step.attributes, step.results, step.where, tuple(sorted(unread)))
+            Step(
+                step.converter,
+                step.operands,
+                step.attributes,
+                step.results,
+                step.where,
+                tuple(sorted(unread)),
+            )
         )
     return read[::-1]

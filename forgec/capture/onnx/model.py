@@ -27,8 +27,8 @@ class OnnxModel:
     """``module`` and ``example_inputs`` as of what ``forgec.models`` loads.
 
     ``shapes`` gives whole shapes by input name. Dimensions that it leaves open are ``tokens`` or ``batch`` if
-    their names in the file say so ("batch_size", "sequence_length"), or, where those say nothing, by the place
-    in inputs like ``input_ids``. Raises ``OptionError`` naming every dimension that stays open, and
+    their names in the file say so ("batch_size", "sequence_length"), or, where those say nothing, by the
+    place in inputs like ``input_ids``. Raises ``OptionError`` naming every dimension that stays open, and
     ``CaptureError`` for what is wrong with the file.
     """
 
@@ -106,27 +106,27 @@ def _resolve(
     for found in file.inputs:
         if found.name in given:
             continue
-        shape = []
+        whole: list[int] = []
         for axis, dim in enumerate(found.dims):
-            if isinstance(dim, str) and dim in sizes:
-                dim = sizes[dim]
-            elif not isinstance(dim, int):
+            known = dim if isinstance(dim, int) else sizes.get(dim or "")
+            if known is None:
                 role = _role(found, axis)
                 used.add(role)
-                size = {"batch": batch or 1, "tokens": tokens or _DEFAULT_TOKENS}.get(role)
-                if size is None:
-                    unknown.append(f"{dim or f'axis {axis}'} of {found.name!r} {_text(found.dims)}")
-                    size = 0
-                dim = size
-            shape.append(dim)
-        given[found.name] = tuple(shape)
+                known = {"batch": batch or 1, "tokens": tokens or _DEFAULT_TOKENS}.get(role)
+            if known is None:
+                unknown.append(f"{dim or f'axis {axis}'} of {found.name!r} {_text(found.dims)}")
+            whole.append(known or 0)
+        given[found.name] = tuple(whole)
     if unknown:
         name = file.inputs[0].name
         raise OptionError(
             f"{file.path} leaves open: {'; '.join(unknown)}",
             hint=f"give shapes (--shape {name}=1,128, repeatable) or example inputs",
         )
-    for flag, value, role in (("tokens", tokens, "tokens"), ("batch", batch if batch != 1 else None, "batch")):
+    for flag, value, role in (
+        ("tokens", tokens, "tokens"),
+        ("batch", batch if batch != 1 else None, "batch"),
+    ):
         if value is not None and role not in used and not shapes:
             raise OptionError(f"{file.path} has no open dimension for {flag}", hint=f"leave out --{flag}")
     return given

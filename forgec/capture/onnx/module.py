@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import traceback
 
 from ..source import IMPORTED
 from ..tensors import as_numpy
 from .file import OnnxFile, shapes_of
-from .importer import Constant, Operand, Value, import_graph, run_step
+from .importer import import_graph
 from .runtime import run_onnxruntime
+from .steps import Constant, Operand, Value, run_step
 from .tensors import to_tensor
 
 __all__ = ["OnnxModule"]
@@ -41,9 +41,7 @@ class OnnxModule(nn.Module):
         for name, tensor in imported.constants.items():
             if name in used:
                 self._places[name] = _register(self, name, tensor)
-        parameters = [
-            inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs
-        ]
+        parameters = [inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs]
         signature = inspect.Signature(parameters)
 
         def forward(*args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -21,7 +21,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["CONTRIB", "Array", "Converter", "Ints", "Number", "Operand", "Shape", "Unsupported", "converts", "find"]
+__all__ = [
+    "CONTRIB",
+    "Array",
+    "Converter",
+    "Ints",
+    "Number",
+    "Operand",
+    "Shape",
+    "Unsupported",
+    "converts",
+    "find",
+]
 
 Operand = Tensor | float
 Ints = tuple[int, ...]
@@ -45,8 +56,8 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Converter:
-    """``inputs`` are the kinds of the inputs, ``rest`` that of all further ones, ``attributes`` the names that
-    it takes; with ``fold``, a node whose inputs are all constants is evaluated however large they are.
+    """``inputs`` are the kinds of the inputs, ``rest`` that of all further ones, ``attributes`` the names
+    that it takes; with ``fold``, a node whose inputs are all constants is evaluated however large they are.
     ``prepare`` gives other inputs and attributes, when the model is imported."""
 
     function: Callable[..., Any]
@@ -110,4 +121,6 @@ def _described(function: Callable[..., Any], fold: bool, prepare: Prepare | None
         else:
             inputs.append(kind)
     filled = tuple(name for name in _FILLED if name in attributes)
-    return Converter(function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, prepare)
+    return Converter(
+        function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, prepare
+    )

@@ -78,10 +78,18 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
 def inline_array(proto: Any, where: str) -> np.ndarray:
     """The value of a tensor that is stored in the model itself."""
     if proto.data_type == TensorProto.STRING:
-        raise CaptureError(f"tensor {proto.name!r} is of strings", where, "models over text need a tokenizer outside")
+        raise CaptureError(
+            f"tensor {proto.name!r} is of strings", where, "models over text need a tokenizer outside"
+        )
     try:
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
-        if proto.HasField("raw_data") and kind.name not in ("int4", "uint4", "int2", "uint2", "float4_e2m1fn"):
+        if proto.HasField("raw_data") and kind.name not in (
+            "int4",
+            "uint4",
+            "int2",
+            "uint2",
+            "float4_e2m1fn",
+        ):
             count = math.prod(proto.dims)
             if len(proto.raw_data) != count * kind.itemsize:
                 raise ValueError(f"{len(proto.raw_data)} bytes for {list(proto.dims)} of {kind}")
@@ -145,7 +153,9 @@ class ExternalFiles:
             return self._maps[location]
         path = Path(location)
         if not location or path.is_absolute() or ".." in path.parts or "\\" in location:
-            raise self._error(f"tensor {tensor!r} lies in {location!r}, which is no place below the model's folder")
+            raise self._error(
+                f"tensor {tensor!r} lies in {location!r}, which is no place below the model's folder"
+            )
         full = self._folder / path
         try:
             inside = full.resolve(strict=True).is_relative_to(self._folder)

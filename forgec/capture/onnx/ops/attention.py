@@ -1,7 +1,7 @@
 """Attention and rotary embeddings, of the standard and of ONNX Runtime.
 
 Everything becomes ``scaled_dot_product_attention``; soft-capped scores are written out, in the form that the
-passes fuse again. Caches inside of a file are supported as inputs and outputs of the standard's operator only.
+passes fuse again. Of caches, those that are inputs and outputs of the standard's operator are taken.
 """
 
 from __future__ import annotations
@@ -173,9 +173,7 @@ def multi_head_attention(
     return y if outputs == 1 else (y, k, v)[:outputs]
 
 
-def _padding(
-    mask: Tensor | None, batch: int, length: int, fill: float, bias: Tensor | None
-) -> Tensor | None:
+def _padding(mask: Tensor | None, batch: int, length: int, fill: float, bias: Tensor | None) -> Tensor | None:
     """What is added to the scores: a mask over columns (0 is padding; of rank one, lengths), and a bias."""
     if mask is None:
         return bias
@@ -216,7 +214,7 @@ def group_query_attention(
     qk_output: int = 0,
 ) -> Any:
     """Rows behind a text's length are padding: nothing that is kept depends on them, because it is causal."""
-    if past_key is not None and past_key.shape[2] or outputs > 3 or smooth_softmax > 0:
+    if (past_key is not None and past_key.shape[2]) or outputs > 3 or smooth_softmax > 0:
         raise Unsupported("a cache that is not empty, scores as an output, or smooth softmax")
     if k is None or v is None:
         size = q.shape[-1] // (num_heads + 2 * kv_num_heads)

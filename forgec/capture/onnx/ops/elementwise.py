@@ -72,23 +72,32 @@ def _is_float(*operands: Operand) -> bool:
 
 @converts("Div", since=7)
 def div(a: Operand, b: Operand) -> Tensor:
-    if _is_float(a, b):
-        return torch.reciprocal(b) if isinstance(b, Tensor) and not isinstance(a, Tensor) and a == 1 else a / b  # type: ignore[return-value]
+    if not _is_float(a, b):
+        return torch.div(_tensor(a, b), b, rounding_mode="trunc")
+    if a == 1 and not isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.reciprocal(b)
+    return _tensor(a, b) / b
+
+
+def _tensor(a: Operand, other: Operand) -> Tensor:
+    """A number as a tensor of another's type."""
     if isinstance(a, Tensor):
-        return torch.div(a, b, rounding_mode="trunc")
-    return torch.div(torch.tensor(a, dtype=b.dtype), b, rounding_mode="trunc")  # type: ignore[union-attr]
+        return a
+    assert isinstance(other, Tensor)
+    return torch.tensor(a, dtype=other.dtype)
 
 
 @converts("Mod")
 def mod(a: Operand, b: Operand, *, fmod: int = 0) -> Tensor:
-    return torch.fmod(a, b) if fmod else torch.remainder(a, b)  # type: ignore[arg-type]
+    return torch.fmod(_tensor(a, b), b) if fmod else torch.remainder(_tensor(a, b), b)
 
 
 @converts("Pow", since=7)
 def power(a: Operand, b: Operand) -> Tensor:
-    if not isinstance(a, Tensor):
-        return torch.pow(a, b)
-    return torch.pow(a, b).to(a.dtype)
+    if isinstance(a, Tensor):
+        return torch.pow(a, b).to(a.dtype)
+    assert isinstance(b, Tensor)
+    return torch.pow(a, b)
 
 
 def _reduce(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -143,7 +152,9 @@ def identity(x: Tensor) -> Tensor:
 
 
 @converts("Dropout", since=12)
-def dropout(x: Tensor, ratio: Number | None = None, training: Number | None = None, *, outputs: int, seed: int = 0) -> Any:
+def dropout(
+    x: Tensor, ratio: Number | None = None, training: Number | None = None, *, outputs: int, seed: int = 0
+) -> Any:
     if training:
         raise Unsupported("training mode")
     return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
@@ -205,7 +216,9 @@ def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 
 @converts("Selu")
-def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
+def selu(
+    x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> Tensor:
     return gamma * (torch.clamp_min(x, 0) + torch.clamp_max(alpha * (torch.exp(x) - 1), 0))
 
 

@@ -25,10 +25,10 @@ def fused_matmul(
     b: Tensor,
     *,
     alpha: float = 1.0,
-    transA: int = 0,  # noqa: N803
-    transB: int = 0,  # noqa: N803
-    transBatchA: int = 0,  # noqa: N803
-    transBatchB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
+    transBatchA: int = 0,
+    transBatchB: int = 0,
 ) -> Tensor:
     if transBatchA or transBatchB:
         raise Unsupported("transposed batches")
@@ -44,8 +44,8 @@ def gemm(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
     broadcast: int = 1,
 ) -> Tensor:
     a = a.t() if transA else a
@@ -59,11 +59,6 @@ def gemm(
     if c is None:
         return product
     return product + (c if beta == 1 else c * beta)
-
-
-@converts("GemmFloat8", domain=CONTRIB)
-def gemm_float8(a: Tensor, b: Tensor) -> Tensor:
-    raise Unsupported("8-bit floats")
 
 
 @converts("Einsum")

@@ -25,9 +25,7 @@ def size(x: Tensor) -> Array:
 
 @converts("Reshape", since=5)
 def reshape(x: Tensor, target: Ints, *, allowzero: int = 0) -> Tensor:
-    wanted = [
-        x.shape[i] if n == 0 and not allowzero and i < x.ndim else n for i, n in enumerate(target)
-    ]
+    wanted = [x.shape[i] if n == 0 and not allowzero and i < x.ndim else n for i, n in enumerate(target)]
     return x.reshape(wanted)
 
 
@@ -90,9 +88,7 @@ def concat(*xs: Tensor, axis: int) -> Tensor:
 
 
 @converts("Split", since=13)
-def split(
-    x: Tensor, sizes: Ints | None = None, *, outputs: int, axis: int = 0, num_outputs: int = 0
-) -> Any:
+def split(x: Tensor, sizes: Ints | None = None, *, outputs: int, axis: int = 0, num_outputs: int = 0) -> Any:
     if sizes is None:
         part = -(-x.shape[axis] // (num_outputs or outputs))
         sizes = tuple(min(part, x.shape[axis] - part * i) for i in range(num_outputs or outputs))
