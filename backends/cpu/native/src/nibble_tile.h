@@ -8,10 +8,17 @@
 // `I` has: rows, columns of a vector and vectors of a tile; types Sums (of 32 bits), Words and Quad; fill, load,
 // quad, plus, finish; and add<odd>(sums, words, quad) for the even or the odd k of a word. Where `chunk` is not 0, add
 // works on Short sums from `none` on, which `widen` turns into Sums.
+constexpr int64_t kWordsAhead = 64;  // for which scales are fetched before they are needed
+
 template <class I, int R>
 void nibble_tile(const NibbleArgs& t) {
   constexpr int W = I::columns, N = R == 1 ? kCodePanel / W : I::vectors;
   constexpr int parts = R == 1 ? 2 : 1;  // one row has few independent sums
+  // Scales of the groups some words ahead, at the end those of the panel that follows.
+  const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
+  const int64_t groups = (t.words + t.group_words - 1) / t.group_words;
+  int64_t until_next = groups > ahead ? groups - ahead : 1;
+  const float* soon = t.scales + (groups > ahead ? ahead * t.scale_row : 0);
   for (int col = 0; col < kCodePanel; col += N * W) {
     const char* a = t.a;
     const char* b = t.b + col * 4;
@@ -43,6 +50,12 @@ void nibble_tile(const NibbleArgs& t) {
     };
     for (int64_t left = t.words; left > 0; left -= t.group_words) {
       const int64_t words = left < t.group_words ? left : t.group_words;
+      if constexpr (R == 1) {  // a step of memory away from each other, so that the processor does not foresee them
+#pragma GCC unroll 4
+        for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(soon + v * W);
+        soon += t.scale_row;
+        if (--until_next == 0) soon = t.scales + kCodePanel;
+      }
       typename I::Sums sum[parts * R * N];
 #pragma GCC unroll 16
       for (int i = 0; i < parts * R; ++i) {
