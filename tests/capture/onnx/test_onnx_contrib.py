@@ -74,7 +74,20 @@ CASES = {
         {"K": 40, "N": 6, "bits": 4, "block_size": 16},
     ),
 }  # fmt: skip
-STORED = ("weight", "scales", "zeros", "words", "positions", "kinds", "gamma", "beta", "cos", "sin", "total", "lengths")
+STORED = (
+    "weight",
+    "scales",
+    "zeros",
+    "words",
+    "positions",
+    "kinds",
+    "gamma",
+    "beta",
+    "cos",
+    "sin",
+    "total",
+    "lengths",
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -109,6 +122,8 @@ def test_what_is_not_taken_says_so(tmp_path):
         tmp_path / "m.onnx", "GroupQueryAttention", past, STORED, 1, CONTRIB, num_heads=4, kv_num_heads=2
     )
     given = {name: array for name, array in past.items() if name not in STORED}
-    with pytest.raises(CaptureError, match=r"onnx GroupQueryAttention 'the/GroupQueryAttention' .*cache") as caught:
+    with pytest.raises(
+        CaptureError, match=r"onnx GroupQueryAttention 'the/GroupQueryAttention' .*cache"
+    ) as caught:
         imported(path, given)
     assert str(path) in str(caught.value)

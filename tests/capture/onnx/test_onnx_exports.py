@@ -89,7 +89,10 @@ def test_open_dimensions_external_weights_and_buckets(tmp_path):
     assert model.module.rows == {"input_ids": 131}
     tables = [name for name, p in model.module.named_parameters() if tuple(p.shape) == (131, 32)]
     assert len(tables) == 1
-    assert model.module.get_parameter(tables[0]).untyped_storage().data_ptr() == model.file.constants[tables[0]].ctypes.data
+    assert (
+        model.module.get_parameter(tables[0]).untyped_storage().data_ptr()
+        == model.file.constants[tables[0]].ctypes.data
+    )
 
     sizes = forgec.Dim("tokens", 8, 16)
     buckets = forgec.compile_buckets(path, kwargs=fresh, dynamic_shapes={"input_ids": {1: sizes}})

@@ -21,7 +21,9 @@ def node(op, inputs, outputs, name="", **attributes):
 
 
 def test_foreign_and_cut_files(tmp_path):
-    path = save_graph(tmp_path / "m.onnx", [node("Add", ["x", "w"], ["y"])], X, ["y"], {"w": np.ones(4096, "f")})
+    path = save_graph(
+        tmp_path / "m.onnx", [node("Add", ["x", "w"], ["y"])], X, ["y"], {"w": np.ones(4096, "f")}
+    )
     content = path.read_bytes()
     for bad in (b"", b"PK\x03\x04 no model", content[: len(content) // 2], b"\x80\x04}."):
         path.write_bytes(bad)
@@ -59,23 +61,31 @@ def test_graphs_that_are_not_well_formed(tmp_path):
 
 
 def test_forms_and_shapes_that_cannot_be_imported(tmp_path):
-    path = save_graph(tmp_path / "m.onnx", [node("Reshape", ["x", "n"], ["y"])], {**X, "n": np.array([8])}, ["y"])
+    path = save_graph(
+        tmp_path / "m.onnx", [node("Reshape", ["x", "n"], ["y"])], {**X, "n": np.array([8])}, ["y"]
+    )
     with pytest.raises(CaptureError, match="onnx Reshape 'the/Reshape' .*depends on an input's values"):
         forgec.compile(path)
-    path = save_graph(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], X, ["y"], {"w": np.ones((3, 2), "f")})
+    path = save_graph(
+        tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], X, ["y"], {"w": np.ones((3, 2), "f")}
+    )
     with pytest.raises(CaptureError, match="onnx MatMul 'the/MatMul' cannot be computed"):
         forgec.compile(path)
     path = save_graph(tmp_path / "m.onnx", [node("Neg", ["x"], ["y"], wrong=1)], X, ["y"])
     with pytest.raises(CaptureError, match="attribute wrong"):
         forgec.compile(path)
-    path = save_graph(tmp_path / "m.onnx", [node("Identity", ["x"], ["y"])], {"x": np.ones(2, np.complex64)}, ["y"])
+    path = save_graph(
+        tmp_path / "m.onnx", [node("Identity", ["x"], ["y"])], {"x": np.ones(2, np.complex64)}, ["y"]
+    )
     with pytest.raises(CaptureError, match="COMPLEX64"):
         load_onnx(path)
 
 
 def external(folder, **entries):
     """A model whose weight of [4] lies in another file."""
-    path = save_graph(folder / "m.onnx", [node("Add", ["x", "w"], ["y"])], X, ["y"], {"w": np.arange(4, dtype="f")})
+    path = save_graph(
+        folder / "m.onnx", [node("Add", ["x", "w"], ["y"])], X, ["y"], {"w": np.arange(4, dtype="f")}
+    )
     model = onnx.load(path)
     (weight,) = model.graph.initializer
     weight.ClearField("raw_data")
@@ -96,7 +106,10 @@ def test_external_weights_are_mapped_once(tmp_path):
     base = file.constants["w"]
     while not isinstance(base, np.memmap):
         base = base.base
-    assert file.external.array(onnx.load(path, load_external_data=False).graph.initializer[0]) is file.constants["w"]
+    assert (
+        file.external.array(onnx.load(path, load_external_data=False).graph.initializer[0])
+        is file.constants["w"]
+    )
 
 
 def test_external_weights_stay_below_the_folder(tmp_path):
@@ -139,7 +152,13 @@ def test_functions_and_branches(tmp_path):
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
     double = helper.make_function("own", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opsets[:1])
     typed = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 4])  # noqa: E731
-    then = helper.make_graph([node("Add", ["t", "k"], ["u"])], "then", [], [typed("u")], [numpy_helper.from_array(np.ones(1, "f"), "k")])
+    then = helper.make_graph(
+        [node("Add", ["t", "k"], ["u"])],
+        "then",
+        [],
+        [typed("u")],
+        [numpy_helper.from_array(np.ones(1, "f"), "k")],
+    )
     other = helper.make_graph([node("Mystery", ["t"], ["v"], domain="own")], "else", [], [typed("v")])
     nodes = [
         node("Twice", ["x"], ["t"], domain="own"),
@@ -166,7 +185,9 @@ def test_open_dimensions(tmp_path):
     ]
     constants = {"table": np.ones((7, 3), np.float32), "ax": np.array([1])}
     path = save_graph(tmp_path / "m.onnx", nodes, inputs, ["y"], constants, dims=dims)
-    with pytest.raises(OptionError, match=r"leaves open: frames of 'extra\.1' \[batch, frames, 3\]") as caught:
+    with pytest.raises(
+        OptionError, match=r"leaves open: frames of 'extra\.1' \[batch, frames, 3\]"
+    ) as caught:
         OnnxModel(path)
     assert "--shape" in str(caught.value)
     with pytest.raises(OptionError, match="one name is one size"):

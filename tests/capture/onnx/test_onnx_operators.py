@@ -15,7 +15,8 @@ from onnx_files import imported, one_node
 from forgec.errors import CaptureError
 
 # Modules of cases by operator; those of poolings take half a minute to import.
-_MODULES = set("""
+_MODULES = set(
+    """
     add argmax attention batchnorm bitwiseand cast castlike clip concat constantofshape conv cumsum
     depthtospace dequantizelinear div dynamicquantizelinear einsum equal erf expand eyelike flatten gather
     gatherelements gathernd gelu gemm globalaveragepool greater groupnormalization hardsigmoid hardswish identity
@@ -24,7 +25,8 @@ _MODULES = set("""
     reducemean reduceprod reducesum reducesumsquare relu reshape rmsnormalization rotaryembedding round
     scatterelements scatternd selu shape sigmoid size slice softmax softplus spacetodepth split sqrt squeeze sub sum
     swish tanh tile topk transpose trilu unsqueeze where
-""".split())
+""".split()
+)
 _REFUSED = re.compile(
     "has a form that forgec does not import|does not import:|is none that forgec computes with|that forgec has not|"
     "is no tensor|is of strings|zero-size"
@@ -74,7 +76,9 @@ def test_operators_of_the_standard(tmp_path):
                 if (problem := _problem(ours, np.asarray(theirs)))
             ]
     assert not wrong, "\n".join(wrong)
-    assert computed > 450 and len(refused) < computed / 2, f"{computed} computed, refused:\n" + "\n".join(refused)
+    assert computed > 450 and len(refused) < computed / 2, f"{computed} computed, refused:\n" + "\n".join(
+        refused
+    )
 
 
 def _problem(ours: np.ndarray, theirs: np.ndarray) -> str | None:
@@ -82,7 +86,11 @@ def _problem(ours: np.ndarray, theirs: np.ndarray) -> str | None:
         return f"{ours.dtype}{list(ours.shape)}, not {theirs.dtype}{list(theirs.shape)}"
     tolerance = 2e-3 if theirs.dtype == np.float16 else 1e-5
     near = np.isclose(
-        ours.astype(np.float64), theirs.astype(np.float64), rtol=100 * tolerance, atol=tolerance, equal_nan=True
+        ours.astype(np.float64),
+        theirs.astype(np.float64),
+        rtol=100 * tolerance,
+        atol=tolerance,
+        equal_nan=True,
     )
     return None if near.all() else f"{np.count_nonzero(~near)} of {near.size} elements differ"
 
