@@ -98,7 +98,7 @@ def test_both_runtimes(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("weights", "said"),
     [
         ("int5", "no weight format 'int5'"),
-        ("int4:16", "groups, of 32, 64, 128"),
+        ("int4:16", "groups, of 32, 64, 128, channel"),
         ("w4a8:8", "groups, of 32, 64, 128"),
         ("int8:64", "only int4 and w4a8 have groups"),
         ("int8,lm_head", "write PATTERN=FORMAT"),
