@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import npu, npu_weights
-from .command import Job, Layers, Models, Tokens, benchmark, say
+from .command import Job, Models, Tokens, benchmark, say
 
 Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Several times for several.")]
 
@@ -18,13 +18,15 @@ def run_npu(
     models: Models = None,
     target: Targets = None,
     tokens: Tokens = 128,
-    layers: Layers = None,
+    layers: Annotated[int, typer.Option(min=1, help="Deeper models are cut to so many.")] = 4,
+    fold: Annotated[bool, typer.Option("--fold", help="Folded too.")] = False,
 ) -> Job:
-    """Intel's NPUs, simulated: forgec folded and not, against OpenVINO's conversion."""
+    """Intel's NPUs, simulated: forgec against OpenVINO's conversion."""
     chosen, targets = models or npu.MODELS, target or npu.TARGETS
+    folds = ("off", "on") if fold else ("off",)
 
     def measure() -> Mapping[str, Any]:
-        return npu.measure(chosen, targets, tokens=tokens, layers=layers, say=say)
+        return npu.measure(chosen, targets, tokens=tokens, layers=layers, folds=folds, say=say)
 
     return Job({"tokens": tokens, "layers": layers}, measure)
 
