@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .round_robin import Say
-from .tables import Table, mib, ratio
+from .tables import Table, mib
 
 __all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
 
@@ -38,6 +38,9 @@ MODELS = (
     "whisper-tiny.decoder",
 )
 TARGETS = ("intel-npu3720", "intel-npu4000", "intel-npu5010")
+
+_STORED = "minilm"
+"""The model whose weights come as a package; the others are random."""
 
 _TABLE_ROWS = 256
 """A look-up in a constant of at least so many rows is an embedding."""
@@ -76,11 +79,13 @@ def measure(
 def _load(name: str, layers: int | None) -> Any:
     """A preset without its product with the vocabulary, cut if it is deeper than ``layers``."""
     import torch
-    from forgec import models as presets
     from transformers import PreTrainedModel
 
+    from forgec import models as presets
+
     deep = layers is not None and _depth(_config(presets.describe(name))) > layers
-    loaded = presets.load(name, layers=layers if deep else None)
+    source = presets.sentence_encoder_dir() if name == _STORED else name
+    loaded = presets.load(source, layers=layers if deep else None)
     for module in (loaded.module, getattr(loaded.module, "model", None)):
         if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
             module.set_output_embeddings(torch.nn.Identity())
@@ -246,7 +251,9 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         more = [_whole(on, "us"), str(on.get("dispatches", ""))] if folded else []
         latency.append([*head, _whole(off, "us"), _whole(peer, "us"), gain, *counts, *more])
         spent = [_seconds(x) for x in (off, peer, *([on] if folded else []))]
-        seconds.append([*head, *spent, mib(off["code"]), *([mib(on["code"]) if on else ""] if folded else [])])
+        seconds.append(
+            [*head, *spent, mib(off["code"]), *([mib(on["code"]) if on else ""] if folded else [])]
+        )
     if gains:
         mean = math.exp(sum(map(math.log, gains)) / len(gains))
         lower = sum(gain > 1 for gain in gains)
@@ -255,7 +262,13 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     return [
         Table(
             "Latency, simulated by Intel's compiler, us",
-            [*columns, ">less", ">islands", ">transitions", *([">folded", ">calls folded"] if folded else [])],
+            [
+                *columns,
+                ">less",
+                ">islands",
+                ">transitions",
+                *([">folded", ">calls folded"] if folded else []),
+            ],
             latency,
             notes,
         ),

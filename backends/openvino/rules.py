@@ -48,17 +48,17 @@ _RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class _Forms:
-    """``height`` of the image that rows of a product become, ``hidden``: elements of a wide layer's part; 0
-    leaves either as it is."""
+    """``heights`` that the image of a product's rows may have, and ``hidden``, the elements of a wide layer's
+    part; without either products stay as they are."""
 
-    height: int
-    hidden: int
+    heights: tuple[int, ...] = ()
+    hidden: int = 0
 
 
 _FORMS = {
-    "3720": _Forms(height=16, hidden=2**18),
-    "4000": _Forms(height=16, hidden=2**18),
-    "5010": _Forms(height=0, hidden=0),
+    "3720": _Forms((16, 4), 2**18),
+    "4000": _Forms((16, 4), 2**18),
+    "5010": _Forms(),
 }
 """By platform, as its simulated runs have it: docs/intel.md."""
 
@@ -69,4 +69,4 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
     legal = legalise(segment, [*split_projections(segment), *fold_attention_scale(segment)])
     if forms.hidden:
         legal = legal.then(part_hidden(legal.program, forms.hidden))
-    return legal.then([*_RULES, rows_as_image(forms.height)] if forms.height else _RULES)
+    return legal.then([*_RULES, rows_as_image(*forms.heights)] if forms.heights else _RULES)

@@ -1,17 +1,18 @@
 """The wide values between two products of a feed-forward layer, made in parts that stay on the chip.
 
-Before: ``h = linear x, c1, c2 {act="gelu"}; y = linear h, c3``. After, in two parts: ``h0 = linear x, c1[:n],
-c2[:n] {act="gelu"}; h1 = linear x, c1[n:], c2[n:] {act="gelu"}; y = linear (concat h0, h1), c3``. Gated layers
-have two first products. What is point-wise then works on a part while the weights of the next one come.
+Before: ``h = linear x, c1, c2 {act="gelu"}; y = linear h, c3``. After, in two parts: ``h0 = linear x,
+c1[:n], c2[:n] {act="gelu"}; h1 = linear x, c1[n:], c2[n:] {act="gelu"}; y = linear (concat h0, h1), c3``.
+Gated layers have two first products. What is point-wise then works on a part while the weights of the next one come.
 
 Does not fire when something in between has another reader or is not point-wise, when weights are computed in
-the segment, or when the values are small.
+the segment, when the values are small, or when there are so many rows that parts would be narrow.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from forgec.ir.program import ConstRef, Instr, Operand, Program, Register
 
@@ -23,6 +24,9 @@ __all__ = ["part_hidden"]
 _POINTWISE = {"gated", "mul", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"}
 _MULTIPLE = 16
 """Parts begin at multiples of this many channels."""
+
+_LEAST = 256
+"""Channels of a part; with fewer, what a product has to do is too small to hide anything behind it."""
 
 
 def part_hidden(segment: Program, elements: int) -> list[Rule]:
@@ -40,8 +44,8 @@ def part_hidden(segment: Program, elements: int) -> list[Rule]:
         if not chain or (len(chain) == 1 and not made[hidden.id].attrs.get("act")):
             continue
         wide = sum(made[r].results[0].type.numel for r in chain if made[r].op == "linear")
-        count = min(math.ceil(wide / elements), hidden.type.shape[-1] // _MULTIPLE)
-        if count > 1:
+        count = math.ceil(wide / elements)
+        if count > 1 and hidden.type.shape[-1] // count >= _LEAST:
             parts[hidden.id] = count
             inside.update(chain)
     seen: dict[int, Instr] = {}
@@ -56,7 +60,7 @@ def part_hidden(segment: Program, elements: int) -> list[Rule]:
         width = result.type.shape[-1]
         groups = width // _MULTIPLE
         bounds = [groups * i // parts[result.id] * _MULTIPLE for i in range(parts[result.id])] + [width]
-        made_parts = [_part(build, result, seen, *bound) for bound in zip(bounds, bounds[1:], strict=False)]
+        made_parts = [_part(build, result, seen, *bound) for bound in pairwise(bounds)]
         return (build.op("concat", *made_parts, axis=result.type.rank - 1),)
 
     return [part]

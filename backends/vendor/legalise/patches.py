@@ -1,8 +1,8 @@
 """A convolution over patches that do not overlap as a matrix product.
 
 Before: ``y = conv x[b,3,224,224], c1[n,3,16,16], c2 {stride=16}``. After: every patch becomes a row of
-[b*14*14, 3*16*16] in two transpositions, ``linear`` with the weight in two axes, and ``transpose`` to channels
-first. With three channels the matrix engines of an NPU do five times the work for the convolution.
+[b*14*14, 3*16*16] in two transpositions, ``linear`` with the weight in two axes, and ``transpose`` to
+channels first. With three channels the matrix engines of an NPU do five times the work for the convolution.
 
 Does not fire when strides are not the kernel's sizes, with padding, dilation or groups, when patches leave a
 border, or with many channels.

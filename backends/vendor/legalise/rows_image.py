@@ -4,7 +4,8 @@ Before: ``y = linear x[128,k], c1[n,k], c2``. After: ``reshape`` to [1, 16, 8, k
 8], ``conv`` with [n, k, 1, 1], and back. Intel's compiler makes a convolution of a product anyhow; with rows
 in two axes it has more ways to divide the work and needs no other order of the rows around attention.
 
-Does not fire when the rows do not divide, or there are no more of them than the image is high.
+Does not fire when the rows do not divide, when there are no more of them than the image is high, or when the
+weight is no constant.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from .builder import Builder, Rule, type_of
 __all__ = ["rows_as_image"]
 
 
-def rows_as_image(height: int) -> Rule:
-    """A rule for products of two axes without activation and residual; the image has ``height`` rows."""
+def rows_as_image(*heights: int) -> Rule:
+    """A rule for products of two axes without activation and residual; the image is as high as the first of
+    ``heights`` that divides the rows."""
 
     def rule(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         kind = type_of(instr.operands[0])
@@ -27,9 +29,8 @@ def rows_as_image(height: int) -> Rule:
             return None
         x, weight, bias, residual = instr.operands
         rows, width = kind.shape
-        if rows % height or rows <= height or residual is not None or instr.attrs.get("act"):
-            return None
-        if not isinstance(weight, ConstRef):
+        height = next((h for h in heights if rows % h == 0 and rows > h), 0)
+        if not height or not isinstance(weight, ConstRef) or residual is not None or instr.attrs.get("act"):
             return None
         kernel = build.constant("reshape", weight, shape=(*weight.type.shape, 1, 1))
         image = build.op("reshape", x, shape=(1, height, rows // height, width))
