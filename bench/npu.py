@@ -1,7 +1,7 @@
 """Intel's NPUs, simulated: forgec's emission, folded too if asked, against OpenVINO's own conversion.
 
-Both go to the same compiler with the same options and an empty cache, one after the other in one process each.
-The peer is ``openvino.convert_model`` of the same module, traced or, where that fails, exported by
+Both go to the same compiler with the same options and an empty cache, one after the other in one process
+each. The peer is ``openvino.convert_model`` of the same module, traced or, where that fails, exported by
 ``torch.export``, made static, in f16 with f16 inputs and outputs as forgec's. Look-ups of embeddings and the
 product with the vocabulary are on neither side: the compiler's model counts a look-up as the whole table, and
 the product is one and the same, longer than several layers. Latencies are simulated by Intel's compiler,

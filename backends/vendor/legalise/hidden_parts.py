@@ -2,7 +2,8 @@
 
 Before: ``h = linear x, c1, c2 {act="gelu"}; y = linear h, c3``. After, in two parts: ``h0 = linear x,
 c1[:n], c2[:n] {act="gelu"}; h1 = linear x, c1[n:], c2[n:] {act="gelu"}; y = linear (concat h0, h1), c3``.
-Gated layers have two first products. What is point-wise then works on a part while the weights of the next one come.
+Gated layers have two first products. What is point-wise then works on a part while the weights of the next
+one come.
 
 Does not fire when something in between has another reader or is not point-wise, when weights are computed in
 the segment, when the values are small, or when there are so many rows that parts would be narrow.
