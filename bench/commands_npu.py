@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import npu, npu_weights
-from .command import Job, Models, Tokens, benchmark, say
+from . import npu, npu_compile, npu_weights
+from .command import Job, Models, Repeat, Tokens, benchmark, say
 
 Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Several times for several.")]
 
@@ -29,6 +29,32 @@ def run_npu(
         return npu.measure(chosen, targets, tokens=tokens, layers=layers, folds=folds, say=say)
 
     return Job({"tokens": tokens, "layers": layers}, measure)
+
+
+@benchmark("npu-compile")
+def run_npu_compile(
+    target: Annotated[str, typer.Option("-t", "--target")] = "intel-npu4000",
+    tokens: Tokens = 128,
+    past: Annotated[int, typer.Option(min=1, help="Tokens before a decode.")] = 1024,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks of the language model.")] = 16,
+    repeat: Repeat = 1,
+    unfolded: Annotated[bool, typer.Option(help="The language model by forgec without folding too.")] = True,
+) -> Job:
+    """Seconds of compiling for Intel's NPUs, against plain OpenVINO and NPUW."""
+    settings = {"target": target, "tokens": tokens, "past": past, "layers": layers, "rounds": repeat}
+
+    def measure() -> Mapping[str, Any]:
+        return npu_compile.measure(
+            target=target,
+            tokens=tokens,
+            past=past,
+            layers=layers,
+            rounds=repeat,
+            unfolded=unfolded,
+            say=say,
+        )
+
+    return Job(settings, measure)
 
 
 @benchmark("npu-weights")

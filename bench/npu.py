@@ -21,7 +21,7 @@ from typing import Any
 from .round_robin import Say
 from .tables import Table, mib
 
-__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
+__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "converted", "empty_cache", "measure", "tables"]
 
 NAME = "npu"
 TITLE = "Intel's NPUs"
@@ -67,9 +67,9 @@ def measure(
             row: dict[str, Any] = {"model": name, "target": target, "layers": _depth(loaded.config)}
             row["published"] = _depth(_config(presets.describe(name)))
             for fold in folds:
-                with _empty_cache():
+                with empty_cache():
                     row[fold] = _own(loaded, target, fold, inputs)
-            with _empty_cache():
+            with empty_cache():
                 row["peer"] = _peer(model, target)
             say(f"{name} on {target}: {row['off']['us']:.0f} us, peer {row['peer'].get('us', 0):.0f} us")
             rows.append(row)
@@ -111,7 +111,7 @@ def _inputs(loaded: Any, tokens: int) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _empty_cache() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     """An empty compile cache. The toolchain, which is in the same folder, was looked up before."""
     from forgec.backends.openvino import toolchain
 
@@ -149,7 +149,7 @@ def _peers_model(loaded: Any, inputs: Mapping[str, Any]) -> Any:
     said = []
     for how in ("trace", "export"):
         try:
-            return _converted(loaded, inputs, how)
+            return converted(loaded.module, inputs, how)
         except Exception as error:  # whatever the peer raises is its answer
             said.append(str(error).strip().splitlines()[-1])
     return "; ".join(said)
@@ -180,8 +180,9 @@ def _peer(model: Any, target: str) -> dict[str, Any]:
     }
 
 
-def _converted(loaded: Any, inputs: Mapping[str, Any], how: str) -> Any:
-    """OpenVINO's conversion of a module, static, f16, on looked-up embeddings."""
+def converted(module: Any, inputs: Mapping[str, Any], how: str, *, positional: bool = False) -> Any:
+    """OpenVINO's conversion of a module, static, f16, on looked-up embeddings; ``how`` is "trace" or
+    "export". The module takes its inputs by name, and gives tensors by name, or both by position."""
     import openvino as ov
     import torch
     from openvino import opset15 as opset
@@ -190,9 +191,11 @@ def _converted(loaded: Any, inputs: Mapping[str, Any], how: str) -> Any:
     class Positional(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = loaded.module
+            self.module = module
 
         def forward(self, *values: Any) -> Any:
+            if positional:
+                return self.module(*values)
             out = self.module(**dict(zip(inputs, values, strict=True)))
             return tuple(value for value in out.values() if isinstance(value, torch.Tensor))
 
