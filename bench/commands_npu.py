@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import npu, npu_weights
-from .command import Job, Layers, Models, Tokens, benchmark, say
+from . import npu, npu_compile, npu_weights
+from .command import Job, Models, Repeat, Tokens, benchmark, say
 
 Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Several times for several.")]
 
@@ -18,15 +18,43 @@ def run_npu(
     models: Models = None,
     target: Targets = None,
     tokens: Tokens = 128,
-    layers: Layers = None,
+    layers: Annotated[int, typer.Option(min=1, help="Deeper models are cut to so many.")] = 4,
+    fold: Annotated[bool, typer.Option("--fold", help="Folded too.")] = False,
 ) -> Job:
-    """Intel's NPUs, simulated: forgec folded and not, against OpenVINO's conversion."""
+    """Intel's NPUs, simulated: forgec against OpenVINO's conversion."""
     chosen, targets = models or npu.MODELS, target or npu.TARGETS
+    folds = ("off", "on") if fold else ("off",)
 
     def measure() -> Mapping[str, Any]:
-        return npu.measure(chosen, targets, tokens=tokens, layers=layers, say=say)
+        return npu.measure(chosen, targets, tokens=tokens, layers=layers, folds=folds, say=say)
 
     return Job({"tokens": tokens, "layers": layers}, measure)
+
+
+@benchmark("npu-compile")
+def run_npu_compile(
+    target: Annotated[str, typer.Option("-t", "--target")] = "intel-npu4000",
+    tokens: Tokens = 128,
+    past: Annotated[int, typer.Option(min=1, help="Tokens before a decode.")] = 1024,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks of the language model.")] = 16,
+    repeat: Repeat = 1,
+    unfolded: Annotated[bool, typer.Option(help="The language model by forgec without folding too.")] = True,
+) -> Job:
+    """Seconds of compiling for Intel's NPUs, against plain OpenVINO and NPUW."""
+    settings = {"target": target, "tokens": tokens, "past": past, "layers": layers, "rounds": repeat}
+
+    def measure() -> Mapping[str, Any]:
+        return npu_compile.measure(
+            target=target,
+            tokens=tokens,
+            past=past,
+            layers=layers,
+            rounds=repeat,
+            unfolded=unfolded,
+            say=say,
+        )
+
+    return Job(settings, measure)
 
 
 @benchmark("npu-weights")

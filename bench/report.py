@@ -21,6 +21,7 @@ from . import (
     load_time,
     memory,
     npu,
+    npu_compile,
     npu_weights,
     perplexity,
     scaling,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         fusion,
         kernels,
         npu,
+        npu_compile,
         npu_weights,
         calibrate,
     )

@@ -129,7 +129,7 @@ class OpenVinoBackend(Backend):
         if folded is not None and folded.codes is not None:
             return [code.to_bytes() for code in folded.codes]
         models = [
-            emitted(segment, constants, f"segment {number} of {len(segments)} for {self.name}")
+            emitted(segment, constants, self.platform, f"segment {number} of {len(segments)} for {self.name}")
             for number, segment in enumerate(segments, 1)
         ]
         results = []
@@ -151,7 +151,7 @@ class OpenVinoBackend(Backend):
         """The OpenVINO model that Intel's compiler is given."""
         from .emission import emitted
 
-        model = emitted(segment, constants, "a part of a program")
+        model = emitted(segment, constants, self.platform, "a part of a program")
         return {"model.xml": model.xml, "model.bin": model.weights}
 
     def prediction(self, code: bytes) -> Prediction | None:

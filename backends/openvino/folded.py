@@ -58,14 +58,14 @@ def fold_all(
     grouped = any(_in_groups(part.program) for part in division.parts)
     if not division.repeated and not grouped:
         return None
-    legal = [legalise_segment(part.program) for part in division.parts]
+    legal = [legalise_segment(part.program, platform) for part in division.parts]
     models = [
         _model(lawful, part, constants, f"part {number} of {len(legal)}")
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
     ]
     tried = division.repeated if mode == "auto" and not grouped else []
     rows = {(part, length): chain(division, part, length) for part in tried for length in (1, 2)}
-    whole = {row: _unfolded(c, segments, constants) for row, c in rows.items() if c is not None}
+    whole = {row: _unfolded(c, segments, constants, platform) for row, c in rows.items() if c is not None}
     compressed = any(
         c.type.dtype in (DType.I8, DType.I4)
         for part in division.parts
@@ -124,8 +124,8 @@ def _inputs(legal: Legal, part: Part) -> list[Recipe]:
     return found
 
 
-def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants) -> Model:
-    legal = legalise_segment(row.program)
+def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants, platform: str) -> Model:
+    legal = legalise_segment(row.program, platform)
     values = legal.values(values_of(row, segments, constants))
     return Model.of(emit(legal.program, values), f"{len(row.program.main.body)} instructions with weights")
 

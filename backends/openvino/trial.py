@@ -30,7 +30,7 @@ def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> lis
     trials: dict[int, Trial] = {}
     for index, instr in enumerate(instrs):
         try:
-            models[index] = emitted(single(instr), filling, "single instructions")
+            models[index] = emitted(single(instr), filling, platform, "single instructions")
         except (BackendError, InternalError) as error:
             trials[index] = Trial(error.what)
     bound = Settings(timeout_s=_START_S + _EACH_S * len(models))
@@ -58,7 +58,7 @@ def culprit(segment: Program, constants: Constants, platform: str, toolchain: To
     """
 
     def refused(part: Program) -> bool:
-        model = emitted(part, constants, "bisection")
+        model = emitted(part, constants, platform, "bisection")
         (result,) = build_batch([model], platform, toolchain, _BOUND)
         return isinstance(result, Rejected)
 

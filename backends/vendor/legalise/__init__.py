@@ -10,8 +10,11 @@ from .even_groups import even_groups
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
+from .hidden_parts import part_hidden
+from .patches import patches_as_rows
 from .residual_norm import split_residual_norm
 from .rotary import split_rope
+from .rows_image import rows_as_image
 from .split_projections import split_projections
 
 __all__ = [
@@ -23,6 +26,9 @@ __all__ = [
     "flatten_rows",
     "fold_attention_scale",
     "legalise",
+    "part_hidden",
+    "patches_as_rows",
+    "rows_as_image",
     "split_gated",
     "split_linear",
     "split_projections",

@@ -35,7 +35,7 @@ def all_but_first(sample: Sample) -> range:
 
 
 def run(case: Case, precision: Precision) -> list[Any]:
-    legal = legalise_segment(case.program)
+    legal = legalise_segment(case.program, "4000")
     model = emit(legal.program, legal.values(case.constants), precision)
     compiled = CORE.compile_model(model, "CPU", EMULATION)
     given = [precision.array(x, DType.of(x)) for x in case.inputs]
@@ -101,7 +101,7 @@ def test_every_op_that_runs_has_an_emitter_or_a_rule() -> None:
 def test_weights_may_be_inputs() -> None:
     (sample, *_) = OPS["linear"].samples(np.random.default_rng(SEED))[2:]  # type: ignore[misc]
     case = case_of(OPS["linear"], sample, all_but_first(sample))
-    legal = legalise_segment(case.program)
+    legal = legalise_segment(case.program, "4000")
     names = ["c0", "c1"]
     model = emit(legal.program, legal.values(case.constants), Precision(DType.F32), as_inputs=names)
     compiled = CORE.compile_model(model, "CPU", EMULATION)
