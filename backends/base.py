@@ -121,13 +121,15 @@ class Settings:
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
     ``jobs`` processes run at the same time. ``fold`` is whether what repeats is compiled once, with its
     weights as inputs: "on", "off", or "auto" for where the vendor's simulation says that it costs next to
-    nothing.
+    nothing. ``predict`` is whether a vendor's model is asked for a prediction where that takes a compile of its
+    own.
     """
 
     timeout_s: float | None = 600.0
     memory_bytes: int | None = None
     jobs: int = 2
     fold: str = "auto"
+    predict: bool = True
 
 
 DEFAULTS = Settings()

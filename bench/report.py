@@ -21,6 +21,7 @@ from . import (
     load_time,
     memory,
     npu,
+    npu_hexagon,
     perplexity,
     scaling,
     streaming,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         fusion,
         kernels,
         npu,
+        npu_hexagon,
         calibrate,
     )
 }
