@@ -2,7 +2,7 @@
 
 That costs a factor in simulated cycles, two for an encoder's block and more for a decoder's, so it is done
 only where it is asked for. One block of each kind is compiled with its weights too, so that the price is
-known.
+known, unless no prediction is wanted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def compile_folded(
         part: in_a_row(
             division.times(part), _with_weights(division, part, constants, segments, settings, chip), None
         )
-        for part in division.repeated
+        for part in (division.repeated if settings.predict else ())
     }
     _, repeats = decide("on", division, costs, outside)
     calls = bind(division, inputs)

@@ -31,7 +31,9 @@ def split_wide_products(segment: Program, limit: int, itemsize: int = 2) -> list
 
     def wide(instr: Instr | None) -> bool:
         weight = instr.operands[1] if instr is not None and instr.op == "linear" else None
-        return isinstance(weight, ConstRef) and weight.type.numel * itemsize > limit
+        if not isinstance(weight, ConstRef):
+            return False
+        return weight.type.shape[0] > _ALIGN and weight.type.numel * itemsize > limit
 
     def gate(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         if instr.op != "gated":
@@ -72,9 +74,10 @@ def _steps(instr: Instr | None, limit: int, itemsize: int) -> list[tuple[int, in
     assert instr is not None
     kind = type_of(instr.operands[1])
     assert kind is not None
-    outputs = kind.shape[0]
-    count = -(-kind.numel * itemsize // limit)
-    step = max(_ALIGN, -(-outputs // count) // _ALIGN * _ALIGN)
+    outputs, inputs = kind.shape
+    most = max(_ALIGN, limit // (inputs * itemsize) // _ALIGN * _ALIGN)
+    tiles = -(-outputs // -(-outputs // most) // _ALIGN)
+    step = tiles * _ALIGN
     return [(start, min(start + step, outputs)) for start in range(0, outputs, step)]
 
 
