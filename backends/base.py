@@ -22,7 +22,7 @@ import numpy as np
 from forgec.errors import BackendError
 from forgec.ir.program import Constant, Instr, Operand, Program
 
-from .prediction import Prediction
+from .prediction import Prediction, Repeat
 
 __all__ = [
     "DEFAULTS",
@@ -207,6 +207,13 @@ class Backend(ABC):
     def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
         """A segment as the files that the vendor's compiler is given, by name; empty if there are none."""
         return {}
+
+    def fold_prices(
+        self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
+    ) -> list[Repeat]:
+        """What repeats in the segments, with the prices of compiling it once and as often as it is called, for
+        a backend that does not find them out in every compile."""
+        return []
 
     def prediction(self, code: bytes) -> Prediction | None:
         """What the vendor's model says of compiled code; None if there is none."""
