@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import npu, npu_compile, npu_weights
-from .command import Job, Models, Repeat, Tokens, benchmark, say
+from . import npu, npu_compile, npu_hexagon, npu_weights
+from .command import Job, Layers, Models, Repeat, Tokens, benchmark, say
 
 Targets = Annotated[list[str] | None, typer.Option("-t", "--target", help="Several times for several.")]
 
@@ -80,3 +80,22 @@ def run_npu_weights(
         )
 
     return Job({"layers": layers}, measure)
+
+
+@benchmark(npu_hexagon.NAME)
+def run_hexagon(
+    models: Models = None,
+    target: Targets = None,
+    layers: Layers = None,
+    folded: Annotated[
+        bool, typer.Option("--folded/--no-folded", help="Fold the deep models as well.")
+    ] = True,
+) -> Job:
+    """Qualcomm's Hexagon, simulated: forgec against ONNX Runtime's QNN provider."""
+    chosen, targets = models or npu_hexagon.MODELS, target or npu_hexagon.TARGETS
+    deep = npu_hexagon.FOLDED if folded else ()
+
+    def measure() -> Mapping[str, Any]:
+        return npu_hexagon.measure(chosen, targets, layers=layers, folded=deep, say=say)
+
+    return Job({"layers": layers or f"{npu_hexagon.LAYERS}, MiniLM all"}, measure)

@@ -22,6 +22,7 @@ from . import (
     memory,
     npu,
     npu_compile,
+    npu_hexagon,
     npu_weights,
     perplexity,
     scaling,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         npu,
         npu_compile,
         npu_weights,
+        npu_hexagon,
         calibrate,
     )
 }

@@ -253,7 +253,7 @@ class _Job:
     def _settings(self) -> Settings:
         options = self.options
         memory = options.memory << 20 if options.memory else None
-        return Settings(options.timeout, memory, options.jobs, options.fold)
+        return Settings(options.timeout, memory, options.jobs, options.fold, options.predict)
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         initial = {

@@ -153,6 +153,11 @@ class Options:
         "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next "
         "to no simulated time (auto)",
     )
+    predict: bool = _option(
+        True,
+        _flag(),
+        "ask the vendor's model how long the device will take, where that is a compile of its own (Hexagon)",
+    )
     costs: str = _option(
         "server",
         _calibration(),

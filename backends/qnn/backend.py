@@ -19,12 +19,12 @@ from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
-from ..prediction import Prediction
+from ..prediction import Prediction, Repeat
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
 from .cost import estimate_us
-from .folded import compile_folded
+from .folded import compile_folded, fold_prices
 from .prediction import from_dict
 from .socs import CHIPS
 from .trial import try_out
@@ -123,6 +123,11 @@ class QnnBackend(Backend):
     def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
         """The ONNX model that Qualcomm's compiler is given."""
         return compiler.model_files(segment, constants)
+
+    def fold_prices(
+        self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
+    ) -> list[Repeat]:
+        return fold_prices(segments, constants, settings, self.chip)
 
     def prediction(self, code: bytes) -> Prediction | None:
         if container.is_folded(code):

@@ -10,12 +10,19 @@ import math
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 
 from ...vendor.attributes import integer, integers, text
+from ..legalise import FITS
 from .blocks import MICROSOFT, Blocks, in_blocks
 from .builder import Builder, Shape, rows_of
 from .elementwise import activate
 from .registry import emits
 
 __all__: list[str] = []
+
+_F16 = 2
+_WIDE = 1 << 20
+"""Bytes of an output from which writing it out is worth a second look."""
+_ALIGN = 64
+"""Columns of a tile."""
 
 
 @emits("linear")
@@ -26,8 +33,38 @@ def linear(b: Builder, instr: Instr) -> None:
     if isinstance(weight, ConstRef) and b.is_input(weight):
         y = b.node("MatMul", b.rows(x), b.weight(weight, (1, 0)))
         _finish(b, instr, b.node("Add", y, b.value(bias), step="bias") if bias is not None else y, residual)
-    else:
+    elif not _leaves_in_slices(b, instr):
         _product(b, instr, x, b.value(weight), bias, residual)
+
+
+def _leaves_in_slices(b: Builder, instr: Instr) -> bool:
+    """A wide result of the segment, as the logits of a large vocabulary, as one output for every few columns.
+
+    HTP writes a wide output out of its tiles slowly, and weights that do not fit on the chip are fetched at
+    half the rate; the host copies outputs anyway. Fires for constants alone, without a residual.
+    """
+    x, weight, bias, residual = instr.operands
+    result = instr.results[0]
+    assert isinstance(x, Register | ConstRef)
+    if residual is not None or not isinstance(weight, ConstRef) or not b.only_result(result):
+        return False
+    outputs, inputs = weight.type.shape
+    step = max(_ALIGN, FITS // (_F16 * inputs) // _ALIGN * _ALIGN)
+    if outputs <= step or result.type.numel * _F16 < _WIDE:
+        return False
+    array, shifts = b.static(weight), None if bias is None else b.static(bias)
+    if array is None or (bias is not None and shifts is None):
+        return False
+    slices = []
+    for start in range(0, outputs, step):
+        piece = array[start : start + step]
+        given = [b.rows(x), b.initializer(piece)]
+        if shifts is not None:
+            given.append(b.initializer(shifts[start : start + step]))
+        y = activate(b, b.node("Gemm", *given, transB=1, step="slice"), text(instr, "act"))
+        slices.append(((math.prod(result.type.shape[:-1]), len(piece)), y))
+    b.define_slices(result, slices)
+    return True
 
 
 @emits("linear_q")

@@ -68,7 +68,7 @@ def emit(
                 EMITTERS[instr.op](b, instr)
             else:
                 _fold(b, instr)
-        outputs = [_output(b, r) for r in main.results]
+        outputs = [port for r in main.results for port in _outputs(b, r)]
     graph = helper.make_graph(
         b.nodes,
         "segment",
@@ -101,12 +101,16 @@ def _check(program: Program) -> None:
         raise BackendError("no form in ONNX for" + "".join(f"\n  {line}" for line in sorted(unknown)))
 
 
-def _output(b: Builder, register: Register) -> Port:
-    """The port of a result, in whichever form it is."""
-    shape, name = b.form(register)
-    port = Port(register.id, f"out{register.id}", TensorType(b.dtype(register.type.dtype), shape))
-    _rename(b, name, port.name)
-    return port
+def _outputs(b: Builder, register: Register) -> list[Port]:
+    """The ports of a result, in whichever form it is."""
+    ports = []
+    forms = list(b.output(register))
+    for i, (shape, name) in enumerate(forms):
+        label = f"out{register.id}" if len(forms) == 1 else f"out{register.id}_{i}"
+        port = Port(register.id, label, TensorType(b.dtype(register.type.dtype), shape))
+        _rename(b, name, port.name)
+        ports.append(port)
+    return ports
 
 
 def _rename(b: Builder, old: str, new: str) -> None:

@@ -6,6 +6,7 @@ A target's backend lists the rules that it wants; each is one file here.
 from .attention import decompose_attention
 from .attention_scale import fold_attention_scale
 from .builder import Builder, Legal, Rule, legalise, type_of
+from .conv_rows import conv_on_rows
 from .even_groups import even_groups
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
@@ -16,11 +17,13 @@ from .residual_norm import split_residual_norm
 from .rotary import split_rope
 from .rows_image import rows_as_image
 from .split_projections import split_projections
+from .wide_products import split_wide_products
 
 __all__ = [
     "Builder",
     "Legal",
     "Rule",
+    "conv_on_rows",
     "decompose_attention",
     "even_groups",
     "flatten_rows",
@@ -34,5 +37,6 @@ __all__ = [
     "split_projections",
     "split_residual_norm",
     "split_rope",
+    "split_wide_products",
     "type_of",
 ]
