@@ -22,7 +22,7 @@ import numpy as np
 from forgec.errors import BackendError
 from forgec.ir.program import Constant, Instr, Operand, Program
 
-from .prediction import Prediction
+from .prediction import Prediction, Repeat
 
 __all__ = [
     "DEFAULTS",
@@ -121,13 +121,15 @@ class Settings:
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
     ``jobs`` processes run at the same time. ``fold`` is whether what repeats is compiled once, with its
     weights as inputs: "on", "off", or "auto" for where the vendor's simulation says that it costs next to
-    nothing.
+    nothing. ``predict`` is whether a vendor's model is asked for a prediction where that takes a compile of its
+    own.
     """
 
     timeout_s: float | None = 600.0
     memory_bytes: int | None = None
     jobs: int = 2
     fold: str = "auto"
+    predict: bool = True
 
 
 DEFAULTS = Settings()
@@ -187,6 +189,11 @@ class Backend(ABC):
         """:meth:`supports` for several instructions, for a backend that finds out faster together."""
         return [self.supports(instr) for instr in instrs]
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        """What a user should know of instructions that are placed on the device, a sentence each: a weight in
+        another form than was asked for, or in one that the device is slow at."""
+        return []
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         """Code of a segment for :meth:`load`, in the device's own form; empty if it needs none.
 
@@ -212,6 +219,13 @@ class Backend(ABC):
     def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
         """A segment as the files that the vendor's compiler is given, by name; empty if there are none."""
         return {}
+
+    def fold_prices(
+        self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
+    ) -> list[Repeat]:
+        """What repeats in the segments, with the prices of compiling it once and as often as it is called, for
+        a backend that does not find them out in every compile."""
+        return []
 
     def prediction(self, code: bytes) -> Prediction | None:
         """What the vendor's model says of compiled code; None if there is none."""

@@ -150,7 +150,9 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
             f"{made['compile_s']:.1f} s, written in {made['save_s']:.1f} s."
         )
     notes += [f"Without {label}: {reason}." for label, reason in data["failures"].items()]
-    notes.append("OpenVINO and llama.cpp run a GGUF file, Q8_0 against int8 and w8a8, Q4_0 against int4.")
+    notes.append(
+        "OpenVINO and llama.cpp run a GGUF file, Q8_0 against int8 and w8a8, Q4_0 against int4 and w4a8."
+    )
     columns = (
         "model, weights",
         "tool",

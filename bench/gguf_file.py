@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = ["QUANTISATIONS", "write_gguf"]
 
-QUANTISATIONS = {"int8": "Q8_0", "w8a8": "Q8_0", "int4": "Q4_0"}
+QUANTISATIONS = {"int8": "Q8_0", "w8a8": "Q8_0", "int4": "Q4_0", "w4a8": "Q4_0"}
 """GGUF's formats by forgec's."""
 
 _NAMES = {
@@ -42,7 +42,7 @@ def write_gguf(module: Any, weights: str, path: Path) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("bench")
     writer.add_file_type(
-        gguf.LlamaFileType.MOSTLY_Q4_0 if weights == "int4" else gguf.LlamaFileType.MOSTLY_Q8_0
+        gguf.LlamaFileType.MOSTLY_Q4_0 if QUANTISATIONS[weights] == "Q4_0" else gguf.LlamaFileType.MOSTLY_Q8_0
     )
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

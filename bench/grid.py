@@ -166,6 +166,7 @@ def _compressed() -> Iterator[Case]:
         yield Case("linear_q", (x, eight, scales, bias, None))
         yield Case("linear_q", (x, eight, scales, bias, None), {"dynamic": True})
         yield Case("linear_q", (x, four, grouped, bias, None), {"group": 128})
+        yield Case("linear_q", (x, four, grouped, bias, None), {"group": 128, "dynamic": True})
         yield Case("linear_q", (x, half, None, bias, None))
 
 

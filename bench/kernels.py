@@ -28,7 +28,7 @@ __all__ = ["COLD_BYTES", "FORMATS", "NAME", "SHAPES", "TITLE", "measure", "table
 NAME = "kernels"
 TITLE = "Products with compressed weights"
 
-FORMATS = ("fp32", "bf16", "int8", "int4", "w8a8")
+FORMATS = ("fp32", "bf16", "int8", "int4", "w8a8", "w4a8")
 
 SHAPES = (
     (1, 8192, 2048),
@@ -120,10 +120,10 @@ def _kernel(
     elif name == "bf16":
         (weight,) = get("cast").evaluate((weight,), {"dtype": "bf16"})
     else:
-        how = {"bits": 4, "group": 128} if name == "int4" else {"bits": 8, "group": 0}
+        how = {"bits": 4, "group": 128} if name in ("int4", "w4a8") else {"bits": 8, "group": 0}
         (scales,) = get("scales").evaluate((weight,), how)
         (weight,) = get("quantise").evaluate((weight, scales), how)
-        attrs = {"group": how["group"], "dynamic": name == "w8a8"}
+        attrs = {"group": how["group"], "dynamic": name in ("w8a8", "w4a8")}
         rest[0] = scales
     inputs = [x, weight, *rest]
     types = [None if v is None else TensorType.of(v) for v in inputs]
@@ -164,7 +164,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         by_bytes.append([*head(row), f"{rate / 1e9:.1f}", f"{rate / limits['read_bytes_per_s']:.0%}"])
     for row in many:
         rate = 2 * math.prod(row["shape"]) / row["us"] * 1e6
-        peak = limits["int8_per_s" if row["format"] == "w8a8" else "f32_per_s"]
+        peak = limits["int8_per_s" if row["format"] in ("w8a8", "w4a8") else "f32_per_s"]
         by_work.append([*head(row), f"{rate / 1e9:,.0f}", f"{rate / peak:.0%}"])
     columns = ["rows x outputs x depth", "weights", ">us", ">over fp32"]
     note = (

@@ -1,15 +1,17 @@
-"""Intel's NPUs, simulated: forgec's emission, folded and not, against OpenVINO's own conversion of the
-module.
+"""Intel's NPUs, simulated: forgec's emission, folded too if asked, against OpenVINO's own conversion.
 
-All three go to the same compiler with an empty cache, one after the other in one process each. The peer is
-``openvino.convert_model`` of the module, made static, in f16, with the look-ups of embeddings taken out,
-since forgec leaves those to the CPU and the compiler's model counts a look-up as the whole table. Latencies
-are simulated by Intel's compiler, seconds measured; forgec's are those of its last phase, which emits,
-compiles and reads the prediction, the peer's those of the compiler alone.
+Both go to the same compiler with the same options and an empty cache, one after the other in one process
+each. The peer is ``openvino.convert_model`` of the same module, traced or, where that fails, exported by
+``torch.export``, made static, in f16 with f16 inputs and outputs as forgec's. Look-ups of embeddings and the
+product with the vocabulary are on neither side: the compiler's model counts a look-up as the whole table, and
+the product is one and the same, longer than several layers. Latencies are simulated by Intel's compiler,
+seconds measured: forgec's are those of its last phase, which emits, compiles and reads the prediction, the
+peer's those of the compiler alone.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,43 +19,99 @@ from contextlib import contextmanager
 from typing import Any
 
 from .round_robin import Say
-from .tables import Table, mib, ratio
+from .tables import Table, mib
 
-__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
+__all__ = ["MODELS", "NAME", "TARGETS", "TITLE", "converted", "empty_cache", "measure", "tables"]
 
 NAME = "npu"
 TITLE = "Intel's NPUs"
-MODELS = ("minilm", "bert-base", "gpt2", "qwen2-0.5b")
-TARGETS = ("intel-npu4000",)
+MODELS = (
+    "minilm",
+    "bert-base",
+    "vit-base",
+    "t5-small.encoder",
+    "gpt2",
+    "qwen2-0.5b",
+    "llama-3.2-1b",
+    "t5-small.decoder",
+    "whisper-tiny.encoder",
+    "whisper-tiny.decoder",
+)
+TARGETS = ("intel-npu3720", "intel-npu4000", "intel-npu5010")
 
-_FOLDS = ("off", "on")
+_STORED = "minilm"
+"""The model whose weights come as a package; the others are random."""
+
 _TABLE_ROWS = 256
 """A look-up in a constant of at least so many rows is an embedding."""
 
 
 def measure(
-    models: Sequence[str], targets: Sequence[str], *, tokens: int, layers: int | None, say: Say
+    models: Sequence[str],
+    targets: Sequence[str],
+    *,
+    tokens: int,
+    layers: int | None,
+    folds: Sequence[str],
+    say: Say,
 ) -> Mapping[str, Any]:
-    """One row per model and target."""
+    """One row per model and target; no model gets deeper than ``layers``."""
     from forgec import models as presets
 
     rows = []
     for name in models:
-        loaded = presets.load(name, layers=layers)
+        loaded = _load(name, layers)
+        inputs = _inputs(loaded, tokens)
+        model = _peers_model(loaded, inputs)
         for target in targets:
-            row: dict[str, Any] = {"model": name, "target": target}
-            for fold in _FOLDS:
-                with _empty_cache():
-                    row[fold] = _own(loaded, target, fold, tokens)
-            with _empty_cache():
-                row["peer"] = _peer(loaded, target, tokens)
+            row: dict[str, Any] = {"model": name, "target": target, "layers": _depth(loaded.config)}
+            row["published"] = _depth(_config(presets.describe(name)))
+            for fold in folds:
+                with empty_cache():
+                    row[fold] = _own(loaded, target, fold, inputs)
+            with empty_cache():
+                row["peer"] = _peer(model, target)
             say(f"{name} on {target}: {row['off']['us']:.0f} us, peer {row['peer'].get('us', 0):.0f} us")
             rows.append(row)
     return {"rows": rows}
 
 
+def _load(name: str, layers: int | None) -> Any:
+    """A preset without its product with the vocabulary, cut if it is deeper than ``layers``."""
+    import torch
+    from transformers import PreTrainedModel
+
+    from forgec import models as presets
+
+    deep = layers is not None and _depth(_config(presets.describe(name))) > layers
+    source = presets.sentence_encoder_dir() if name == _STORED else name
+    loaded = presets.load(source, layers=layers if deep else None)
+    for module in (loaded.module, getattr(loaded.module, "model", None)):
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
+            module.set_output_embeddings(torch.nn.Identity())
+            break
+    return loaded
+
+
+def _config(preset: Any) -> Any:
+    from forgec.models.building import make_config
+
+    return make_config(preset.config_dict(), None)
+
+
+def _depth(config: Any) -> int:
+    return int(config.num_hidden_layers)
+
+
+def _inputs(loaded: Any, tokens: int) -> Mapping[str, Any]:
+    from forgec.models.inputs import TOKEN_INPUTS
+
+    timed = not TOKEN_INPUTS.isdisjoint(loaded.inputs)
+    return loaded.example_inputs(tokens=tokens if timed else None)[1]  # type: ignore[no-any-return]
+
+
 @contextmanager
-def _empty_cache() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     """An empty compile cache. The toolchain, which is in the same folder, was looked up before."""
     from forgec.backends.openvino import toolchain
 
@@ -69,23 +127,35 @@ def _empty_cache() -> Iterator[None]:
                 os.environ["FORGEC_CACHE"] = before
 
 
-def _own(loaded: Any, target: str, fold: str, tokens: int) -> dict[str, Any]:
+def _own(loaded: Any, target: str, fold: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     import forgec
 
-    inputs = loaded.example_inputs(tokens=tokens)[1]
-    executable = forgec.compile(loaded.module, (), inputs, target=target, fold=fold, check=False)
+    executable = forgec.compile(loaded.module, (), dict(inputs), target=target, fold=fold, check=False)
     report = executable.report
     assert report is not None
     return {
         "us": sum(p.latency_us for p in report.predictions),
         "seconds": next(p.ms for p in report.phases if p.name == "executable") / 1e3,
         "parts": len(report.predictions),
+        "transitions": report.placement.transitions,
         "dispatches": sum(p.dispatches for p in report.predictions),
         "code": sum(p.code_bytes or 0 for p in report.predictions),
+        "uncosted": sorted({kernel for p in report.predictions for kernel in p.uncosted}),
     }
 
 
-def _peer(loaded: Any, target: str, tokens: int) -> dict[str, Any]:
+def _peers_model(loaded: Any, inputs: Mapping[str, Any]) -> Any:
+    """The peer's model; where its conversion fails both ways, what it says."""
+    said = []
+    for how in ("trace", "export"):
+        try:
+            return converted(loaded.module, inputs, how)
+        except Exception as error:  # whatever the peer raises is its answer
+            said.append(str(error).strip().splitlines()[-1])
+    return "; ".join(said)
+
+
+def _peer(model: Any, target: str) -> dict[str, Any]:
     from forgec.backends.base import Settings
     from forgec.backends.openvino import toolchain
     from forgec.backends.openvino.compiler import Built, Model, build
@@ -95,44 +165,63 @@ def _peer(loaded: Any, target: str, tokens: int) -> dict[str, Any]:
     tools = toolchain.find()
     if tools is None:
         raise RuntimeError("Intel's compiler is missing: forgec toolchain install intel-npu")
+    if isinstance(model, str):
+        return {"refused": model}
     platform = target.removeprefix("intel-npu")
-    try:
-        model = _converted(loaded, loaded.example_inputs(tokens=tokens)[1])
-    except Exception as error:  # whatever the peer raises is its answer
-        return {"refused": str(error).strip().splitlines()[-1]}
     (built,) = build([Model.of(model, "peer")], platform, tools, Settings(), Cache(), {})
     if not isinstance(built, Built):
         return {"refused": built.reason}
     found = predict(built, platform, {})
-    return {"us": found.latency_us if found else 0.0, "seconds": built.seconds, "code": len(built.blob)}
+    return {
+        "us": found.latency_us if found else 0.0,
+        "seconds": built.seconds,
+        "code": len(built.blob),
+        "uncosted": list(found.uncosted) if found else [],
+    }
 
 
-def _converted(loaded: Any, inputs: Mapping[str, Any]) -> Any:
-    """OpenVINO's conversion of a module, static, f16, on looked-up embeddings."""
+def converted(module: Any, inputs: Mapping[str, Any], how: str, *, positional: bool = False) -> Any:
+    """OpenVINO's conversion of a module, static, f16, on looked-up embeddings; ``how`` is "trace" or
+    "export". The module takes its inputs by name, and gives tensors by name, or both by position."""
     import openvino as ov
     import torch
     from openvino import opset15 as opset
     from openvino._offline_transformations import compress_model_transformation
 
     class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
         def forward(self, *values: Any) -> Any:
-            out = loaded.module(**dict(zip(inputs, values, strict=True)), return_dict=True)
+            if positional:
+                return self.module(*values)
+            out = self.module(**dict(zip(inputs, values, strict=True)))
             return tuple(value for value in out.values() if isinstance(value, torch.Tensor))
 
+    given = tuple(inputs.values())
     with torch.no_grad():
-        model = ov.convert_model(Positional(), example_input=tuple(inputs.values()))
-    shapes = (ov.PartialShape(list(value.shape)) for value in inputs.values())
+        if how == "trace":
+            model = ov.convert_model(Positional().eval(), example_input=given)
+        else:
+            model = ov.convert_model(torch.export.export(Positional().eval(), given))
+    shapes = (ov.PartialShape(list(value.shape)) for value in given)
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     looked_up = [node for node in model.get_ordered_ops() if _is_embedding(node)]
     for node in looked_up:
-        given = opset.parameter(node.get_output_shape(0), ov.Type.f32)
-        node.output(0).replace(given.output(0))
-        model.add_parameters([given])
+        embedded = opset.parameter(node.get_output_shape(0), ov.Type.f32)
+        node.output(0).replace(embedded.output(0))
+        model.add_parameters([embedded])
     for parameter in model.get_parameters():
         if not parameter.output(0).get_target_inputs():
             model.remove_parameter(parameter)
     compress_model_transformation(model)
-    return model
+    halves = ov.preprocess.PrePostProcessor(model)
+    for ports, name in ((model.inputs, "input"), (model.outputs, "output")):
+        for index, port in enumerate(ports):
+            if port.get_element_type() == ov.Type.f32:
+                getattr(halves, name)(index).tensor().set_element_type(ov.Type.f16)
+    return halves.build()
 
 
 def _is_embedding(node: Any) -> bool:
@@ -147,41 +236,56 @@ def _is_embedding(node: Any) -> bool:
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """Simulated latency beside seconds of compiling."""
-    latency, seconds = [], []
+    latency, seconds, notes = [], [], []
+    gains = []
+    folded = any("on" in row for row in data["rows"])
     for row in data["rows"]:
-        off, on, peer = row["off"], row["on"], row["peer"]
-        head = [row["model"], row["target"]]
-        latency.append(
-            [
-                *head,
-                *(_whole(x, "us") for x in (off, on, peer)),
-                ratio(peer["us"] / off["us"]) if peer.get("us") and off["us"] else "",
-                str(off["parts"]),
-                str(on["dispatches"]),
-            ]
-        )
+        off, peer = row["off"], row["peer"]
+        on = row.get("on", {})
+        cut = "" if row["layers"] == row["published"] else f" of {row['published']}"
+        head = [row["model"], f"{row['layers']}{cut}", row["target"].removeprefix("intel-npu")]
+        gain = ""
+        if "us" in peer and off["us"]:
+            gains.append(peer["us"] / off["us"])
+            gain = f"{1 - off['us'] / peer['us']:+.1%}"
+        if "refused" in peer:
+            notes.append(f"{row['model']}: OpenVINO says: {peer['refused']}")
+        counts = [str(off["parts"] - 1), str(off["transitions"])]
+        more = [_whole(on, "us"), str(on.get("dispatches", ""))] if folded else []
+        latency.append([*head, _whole(off, "us"), _whole(peer, "us"), gain, *counts, *more])
+        spent = [_seconds(x) for x in (off, peer, *([on] if folded else []))]
         seconds.append(
-            [
-                *head,
-                *(f"{x['seconds']:.1f}" if "seconds" in x else "refused" for x in (off, on, peer)),
-                *(ratio(peer["seconds"] / x["seconds"]) if "seconds" in peer else "" for x in (off, on)),
-                *(mib(x["code"]) for x in (off, on)),
-            ]
+            [*head, *spent, mib(off["code"]), *([mib(on["code"]) if on else ""] if folded else [])]
         )
-    columns = ["model", "target", ">forgec", ">folded", ">OpenVINO"]
+    if gains:
+        mean = math.exp(sum(map(math.log, gains)) / len(gains))
+        lower = sum(gain > 1 for gain in gains)
+        notes.append(f"Lower on {lower} of {len(gains)}, {1 - 1 / mean:.1%} in the geometric mean.")
+    columns = ["model", ">layers", ">NPU", ">forgec", ">OpenVINO"]
     return [
         Table(
             "Latency, simulated by Intel's compiler, us",
-            [*columns, ">OpenVINO / forgec", ">parts", ">calls folded"],
+            [
+                *columns,
+                ">less",
+                ">islands",
+                ">transitions",
+                *([">folded", ">calls folded"] if folded else []),
+            ],
             latency,
+            notes,
         ),
         Table(
             "Compiling, seconds, measured",
-            [*columns, ">OpenVINO / forgec", ">OpenVINO / folded", ">code", ">code folded"],
+            [*columns, *([">folded"] if folded else []), ">code", *([">code folded"] if folded else [])],
             seconds,
         ),
     ]
 
 
+def _seconds(found: Mapping[str, Any]) -> str:
+    return f"{found['seconds']:.1f}" if "seconds" in found else ""
+
+
 def _whole(found: Mapping[str, Any], key: str) -> str:
-    return f"{found[key]:,.0f}" if key in found else "refused"
+    return f"{found[key]:,.0f}" if key in found else "refused" if "refused" in found else ""

@@ -2,7 +2,8 @@
 
 The model is the one of :mod:`.train`, which has learned its text; the text that is scored it has not seen.
 Each format is compiled for windows of the training length and runs over the same windows; eager PyTorch is
-the reference. int4 is measured rounded to the nearest, and calibrated on windows of the text that was learnt.
+the reference. Formats of 4 bits are measured rounded to the nearest, and calibrated on windows of the text
+that was learnt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CALIBRATED = " calibrated"
 FORMATS = (
     *("fp32", "bf16", "int8", "w8a8"),
     *(f"int4:{group}{how}" for group in (128, 64, 32) for how in ("", CALIBRATED)),
+    *(f"w4a8:{group}{how}" for group in (128, 32) for how in ("", CALIBRATED)),
 )
 _CALIBRATION_WINDOWS = 64
 

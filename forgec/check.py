@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .capture import Capture
+from .capture.reference import EAGER
 from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
@@ -16,13 +17,13 @@ from .report.metrics import differences, worst
 from .report.report import Fidelity
 from .weights import WeightSpec
 
-__all__ = ["check_against_eager", "find_nan"]
+__all__ = ["LOW_PRECISION", "TOLERANCE", "check_against_eager", "find_nan"]
 
 TOLERANCE = 1e-3
 """Share of the largest reference value by which an f32 result may be off and still be the same function; a
 wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
-_LOW_PRECISION = 5e-2
+LOW_PRECISION = 5e-2
 """The same for programs with 16-bit floats, and for devices that compute in them."""
 
 _HALF_SHARE = 1e-2
@@ -30,11 +31,11 @@ _HALF_KL = 1e-3
 """Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
 
 
-_COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7}
+_COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
 """The same for compressed weights, by the least exact format in use, as a share of the reference's norm: the
 distance that rounding the weights explains, with room for models that have learned nothing."""
 
-_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5}
+_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5}
 """Bound of the divergence from eager in nats, by the least exact format in use."""
 
 
@@ -58,20 +59,21 @@ def check_against_eager(
     expected = [as_numpy(x) for x in captured.expected]
     if weights.compresses:
         return _check_compressed(
-            executable, inputs, dict(zip(names, expected, strict=True)), results, weights
+            executable, inputs, dict(zip(names, expected, strict=True)), results, weights, captured.reference
         )
     low = precision != "f32" or any(
         t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values()
     )
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
     for name, theirs in zip(names, expected, strict=True):
-        _same_function(name, found[name].max_abs, theirs, _LOW_PRECISION if low else TOLERANCE)
+        tolerance = LOW_PRECISION if low else TOLERANCE
+        _same_function(name, found[name].max_abs, theirs, tolerance, captured.reference)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
     bounds: dict[str, float] = {}
     if precision != "f32":
         largest = max(map(_largest, expected), default=0.0)
         bounds = {"bound_max_abs": _HALF_SHARE * largest, "bound_kl": _HALF_KL}
-    return worst(found.values(), reference="eager PyTorch", inputs="example", **bounds)
+    return worst(found.values(), reference=captured.reference, inputs="example", **bounds)
 
 
 def _check_compressed(
@@ -80,20 +82,21 @@ def _check_compressed(
     expected: dict[str, np.ndarray],
     results: list[np.ndarray],
     weights: WeightSpec,
+    reference: str = EAGER,
 ) -> Fidelity:
     """The check of a program with compressed weights, which is not meant to be equal."""
     least = weights.least_exact.name
     for (name, theirs), ours in zip(expected.items(), results, strict=True):
         if ours.dtype.kind != "f":
             continue
-        _same_finite(name, ours, theirs)
+        _same_finite(name, ours, theirs, reference)
         finite = np.isfinite(theirs)
         difference = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         norm = float(np.linalg.norm(theirs[finite].astype(np.float64)))
         share = difference / max(norm, 1e-30)
         if share > _COMPRESSED[least]:
             raise FidelityError(
-                f"output {name or 'output'} differs from eager PyTorch by {share:.2f} "
+                f"output {name or 'output'} differs from {reference} by {share:.2f} "
                 f"of its norm, more than rounding weights to {least} explains",
                 hint="keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false",
             )
@@ -101,25 +104,27 @@ def _check_compressed(
     found = differences(expected, dict(zip(expected, results, strict=True)))
     return worst(
         found.values(),
-        reference=f"eager PyTorch, weights {least} here",
+        reference=f"{reference}, weights {least} here",
         inputs="example",
         bound_max_abs=math.inf,
         bound_kl=_COMPRESSED_KL[least],
     )
 
 
-def _same_finite(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+def _same_finite(name: str, ours: np.ndarray, theirs: np.ndarray, reference: str) -> None:
     if not np.array_equal(np.isfinite(theirs), np.isfinite(ours)):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
 
 
-def _same_function(name: str, difference: float, theirs: np.ndarray, tolerance: float) -> None:
+def _same_function(
+    name: str, difference: float, theirs: np.ndarray, tolerance: float, reference: str
+) -> None:
     if not np.isfinite(difference):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than eager PyTorch's")
+        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
     scale = _largest(theirs)
     if difference > tolerance * max(scale, 1e-3):
         raise FidelityError(
-            f"output {name or 'output'} differs from eager PyTorch by {difference:.2e} (largest value "
+            f"output {name or 'output'} differs from {reference} by {difference:.2e} (largest value "
             f"{scale:.2e})",
             hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
         )

@@ -38,7 +38,7 @@ from .plan.planner import make_plan
 from .report import compose, rss
 from .report.report import PassReport, Phase, PhaseName, Report
 from .report.verdict import verdict
-from .weights import WeightSpec
+from .weights import FOUR_BITS, WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -68,16 +68,16 @@ def compile(
     """Compile a model ahead of time for fixed shapes.
 
     ``model`` is an ``nn.Module`` in evaluation mode, a ``torch.export.ExportedProgram``, the path of a saved
-    ``.pt2``, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or ``config.json``,
-    or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element types and nesting
-    become the program's signature, their values do not matter. Exported programs and ``forgec.models`` bring
-    their own. ``options`` and further keywords are those of :class:`forgec.Options`. ``origin`` says in the
-    artifact where the weights come from. ``states`` maps keyword inputs to the entries of the returned
-    dictionary that are their next values: they become states, which live in the executable from run to run
-    and are zero at first. ``readers`` give the values of weights that the module has stand-ins for, by name
-    (``models.load`` with ``stream``), one at a time when they are written; then nothing is checked.
-    ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4 weights are fitted to what
-    they meet in runs on these, which costs time and the memory of all weights.
+    ``.pt2``, an ``.onnx`` file, or what ``forgec.models`` loads: a preset's name, a Hugging Face directory or
+    ``config.json``, or a ``LoadedModel``. ``args`` and ``kwargs`` are example inputs: their shapes, element
+    types and nesting become the program's signature, their values do not matter. Exported programs and
+    ``forgec.models`` bring their own. ``options`` and further keywords are those of :class:`forgec.Options`.
+    ``origin`` says in the artifact where the weights come from. ``states`` maps keyword inputs to the entries
+    of the returned dictionary that are their next values: they become states, which live in the executable
+    from run to run and are zero at first. ``readers`` give the values of weights that the module has
+    stand-ins for, by name (``models.load`` with ``stream``), one at a time when they are written; then
+    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4
+    weights are fitted to what they meet in runs on these, which costs time and the memory of all weights.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -91,8 +91,8 @@ def compile(
         raise OptionError(
             "the check runs the model, whose weights are not loaded", hint="compile with check=False"
         )
-    if calibration is not None and not WeightSpec.parse(chosen.weights).uses("int4"):
-        raise OptionError("only int4 weights are calibrated", hint="compile with weights=int4")
+    if calibration is not None and not any(map(WeightSpec.parse(chosen.weights).uses, FOUR_BITS)):
+        raise OptionError("only weights of 4 bits are calibrated", hint="compile with weights=int4 or w4a8")
     known = calibration if isinstance(calibration, Calibration | None) else Calibration(calibration)
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
     job = _Job(chosen, target, origin, progress, states or {}, readers, known)
@@ -118,7 +118,11 @@ def resolve(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
     """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
-    if isinstance(model, str | Path) and Path(model).suffix != ".pt2":
+    if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
+        from .capture.onnx import OnnxModel
+
+        model = OnnxModel.of_inputs(model, args, kwargs or {})
+    elif isinstance(model, str | Path) and Path(model).suffix != ".pt2":
         from .models import load
 
         model = load(model)
@@ -172,7 +176,7 @@ class _Job:
             lowered = self._lower(captured.graph, self.calibration)
             if knobs().verify:
                 verify(lowered.program)
-            flat = flatten(lowered.program)
+            flat = flatten(lowered.program, off_host=self.target != HOST)
         refusal: RejectedError | None = None
         there = len(flat.main.body) + 1
         while True:
@@ -187,6 +191,8 @@ class _Job:
             try:
                 with self._phase("executable"):
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, model, unfused)
+                    placed = [i for i in plan.program.main.body if i.device == backend.name]
+                    report.warnings += backend.remarks(placed)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     predicted = executable.shared.compile_segments(self._settings())
                     report.predictions = compose.prediction_reports(plan, predicted)
@@ -250,7 +256,7 @@ class _Job:
     def _settings(self) -> Settings:
         options = self.options
         memory = options.memory << 20 if options.memory else None
-        return Settings(options.timeout, memory, options.jobs, options.fold)
+        return Settings(options.timeout, memory, options.jobs, options.fold, options.predict)
 
     def _executable(self, graph: CapturedGraph, lowered: Lowered, plan: Plan, report: Report) -> Executable:
         initial = {
@@ -290,7 +296,7 @@ class _Job:
         if not report.fidelity.passed:
             report.warnings.append(
                 f"max abs difference {report.fidelity.max_abs:.1e} or KL divergence {report.fidelity.kl:.1e} "
-                "from eager is over its bound"
+                f"from {report.fidelity.reference} is over its bound"
             )
 
     @contextmanager

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import backends
+from .check import LOW_PRECISION, TOLERANCE
 from .compile import Progress
 from .compile import compile as compile_program
 from .errors import FidelityError, InputError
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["compile_language_model"]
 
 CHUNKS = (128,)
-_TOLERANCE = 1e-3
-"""Share of the largest logit by which a text with the cache may differ from one without."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -64,12 +64,21 @@ def compile_language_model(
     sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
     decoder = decoder_of(loaded, context, sizes)
     rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
-    info = GenerationInfo(context, tuple(sizes), _vocabulary(loaded), _eos(loaded), rewinds=rows_only)
+    long = decoder.long_rope
+    info = GenerationInfo(
+        context,
+        tuple(sizes),
+        _vocabulary(loaded),
+        _eos(loaded),
+        rewinds=rows_only,
+        border=None if long is None else long.border,
+        rereads=long is not None and long.rereads,
+    )
     extra = _extra(loaded, info)
     known = None
     if calibration is not None:
         ids = _tokens(calibration, extra, _vocabulary(loaded))
-        known = Calibration(_runs(ids, max(sizes, default=1), context))
+        known = Calibration(_runs(ids, max(sizes, default=1), context, long is not None))
     entries = {}
     # The largest chunk is compiled first: it reads the calibration text fastest.
     for tokens in [*sizes[::-1], 1]:
@@ -87,9 +96,6 @@ def compile_language_model(
             calibration=known,
             progress=progress,
         )
-        report = entries[tokens].report
-        if report is not None:
-            report.warnings += decoder.notes
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     if chosen.check and not WeightSpec.parse(chosen.weights).compresses:
@@ -115,8 +121,9 @@ def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: i
     return ids
 
 
-def _runs(ids: Sequence[int], chunk: int, context: int) -> list[dict[str, np.ndarray]]:
-    """Calls that read a text by whole chunks, from the start of the context again when it is full."""
+def _runs(ids: Sequence[int], chunk: int, context: int, lengths: bool = False) -> list[dict[str, np.ndarray]]:
+    """Calls that read a text by whole chunks, from the start of the context again when it is full; with the
+    ``lengths`` of these texts, if the model reads them."""
     step = context // chunk * chunk
     calls = []
     for start in range(0, max(len(ids) - chunk, 0) + 1, chunk):
@@ -124,18 +131,28 @@ def _runs(ids: Sequence[int], chunk: int, context: int) -> list[dict[str, np.nda
         part = ids[start : start + chunk]
         tokens[0, : len(part)] = part
         call = {"input_ids": tokens, "position": np.array(start % step)}
-        calls.append(call if chunk == 1 else {**call, "count": np.array(len(part))})
+        if chunk > 1:
+            call["count"] = np.array(len(part))
+        if lengths:
+            call["length"] = np.array(min(step, len(ids) - start // step * step))
+        calls.append(call)
     return calls
 
 
 def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
     """A text over the border of prefill and decode against the model without a cache; ``FidelityError`` if
-    they differ by more than rounding can explain.
+    they differ by more than rounding can explain: in 16 bits on devices that compute in them.
 
     The programs were checked one by one before; this is whether they work on one cache.
     """
+    long = decoder.long_rope
+    if long is not None and length - 3 <= long.border < length:
+        length = long.border + 1  # a text on both sides of the border is read in another way without a cache
     if length < 3:
         return
+    devices = {segment.device for name in programs for segment in programs[name].plan.segments}
+    exact = all(backends.get(device).precision == "f32" for device in devices)
+    tolerance = TOLERANCE if exact else LOW_PRECISION
     ids = decoder.text(length - 1)
     wanted = decoder.plain(ids)
     prompt = max(1, length - 3)
@@ -143,7 +160,7 @@ def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
         for position, found in enumerate(llm.logits(ids[0].tolist(), prompt), prompt - 1):
             theirs = wanted[position].float().numpy()
             difference, largest = float(abs(found - theirs).max()), float(abs(theirs).max())
-            if not difference <= _TOLERANCE * max(largest, 1e-3):
+            if not difference <= tolerance * max(largest, 1e-3):
                 raise FidelityError(
                     f"logits after {position + 1} tokens differ from eager PyTorch without a cache by "
                     f"{difference:.2e} (largest value {largest:.2e})",

@@ -117,7 +117,7 @@ def _weights() -> _Rule:
             raise OptionError(f"option weights: {error}", hint="for example int4:64,lm_head=int8") from None
         return value
 
-    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, and PATTERN=FORMAT after commas")
+    return _Rule(str, check, f"{', '.join(FORMATS)}, int4:GROUP, w4a8:GROUP, and PATTERN=FORMAT after commas")
 
 
 def _option(default: Any, rule: _Rule, meaning: str) -> Any:
@@ -152,6 +152,11 @@ class Options:
         _choice(*FOLD_MODES),
         "for NPUs: compile repeated blocks once, with their weights as inputs (on), or where that costs next "
         "to no simulated time (auto)",
+    )
+    predict: bool = _option(
+        True,
+        _flag(),
+        "ask the vendor's model how long the device will take, where that is a compile of its own (Hexagon)",
     )
     costs: str = _option(
         "server",

@@ -2,25 +2,30 @@
 
 The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a
 glob pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a
-group size: ``int4:64,lm_head=int8,*.mlp.*=int4:32``. The last pattern that matches counts.
+group size: ``int4:64,lm_head=int8,*.mlp.*=int4:channel``. The last pattern that matches counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .errors import OptionError
 
-__all__ = ["FORMATS", "GROUPS", "Format", "WeightSpec"]
+__all__ = ["FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
 
-FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4")
+FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
 """From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
-with activations of 8 bits per row; 4 bits in groups."""
+with activations of 8 bits per row; 4 bits in groups; the same with activations of 8 bits in those groups."""
 
-GROUPS = (32, 64, 128)
-"""Numbers along a row that share a scale, in int4."""
+FOUR_BITS = ("int4", "w4a8")
+"""Formats whose codes have 4 bits, and a group size."""
+
+GROUPS = {"32": 32, "64": 64, "128": 128, "channel": 0}
+"""Numbers along a row that share a scale, in formats of 4 bits; "channel" is the
+whole row, which int4 alone knows."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,18 @@ class Format:
         if name not in FORMATS:
             raise ValueError(f"there is no weight format {name!r}: {', '.join(FORMATS)}")
         if not colon:
-            return cls(name, 128 if name == "int4" else 0)
-        if name != "int4" or not group.isdecimal() or int(group) not in GROUPS:
-            raise ValueError(f"{text.strip()!r}: only int4 has groups, of {', '.join(map(str, GROUPS))}")
-        return cls(name, int(group))
+            return cls(name, 128 if name in FOUR_BITS else 0)
+        if name not in FOUR_BITS or group not in GROUPS or (name != "int4" and not GROUPS[group]):
+            sizes = ", ".join(GROUPS)
+            raise ValueError(
+                f"{text.strip()!r}: only {' and '.join(FOUR_BITS)} have groups, of {sizes} (channel: int4)"
+            )
+        return cls(name, GROUPS[group])
 
     @property
-    def exactness(self) -> tuple[int, int]:
+    def exactness(self) -> tuple[int, float]:
         """Sorts formats, the most exact first."""
-        return FORMATS.index(self.name), self.group
+        return FORMATS.index(self.name), self.group or math.inf
 
 
 @dataclass(frozen=True)

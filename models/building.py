@@ -23,6 +23,9 @@ from forgec.errors import ModelError
 # values with which a compiler that drops or swaps them would still be right.
 _VECTOR_NOISE = 0.05
 
+# Mixtures of experts in the form whose shapes do not depend on which experts are chosen; others ignore it.
+_STATIC = {"experts_implementation": "batched_mm"}
+
 # Depth fields besides num_hidden_layers, which every family has, and lists with one entry a layer.
 _DEPTHS = ("num_decoder_layers", "encoder_layers", "decoder_layers")
 _LAYER_LISTS = ("layer_types", "mlp_layer_types")
@@ -99,9 +102,10 @@ def random_model(
     wanted = torch.get_default_device()
     try:
         with torch.device("meta"):
-            model = cls._from_config(config, attn_implementation=attn, dtype=dtype)
+            model = cls._from_config(config, attn_implementation=attn, dtype=dtype, **_STATIC)
     except Exception as err:  # inconsistent sizes surface as whatever the layers raise
-        raise ModelError(f"{cls.__name__} cannot be built, with attn={attn!r}: {err}") from err
+        hint = 'attn="eager" (--attn eager) is what every model has' if attn != "eager" else None
+        raise ModelError(f"{cls.__name__} cannot be built, with attn={attn!r}: {err}", hint=hint) from err
     if wanted.type == "meta":
         return model
     model.to_empty(device="cpu")
@@ -138,10 +142,15 @@ def stored_model(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **_STATIC,
             )
     except Exception as err:  # transformers, safetensors and the operating system each raise their own
         raise ModelError(f"the weights cannot be loaded: {err}", where=str(folder)) from err
     model, report = loaded
+    if wrong := sorted(report["mismatched_keys"]):
+        sizes = "; ".join(f"{name} is {list(stored)}, not {list(made)}" for name, stored, made in wrong[:5])
+        raise ModelError(f"the weights do not fit {cls.__name__}: {sizes}", where=str(folder))
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"the checkpoint lacks {len(missing)} of the weights of {cls.__name__}: {', '.join(missing[:5])}"

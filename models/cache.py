@@ -36,6 +36,7 @@ class LayerCache(Cache):
         self.tensors = tensors
         self.position = position
         self.count = count
+        self.updated = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -45,6 +46,7 @@ class LayerCache(Cache):
             "k": update_rows(self.tensors["k"], key_states, self.position),
             "v": update_rows(self.tensors["v"], value_states, self.position),
         }
+        self.updated = True
         return self.tensors["k"], self.tensors["v"]
 
     def update_conv_state(
@@ -74,8 +76,9 @@ class LayerCache(Cache):
         return True
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        """Tokens before this call, as a tensor."""
-        return self.position
+        """Tokens before this call, as a tensor; after ``update`` the rows of the keys that it gave, a number,
+        because a layer that asks then has a table to cut to their size."""
+        return self.tensors["k"].shape[-2] if self.updated else self.position
 
 
 def _flatten(cache: LayerCache) -> tuple[list[Tensor], tuple[tuple[str, ...], bool]]:

@@ -1,9 +1,10 @@
 """A decoder-only language model as the programs that generate text: prefill by chunks, decode by one token.
 
 Both are one module, called with chunks of other sizes. Its inputs are the chunk's token ids, the number of
-tokens before it, how many of its tokens are real (the others pad its end), and the cache; its outputs are the
-logits after the last real token, and the cache with the chunk in it. Padding leaves no trace: its rows of the
-cache are written over by the next chunk, and no mask lets anything see them before.
+tokens before it, how many of its tokens are real (the others pad its end), for some models the length of the
+whole text, and the cache; its outputs are the logits after the last real token, and the cache with the chunk
+in it. Padding leaves no trace: its rows of the cache are written over by the next chunk, and no mask lets
+anything see them before.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from forgec.errors import ModelError
 
 from .cache import ModelCache, hand_out
 from .loading import LoadedModel
+from .rotary import LongRope, fix_frequencies
 
 __all__ = ["CACHE", "Decoder", "Example", "decoder_of"]
 
 CACHE = "cache"
 """Name of the input and of the output that hold the cache."""
+
+_ALIGNED = 16
+"""A cache has a multiple of so many rows: NPUs take up to a fifth longer for others."""
 
 Shapes = list[dict[str, tuple[int, ...]]]
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -34,14 +39,21 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]
 class Decoder(nn.Module):
     """A language model whose cache is an input and an output.
 
-    ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk.
-    ``notes`` are what its user has to know.
+    ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk. With
+    ``long_rope`` the model takes other frequencies for texts over a length. With ``masked`` it is told of all
+    rows of the cache by a mask of ones, because it makes something of that size.
     """
 
     _model: Any
 
     def __init__(
-        self, model: PreTrainedModel, shapes: Shapes, context: int, rows: int, notes: Sequence[str] = ()
+        self,
+        model: PreTrainedModel,
+        shapes: Shapes,
+        context: int,
+        rows: int,
+        long_rope: LongRope | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         # The model's children are registered here too, so that weights keep the names of the checkpoint.
@@ -51,31 +63,42 @@ class Decoder(nn.Module):
         self.shapes = shapes
         self.context = context
         self.rows = rows
-        self.notes = tuple(dict.fromkeys(notes))
+        self.long_rope = long_rope
+        self.masked = masked
 
     def forward(
         self,
         input_ids: Tensor,
         position: Tensor,
         count: Tensor | None = None,
+        length: Tensor | None = None,
         cache: list[dict[str, Tensor]] | None = None,
     ) -> dict[str, Any]:
         """Map [1, T] ids at ``position`` to {"logits": [1, vocabulary], "cache": ...}.
 
-        ``count`` may be left out where T is 1.
+        ``count`` may be left out where T is 1. ``length`` counts the tokens of the whole text that the ids
+        belong to, a prompt with its later chunks; models with a ``long_rope`` need it.
         """
         assert cache is not None
         tokens = input_ids.shape[1]
         # Padding may reach over the context; its position must not, where positions are rows of a table.
         positions = (position + torch.arange(tokens)).clamp(max=self.context - 1)[None]
         held = ModelCache(cache, self.rows, position, count)
-        out = self._model(
-            input_ids=input_ids,
-            position_ids=positions,
-            past_key_values=held,
-            use_cache=True,
-            logits_to_keep=1 if count is None else (count - 1).reshape(1),
-        )
+        call = {
+            "input_ids": input_ids,
+            "position_ids": positions,
+            "past_key_values": held,
+            "use_cache": True,
+            "logits_to_keep": 1 if count is None else (count - 1).reshape(1),
+        }
+        if self.masked:
+            call["attention_mask"] = torch.ones(1, self.rows, dtype=torch.int64)
+        if self.long_rope is None:
+            out = self._model(**call)
+        else:
+            assert length is not None
+            chosen = self.long_rope.frequencies(length)
+            out = functional_call(self._model, chosen, (), call, tie_weights=False)
         return {"logits": out.logits[:, 0], CACHE: [layer.tensors for layer in held.layers]}
 
     def text(self, tokens: int) -> Tensor:
@@ -86,8 +109,11 @@ class Decoder(nn.Module):
 
     def plain(self, input_ids: Tensor) -> Tensor:
         """Logits [T, vocabulary] of the model itself, without a cache."""
+        length = torch.tensor(input_ids.shape[1])
+        chosen = {} if self.long_rope is None else self.long_rope.frequencies(length)
+        call = {"input_ids": input_ids, "use_cache": False}
         with torch.no_grad():
-            return self._model(input_ids=input_ids, use_cache=False).logits[0]
+            return functional_call(self._model, chosen, (), call, tie_weights=False).logits[0]
 
     def example(self, tokens: int) -> Example:
         """Inputs of a chunk of ``tokens`` after a few tokens of nothing, with an empty cache."""
@@ -97,6 +123,9 @@ class Decoder(nn.Module):
         kwargs: dict[str, Any] = {"input_ids": ids, "position": position}
         if tokens > 1:
             kwargs["count"] = torch.tensor(tokens - 1)
+        if self.long_rope is not None:
+            # One program is checked with the frequencies for long texts, the others with those for short.
+            kwargs["length"] = torch.tensor(self.long_rope.border + (tokens == 1))
         return (), {**kwargs, CACHE: cache}
 
 
@@ -120,41 +149,15 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Deco
             raise ModelError(f"chunks of {chunk} tokens are not of use in a context of {context}")
     if context < 1:
         raise ModelError(f"a context has at least one token, and is {context}")
-    rows = context + max(chunks, default=1) - 1
-    notes = _fix_frequencies(model, context)
-    shapes = _cache_shapes(model, context, rows)
+    rows = -(-(context + max(chunks, default=1) - 1) // _ALIGNED) * _ALIGNED
+    if getattr(model.config, "max_seq_len", rows) < rows:
+        model.config.max_seq_len = rows  # tables that are made in each call reach over the padding too
+    long_rope = fix_frequencies(model, context)
+    shapes = _cache_shapes(model, rows)
     hand_out(_layers(model, len(shapes)))
-    decoder = Decoder(model, shapes, context, rows, notes)
+    masked = bool(getattr(model.config, "alibi", False))
+    decoder = Decoder(model, shapes, context, rows, long_rope, masked)
     return decoder.eval().requires_grad_(False)
-
-
-def _fix_frequencies(model: nn.Module, context: int) -> list[str]:
-    """Decide for a whole file what rotary embeddings with several sets of frequencies decide in each call.
-
-    Returns what the user has to know of it.
-
-    The keys of one cache must not be of two kinds: longrope takes the set for long texts throughout if the
-    context is over the original length. A context is never over the length from which ``dynamic`` grows.
-    """
-    notes = []
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        if kind == "dynamic":
-            module.rope_type = "default"  # type: ignore[assignment]
-        if kind != "longrope":
-            continue
-        rotary: Any = module
-        original = rotary.config.rope_parameters["original_max_position_embeddings"]
-        if context > original:
-            device = rotary.original_inv_freq.device
-            frequencies, _ = ROPE_INIT_FUNCTIONS[kind](rotary.config, device, seq_len=original + 1)
-            rotary.original_inv_freq.copy_(frequencies)
-            notes.append(
-                f"longrope: texts of up to {original} tokens are not written as transformers writes them, "
-                "because one cache takes the frequencies for long texts; for short ones compile with a "
-                f"context of {original}"
-            )
-    return notes
 
 
 def _layers(model: nn.Module, count: int) -> list[nn.Module]:
@@ -165,25 +168,35 @@ def _layers(model: nn.Module, count: int) -> list[nn.Module]:
     raise ModelError(f"{type(model).__name__} has no list of {count} layers, one for each entry of its cache")
 
 
-def _cache_shapes(model: PreTrainedModel, context: int, rows: int) -> Shapes:
+def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
     """Shape of every tensor of the cache, found by running one token on the meta device."""
     config = copy.deepcopy(model.config)
     config.pad_token_id = None  # with one, some models look for it among the ids, which have no values here
-    with torch.device("meta"), torch.no_grad():
-        twin = type(model)._from_config(config).eval()
-        _fix_frequencies(twin, context)
-        cache: Any = DynamicCache(config=config)
-        twin(input_ids=torch.zeros(1, 1, dtype=torch.int64), past_key_values=cache, use_cache=True)
+    cache: Any = DynamicCache(config=config)
+    ids = torch.zeros(1, 1, dtype=torch.int64, device="meta")
+    try:
+        with torch.device("meta"), torch.no_grad():
+            twin = type(model)._from_config(config).eval()
+            fix_frequencies(twin, 1)
+            twin(input_ids=ids, past_key_values=cache, use_cache=True)
+    except Exception as error:  # a model's own code raises whatever it likes
+        raise ModelError(
+            f"{type(model).__name__} cannot be run without values: {type(error).__name__}: {error}",
+            hint="forgec needs a model whose shapes do not depend on values",
+        ) from error
     shapes: Shapes = []
     for index, layer in enumerate(cache.layers):
-        if getattr(layer, "recurrent_states", None) and any(
-            state is not None for state in layer.recurrent_states.values()
-        ):
+        if any(state is not None for state in getattr(layer, "recurrent_states", {}).values()):
             raise ModelError(f"layer {index} keeps a recurrent state, which forgec has no cache for")
-        if getattr(layer, "conv_states", None):
-            shapes.append({"conv": tuple(layer.conv_states[0].shape)})
-        else:
+        conv = getattr(layer, "conv_states", {}).get(0)
+        if conv is not None:
+            shapes.append({"conv": tuple(conv.shape)})
+        elif getattr(layer, "keys", None) is not None:
             shapes.append({name: _rows(x, rows) for name, x in (("k", layer.keys), ("v", layer.values))})
+        else:
+            raise ModelError(
+                f"layer {index} of {type(model).__name__} writes nothing to its cache of keys and values"
+            )
     return shapes
 
 

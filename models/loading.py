@@ -15,7 +15,7 @@ from .building import make_config, model_class, random_model, stored_model
 from .inputs import MAKERS, TOKEN_INPUTS, Draw
 from .programs import as_program, input_names
 from .sources import resolve
-from .streaming import Readers, stand_in_model
+from .streaming import Readers, check_types, stand_in_model
 
 _ATTENTIONS = ("sdpa", "eager")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -150,6 +150,7 @@ def load(
             model, readers = stand_in_model(cls, config, source.checkpoint, **kwargs)
         else:
             model = stored_model(cls, config, source.checkpoint, **kwargs)
+            check_types(model, source.checkpoint)
     return LoadedModel(
         name=name,
         module=as_program(model, part),

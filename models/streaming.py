@@ -24,7 +24,7 @@ from forgec.errors import ModelError
 
 from .building import random_model
 
-__all__ = ["Checkpoint", "stand_in_model"]
+__all__ = ["Checkpoint", "check_types", "stand_in_model"]
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 Readers = Mapping[str, Callable[[], torch.Tensor]]
@@ -121,6 +121,17 @@ def stand_in_model(
         what = wrong or [f"the checkpoint lacks {', '.join(missing[:5])}"]
         raise ModelError(f"the weights do not fit {cls.__name__}: {'; '.join(what[:5])}", str(folder))
     return model, readers
+
+
+def check_types(model: PreTrainedModel, folder: Path) -> None:
+    """Raise :class:`ModelError` if a weight of the model is not stored as floating-point numbers: a load
+    would convert it in silence."""
+    checkpoint = Checkpoint(folder, torch.float32)
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, _ in model.named_parameters():
+        stored = _stored_name(name, checkpoint, model, tied)
+        if stored is not None:
+            checkpoint.shape(stored)
 
 
 def _stored_name(

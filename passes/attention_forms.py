@@ -70,9 +70,10 @@ def from_operator(node: fx.Node) -> Attention | None:
 
 
 def from_pieces(node: fx.Node, context: Context) -> Attention | None:
-    """matmul(softmax(masks + softcap(scale * matmul(q, k^T))), v) of rank four."""
+    """matmul(softmax(masks + softcap(scale * matmul(q, k^T))), v) of rank four; q and k perhaps scaled too,
+    and NaN of the softmax perhaps made zeros."""
     weights, v = node.args[:2]
-    scores = _softmax_input(weights)
+    scores = _softmax_input(weights, context)
     if scores is None or not isinstance(v, fx.Node) or node_type(v).rank != 4 or node_type(scores).rank != 4:
         return None
     inner, terms = _added(scores, context)
@@ -88,10 +89,19 @@ def from_pieces(node: fx.Node, context: Context) -> Attention | None:
     product = _only_use(inner, aten.matmul.default)
     if product is None or any(node_type(x).rank != 4 for x in product.all_input_nodes):
         return None
-    q, k = product.args[:2]
+    (q, by_q), (k, by_k) = _without_scale(product.args[0], context), _without_scale(product.args[1], context)
+    scale *= by_q * by_k
     turned = permutation(k) != (0, 1, 3, 2)
     k = k if turned else k.args[0]
     return Attention(q, k, v, terms, scale, softcap=softcap, turned=turned)
+
+
+def _without_scale(node: Any, context: Context) -> tuple[Any, float]:
+    """An operand of the scores before numbers that it alone is multiplied by, and their product."""
+    factor = 1.0
+    while (step := scaled(node, context)) is not None:
+        node, factor = step[0], factor * step[1]
+    return node, factor
 
 
 def scaled(node: Any, context: Context) -> tuple[fx.Node, float] | None:
@@ -111,9 +121,27 @@ def _only_use(node: Any, *targets: Any) -> fx.Node | None:
     return node if fits else None
 
 
-def _softmax_input(weights: Any) -> fx.Node | None:
+def _unguarded(weights: Any, context: Context) -> fx.Node | None:
+    """The softmax of where(isnan(softmax), 0, softmax): rows of which everything is excluded, as zeros."""
+    guard = _only_use(weights, *_FILLS)
+    if guard is None:
+        return None
+    if guard.target is aten.masked_fill.Scalar:
+        softmax, test, fill = guard.args
+    else:
+        test, fill, softmax = guard.args
+    fits = isinstance(softmax, fx.Node) and softmax.target in _SOFTMAX and number(fill, context) == 0
+    test = _only_use(test, aten.isnan.default) if fits else None
+    return (
+        softmax
+        if test is not None and test.args[0] is softmax and set(softmax.users) == {test, guard}
+        else None
+    )
+
+
+def _softmax_input(weights: Any, context: Context) -> fx.Node | None:
     """What a softmax over the last of four axes reads, perhaps through a wider element type and back."""
-    softmax = _only_use(_uncast(weights), *_SOFTMAX)
+    softmax = _unguarded(weights, context) or _only_use(_uncast(weights), *_SOFTMAX)
     if softmax is None or int(softmax.args[1]) % 4 != 3:
         return None
     scores, wide = _uncast(softmax.args[0]), node_type(softmax).dtype

@@ -1,8 +1,9 @@
 """Fuse attention into one op that keeps no score matrix and repeats no keys.
 
 *Before* aten.scaled_dot_product_attention; or matmul(q, k^T), scaled, perhaps soft-capped (tanh), masks added
-or filled in, softmax (in f32 if the rest is 16-bit), matmul with v. Queries perhaps scaled on their own, keys
-and values perhaps repeated for grouped heads. Fused attention whose mask became known since.
+or filled in, softmax (in f32 if the rest is 16-bit), perhaps zeros for its NaN, matmul with v. Queries and
+keys perhaps scaled on their own, keys and values perhaps repeated for grouped heads. Fused attention whose
+mask became known since.
 *After* ``attention(q, k, v, mask, scale, causal, window, softcap)``: a constant mask that is all true,
 causal, or causal within a window becomes attributes (see :mod:`.masks`).
 *Does not fire when* an inner value has another user, softmax is not over the keys, a sum scales its second

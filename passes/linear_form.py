@@ -1,10 +1,10 @@
 """Bring matrix products with constant weights into one form: aten.linear on unflattened rows.
 
-*Before* addmm, mm or matmul with a constant right side, transposed back; a reshape of the leading axes before
-and after a linear.
+*Before* addmm, mm or matmul with a constant right side, transposed back; a constant per output that is added
+to such a product; a reshape of the leading axes before and after a linear.
 *After* ``linear(x, weight, bias)`` with weight [out, in].
 *Does not fire when* the right side depends on an input, addmm scales its terms, or the reshape touches the
-last axis.
+last axis, or what is added is no vector, or not constant, or the product has another user.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import fx
 from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, replace
+from .patterns import ADD, plain
 from .shapes import RESHAPES, is_constant_expression
 
 aten = torch.ops.aten
@@ -24,11 +25,13 @@ aten = torch.ops.aten
 
 class LinearForm(NodePass):
     name = "linear_form"
-    roots = (aten.addmm.default, aten.mm.default, aten.matmul.default, *RESHAPES)
+    roots = (aten.addmm.default, aten.mm.default, aten.matmul.default, *ADD, *RESHAPES)
 
     def match(self, node: fx.Node, context: Context) -> Any:
         if node.target in RESHAPES:
             return self._between_reshapes(node)
+        if node.target in ADD:
+            return _with_bias(node)
         if node.target is aten.addmm.default:
             bias, x, weight = node.args[:3]
             fits = not node.kwargs and node_type(bias).rank == 1
@@ -54,7 +57,7 @@ class LinearForm(NodePass):
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
         with graph.inserting_before(node):
-            if node.target in RESHAPES:
+            if node.target in RESHAPES or node.target in ADD:
                 args = match
             else:
                 x, weight, bias = match
@@ -64,3 +67,19 @@ class LinearForm(NodePass):
                 )
                 args = (x, turned) if bias is None else (x, turned, bias)
             replace(node, new_call(graph, aten.linear.default, tuple(args), like=node))
+
+
+def _with_bias(node: fx.Node) -> Any:
+    """Arguments of the linear that a sum of a linear and a bias is."""
+    for product, bias in (node.args[:2], node.args[1::-1]):
+        if not isinstance(product, fx.Node) or product.target is not aten.linear.default:
+            continue
+        fits = (
+            len(product.users) == 1 and len([a for a in product.args if a is not None]) == 2 and plain(node)
+        )
+        if not fits or not isinstance(bias, fx.Node) or not is_constant_expression(bias):
+            continue
+        kind, own = node_type(bias), node_type(product)
+        if kind.shape == own.shape[-1:] and kind.dtype is own.dtype and node_type(node) == own:
+            return (*product.args[:2], bias)
+    return None

@@ -31,7 +31,9 @@ from .constant_folding import ConstantFolding
 from .dead_code import DeadCode, erase_dead
 from .gated_unit_fusion import GatedUnitFusion
 from .invariant_motion import InvariantMotion
+from .layer_norm_fusion import LayerNormFusion
 from .layout import Layout
+from .leading_axes import LeadingAxes
 from .linear_form import LinearForm
 from .no_op import NoOp
 from .norm_residual_fusion import NormResidualFusion
@@ -49,10 +51,12 @@ PASSES: tuple[Pass, ...] = (
     ConstantFolding(),  # before the blocks are specialised: masks and rotary tables are constants then
     BlockSpecialisation(),  # before attention fusion, which wants to see the mask
     InvariantMotion(),  # after the blocks are specialised: what is constant in a block stays there
+    LeadingAxes(),  # before attention fusion, which looks for keys turned in batches of heads
     LinearForm(),  # before the fusions that look for linears
     AttentionFusion(),
     CachedAttention(),  # after attention fusion, which takes keys from before they were repeated
     RmsNormFusion(),
+    LayerNormFusion(),  # after RMS normalisation, which is what follows when the mean is off
     RotaryFusion(),
     ActivationFusion(),  # before gated units and operator fusion, which look for activations
     GatedUnitFusion(),  # before operator fusion, which would give the gate's activation to its linear

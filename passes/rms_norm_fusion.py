@@ -24,12 +24,13 @@ aten = torch.ops.aten
 _X = Any_("x")
 _SQUARES = (Op((aten.pow.Tensor_Scalar,), _X, Number(2.0)), Op(MUL, _X, _X), Op((aten.square.default,), _X))
 _MEANS = [Op(ADD, Op((aten.mean.dim,), square, Any_("axes"), True), Number("eps")) for square in _SQUARES]
-_ROOTS = (aten.rsqrt.default, aten.sqrt.default, aten.pow.Tensor_Scalar)
+_ROOTS = (aten.rsqrt.default, aten.sqrt.default, aten.pow.Tensor_Scalar, aten.reciprocal.default)
 _PATTERNS = [
     pattern
     for mean in _MEANS
     for pattern in (
         Op(MUL, _X, Op((aten.rsqrt.default,), mean)),
+        Op(MUL, _X, Op((aten.reciprocal.default,), Op((aten.sqrt.default,), mean))),
         Op(MUL, _X, Op((aten.pow.Tensor_Scalar,), mean, Number(-0.5))),
         Op((aten.div.Tensor,), _X, Op((aten.sqrt.default,), mean)),
     )

@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Literal
 
 from forgec.errors import BackendError, InternalError
-from forgec.ir.program import Instr, Program, StateRef
+from forgec.ir.program import ConstRef, Instr, Program, StateRef
 from forgec.ir.program import Literal as Scalar
-from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
 from ..prediction import Prediction
 from ..target import Target
+from ..vendor.attributes import integer
+from ..vendor.legalise.even_groups import even
 from ..vendor.support import Support, exact
 from . import toolchain
 from .container import Code, Compiled
 
 __all__ = ["OpenVinoBackend"]
 
-_HOST_OPS = {"aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+_HOST_OPS = {
+    *("aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows", "cache_mask")
+}
 KNOWN = Path(__file__).with_name("known.json")
 
 
@@ -41,16 +44,19 @@ def by_rule(instr: Instr) -> No | None:
             "nothing: the NPU keeps no state and has no PyTorch",
         )
     types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
-    if instr.attrs.get("group"):
-        return No(
-            "group",
-            f"{instr.op} has scales by groups, which Intel's compiler expands and takes minutes for",
-            "weights=int8, which has one scale per output",
-        )
-    if any(t.dtype is DType.I4 for t in types):
-        return No("dtype", f"{instr.op} has 4-bit weights, for which there is no emission", "weights=int8")
     if any(t.numel == 0 for t in types):
         return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
+    return _by_form(instr) if instr.op == "linear_q" else None
+
+
+def _by_form(instr: Instr) -> No | None:
+    """Refusals of a product with a compressed weight."""
+    codes, scales = instr.operands[1:3]
+    if not isinstance(codes, ConstRef) or not isinstance(scales, ConstRef | None):
+        return No("op", "linear_q has a weight computed in the program", "keep the weight constant")
+    depth, group = codes.type.shape[1], integer(instr, "group")
+    if group and not even(depth, group):
+        return No("group", f"rows of {depth} do not divide into groups of {group}", "weights=int4:channel")
     return None
 
 
@@ -96,6 +102,14 @@ class OpenVinoBackend(Backend):
             return No("compiler", reason, "another form of this operator, or leave it on the CPU")
         return Yes()
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        if not any(instr.attrs.get("group") for instr in instrs):
+            return []
+        return [
+            f"weights with scales for groups are slow on {self.name}, in its compiler's model slower than f16; "
+            "weights=int8 or int4:channel has one scale for each output"
+        ]
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]
 
@@ -119,7 +133,7 @@ class OpenVinoBackend(Backend):
         if folded is not None and folded.codes is not None:
             return [code.to_bytes() for code in folded.codes]
         models = [
-            emitted(segment, constants, f"segment {number} of {len(segments)} for {self.name}")
+            emitted(segment, constants, self.platform, f"segment {number} of {len(segments)} for {self.name}")
             for number, segment in enumerate(segments, 1)
         ]
         results = []
@@ -141,7 +155,7 @@ class OpenVinoBackend(Backend):
         """The OpenVINO model that Intel's compiler is given."""
         from .emission import emitted
 
-        model = emitted(segment, constants, "a part of a program")
+        model = emitted(segment, constants, self.platform, "a part of a program")
         return {"model.xml": model.xml, "model.bin": model.weights}
 
     def prediction(self, code: bytes) -> Prediction | None:

@@ -18,9 +18,9 @@ from .rules import legalise_segment
 __all__ = ["emitted", "renumbered"]
 
 
-def emitted(segment: Program, constants: Constants, what: str) -> Model:
+def emitted(segment: Program, constants: Constants, platform: str, what: str) -> Model:
     """The model of a segment, ready for the compiler; ``sources`` are by the registers in its names."""
-    legal = legalise_segment(renumbered(segment))
+    legal = legalise_segment(renumbered(segment), platform)
     model = Model.of(emit(legal.program, legal.values(constants)), what)
     body = legal.program.main.body
     sources = {f"r{r.id}": str(instr.source) for instr in body for r in instr.results if instr.source}

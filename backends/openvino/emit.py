@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import openvino as ov
 import openvino.opset15 as opset
 
 from forgec.errors import BackendError, InternalError
 from forgec.ir.printer import format_instr
 from forgec.ir.program import ConstRef, Instr, Operand, Program, Register
+from forgec.ir.types import DType
 
 from ..base import Constants
 from .nodes import EMITTERS, Context
-from .types import HALF, Precision
+from .nodes.matrix import Form, forms
+from .types import HALF, Precision, packed_tensor
 
 __all__ = ["emit", "label"]
 
@@ -44,9 +47,11 @@ def emit(
     main = segment.main
     nodes: dict[Operand, Any] = {}
     parameters: list[Any] = []
+    held = forms(main.body)
 
     def parameter(operand: Register | ConstRef) -> None:
-        node = opset.parameter(list(operand.type.shape), precision.openvino(operand.type.dtype))
+        shape = held[operand].shape if operand in held else operand.type.shape
+        node = opset.parameter(list(shape), precision.openvino(operand.type.dtype))
         node.set_friendly_name(f"in{len(parameters)}")
         nodes[operand] = node
         parameters.append(node)
@@ -60,8 +65,8 @@ def emit(
         if operand not in nodes:
             if not isinstance(operand, ConstRef):
                 raise InternalError(f"{operand} is read before it is written, or is a state")
-            array = precision.array(constants(segment.constants[operand.name]), operand.type.dtype)
-            nodes[operand] = opset.constant(array)
+            value = constants(segment.constants[operand.name])
+            nodes[operand] = opset.constant(_held(value, operand, held.get(operand), precision))
             nodes[operand].set_friendly_name(operand.name)
         return nodes[operand]
 
@@ -73,6 +78,15 @@ def emit(
         results.append(opset.result(node(register)))
         results[-1].set_friendly_name(f"out{number}")
     return ov.Model(results, parameters, segment.entry)
+
+
+def _held(value: np.ndarray, of: ConstRef, form: Form | None, precision: Precision) -> Any:
+    """A constant's value as the model holds it."""
+    shape = of.type.shape if form is None else form.shape
+    if of.type.dtype is DType.I4:
+        return packed_tensor(value, shape)
+    turned = value if form is None else value.transpose(form.perm)
+    return precision.array(turned.reshape(shape), of.type.dtype)
 
 
 def _emit(instr: Instr, precision: Precision, node: Any) -> list[Any]:

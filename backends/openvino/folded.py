@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from forgec.ir.program import Program
-from forgec.ir.types import DType
+from forgec.ir.program import Apply, ConstRef, Program, Recipe
+from forgec.ir.types import DType, TensorType
 
 from ..base import Constants
 from ..prediction import Prediction, Repeat
+from ..vendor.attributes import integer
 from ..vendor.calls import bind, bound_inputs, to_bytes
 from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
 from ..vendor.legalise import Legal
@@ -17,6 +18,7 @@ from ..vendor.parts import Call, Chain, Division, Part, chain, divide
 from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
+from .nodes.matrix import forms
 from .prediction import predict
 from .rules import legalise_segment
 
@@ -27,6 +29,9 @@ Compile = Callable[[Sequence[Model], Mapping[str, str]], Sequence[Built | Reject
 
 _COMPRESSED = {"NPU_COMPILER_DYNAMIC_QUANTIZATION": "YES"}
 """Without it codes that are inputs are converted outside of the matrix product, at several times the cost."""
+
+
+_GROUPED = "scales for groups of a weight that is no input take the compiler minutes"
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,25 @@ def fold_all(
     segments: Sequence[Program], constants: Constants, mode: str, platform: str, compile_: Compile
 ) -> Folded | None:
     """Segments with what repeats in them, or among them, compiled once; None if nothing does, or the compiler
-    refuses a part, which then is to be found in the whole."""
+    refuses a part, which then is to be found in the whole.
+
+    Weights with scales for groups become inputs also where nothing repeats, in ``auto`` too."""
     division = divide(segments)
-    if not division.repeated:
+    grouped = any(_in_groups(part.program) for part in division.parts)
+    if not division.repeated and not grouped:
         return None
-    legal = [legalise_segment(part.program) for part in division.parts]
+    legal = [legalise_segment(part.program, platform) for part in division.parts]
     models = [
         _model(lawful, part, constants, f"part {number} of {len(legal)}")
         for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
     ]
-    tried = division.repeated if mode == "auto" else []
+    tried = division.repeated if mode == "auto" and not grouped else []
     rows = {(part, length): chain(division, part, length) for part in tried for length in (1, 2)}
-    whole = {row: _unfolded(c, segments, constants) for row, c in rows.items() if c is not None}
+    whole = {row: _unfolded(c, segments, constants, platform) for row, c in rows.items() if c is not None}
     compressed = any(
-        c.type.dtype is DType.I8 for part in division.parts for c in part.program.constants.values()
+        c.type.dtype in (DType.I8, DType.I4)
+        for part in division.parts
+        for c in part.program.constants.values()
     )
     built = compile_([*models, *whole.values()], _COMPRESSED if compressed else {})
     results = [result for result in built if isinstance(result, Built)]
@@ -70,15 +80,14 @@ def fold_all(
     unfolded = {
         part: in_a_row(division.times(part), of_rows[part, 1], of_rows.get((part, 2))) for part in tried
     }
-    chosen, repeats = decide(mode, division, costs[: len(models)], unfolded)
+    chosen, repeats = decide("on" if grouped else mode, division, costs[: len(models)], unfolded)
+    if grouped and mode == "auto":
+        repeats = [replace(r, reason=_GROUPED) for r in repeats]
     if not chosen:
         return Folded(None, division, repeats)
     codes = []
     predictions = []
-    inputs = [
-        list(bound_inputs(lawful, part.bound).values())
-        for lawful, part in zip(legal, division.parts, strict=True)
-    ]
+    inputs = [_inputs(lawful, part) for lawful, part in zip(legal, division.parts, strict=True)]
     for calls, bound in zip(division.calls, bind(division, inputs), strict=True):
         used = sorted({call.part for call in calls})
         parts = tuple(Compiled(models[i].xml, models[i].weights, results[i].blob) for i in used)
@@ -97,8 +106,26 @@ def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
 
 
-def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants) -> Model:
-    legal = legalise_segment(row.program)
+def _in_groups(program: Program) -> bool:
+    return any(instr.op == "linear_q" and integer(instr, "group") for instr in program.main.body)
+
+
+def _inputs(legal: Legal, part: Part) -> list[Recipe]:
+    """A part's further inputs over its bound constants, their axes in the order in which a model holds
+    them."""
+    held = forms(legal.program.main.body)
+    found = []
+    for name, recipe in bound_inputs(legal, part.bound).items():
+        form = held.get(ConstRef(name, recipe.type))
+        if form is not None and form.perm != (0, 1):
+            kind = TensorType(recipe.type.dtype, tuple(recipe.type.shape[axis] for axis in form.perm))
+            recipe = Apply("transpose", (recipe,), (("perm", form.perm),), kind)
+        found.append(recipe)
+    return found
+
+
+def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants, platform: str) -> Model:
+    legal = legalise_segment(row.program, platform)
     values = legal.values(values_of(row, segments, constants))
     return Model.of(emit(legal.program, values), f"{len(row.program.main.body)} instructions with weights")
 

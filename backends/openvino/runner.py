@@ -2,7 +2,7 @@
 device.
 
 Inputs are converted to the device's element types on their way in, and results back; the memory of both is
-bound once.
+bound once. What has the device's type already, as a cache has, is read where it lies.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from forgec.ir.program import Program, Register
 from ..base import Memory, Step
 from ..vendor.calls import from_bytes, weights_of
 from .container import Code, Compiled
-from .types import converted
+from .types import converted, packed_tensor
 
-__all__ = ["npu_platform", "steps"]
+__all__ = ["EMULATION", "npu_platform", "steps"]
+
+EMULATION = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Options of the CPU device, which would else quantise what it multiplies with compressed weights."""
 
 
 @cache
@@ -49,7 +52,12 @@ def steps(code: Code, platform: str, segment: Program, memory: Memory) -> list[S
         return [_in_turn(code, platform, segment, memory)]
     main = segment.main
     request = _compiled(code.parts[0], platform).create_infer_request()
-    places = [request.get_input_tensor(i).data for i in range(len(main.params))]
+    places = []
+    for index, register in enumerate(main.params):
+        tensor = _shared(request.get_input_tensor(index), memory(register))
+        if tensor is not None:
+            request.set_input_tensor(index, tensor)
+        places.append(request.get_input_tensor(index).data)
     results = [request.get_output_tensor(i).data for i in range(len(main.results))]
     return [_step([request], _pairs(main.params, places, memory), _pairs(main.results, results, memory))]
 
@@ -58,23 +66,31 @@ def _in_turn(code: Code, platform: str, segment: Program, memory: Memory) -> Ste
     """Parts called one after the other; a register between two is one tensor for both, and weights are
     converted to the device's type once."""
     models = [_compiled(part, platform) for part in code.parts]
+    main = segment.main
+    given = {r.id: memory(r) for r in main.params}
     tensors: dict[int, ov.Tensor] = {}
     requests = []
+
+    def tensor_of(port: Any, number: int) -> ov.Tensor:
+        if number not in tensors:
+            own = _tensor(port)
+            shared = _shared(own, given[number]) if number in given else None
+            tensors[number] = own if shared is None else shared
+        return tensors[number]
+
     for call in from_bytes(code.calls, len(models)):
         request = models[call.part].create_infer_request()
         weights = weights_of(call, segment, memory)
         if len(models[call.part].inputs) != len(call.inputs) + len(weights):
             raise ArtifactError(f"part {call.part} of folded code does not take what its call gives")
         for port, number in zip(models[call.part].inputs, call.inputs, strict=False):
-            request.set_tensor(port, tensors.setdefault(number, _tensor(port)))
+            request.set_tensor(port, tensor_of(port, number))
         for port, value in zip(models[call.part].inputs[len(call.inputs) :], weights, strict=True):
-            tensor = _tensor(port)
-            np.copyto(tensor.data, converted(value, tensor.data.dtype).reshape(tensor.data.shape))
+            tensor = _weight(port, value)
             request.set_tensor(port, tensor)
         for port, number in zip(models[call.part].outputs, call.outputs, strict=True):
-            request.set_tensor(port, tensors.setdefault(number, _tensor(port)))
+            request.set_tensor(port, tensor_of(port, number))
         requests.append(request)
-    main = segment.main
     places = [tensors[r.id].data for r in main.params]
     results = [tensors[r.id].data for r in main.results]
     return _step(requests, _pairs(main.params, places, memory), _pairs(main.results, results, memory))
@@ -82,6 +98,21 @@ def _in_turn(code: Code, platform: str, segment: Program, memory: Memory) -> Ste
 
 def _tensor(port: Any) -> ov.Tensor:
     return ov.Tensor(port.get_element_type(), port.get_shape())
+
+
+def _shared(like: ov.Tensor, array: np.ndarray) -> ov.Tensor | None:
+    """A tensor on the array's own memory, if that is what the device takes."""
+    place = like.data
+    fits = array.dtype == place.dtype and array.shape == place.shape and array.flags.c_contiguous
+    return ov.Tensor(array, shared_memory=True) if fits and array.ndim and array.size else None
+
+
+def _weight(port: Any, value: np.ndarray) -> ov.Tensor:
+    if port.get_element_type() == ov.Type.i4:
+        return packed_tensor(value, port.get_shape())
+    tensor = _tensor(port)
+    np.copyto(tensor.data, converted(value, tensor.data.dtype).reshape(tensor.data.shape))
+    return tensor
 
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
@@ -93,8 +124,10 @@ def _pairs(registers: Sequence[Register], arrays: Sequence[np.ndarray], memory: 
 
 
 def _step(requests: Sequence[Any], inputs: Pairs, outputs: Pairs) -> Step:
+    moved = [(value, place) for value, place in inputs if not np.may_share_memory(value, place)]
+
     def step() -> None:
-        for value, place in inputs:
+        for value, place in moved:
             np.copyto(place, converted(value, place.dtype).reshape(place.shape))
         for request in requests:
             request.infer()
@@ -117,7 +150,7 @@ def _compiled(code: Compiled, platform: str) -> Any:
                     stacklevel=2,
                 )
                 return core.compile_model(_model(code), "NPU")
-        return core.compile_model(_model(code), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return core.compile_model(_model(code), "CPU", EMULATION)
     except RuntimeError as error:
         raise BackendError(f"OpenVINO cannot load the segment: {str(error).strip()}") from error
 

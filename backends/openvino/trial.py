@@ -30,7 +30,7 @@ def try_out(instrs: Sequence[Instr], platform: str, toolchain: Toolchain) -> lis
     trials: dict[int, Trial] = {}
     for index, instr in enumerate(instrs):
         try:
-            models[index] = emitted(single(instr), filling, "single instructions")
+            models[index] = emitted(single(instr), filling, platform, "single instructions")
         except (BackendError, InternalError) as error:
             trials[index] = Trial(error.what)
     bound = Settings(timeout_s=_START_S + _EACH_S * len(models))
@@ -47,7 +47,7 @@ def filling(constant: Constant) -> np.ndarray:
     """Values for a constant of a trial: small, different from each other, legal as indices."""
     t: TensorType = constant.type
     if not t.dtype.is_float:
-        return np.zeros(t.shape, t.dtype.numpy)
+        return np.zeros(t.array_shape, t.dtype.numpy)
     return np.resize(np.linspace(0.1, 0.9, 251, dtype=np.float32), t.shape).astype(t.dtype.numpy)
 
 
@@ -58,7 +58,7 @@ def culprit(segment: Program, constants: Constants, platform: str, toolchain: To
     """
 
     def refused(part: Program) -> bool:
-        model = emitted(part, constants, "bisection")
+        model = emitted(part, constants, platform, "bisection")
         (result,) = build_batch([model], platform, toolchain, _BOUND)
         return isinstance(result, Rejected)
 

@@ -6,6 +6,7 @@ What crosses from the host is converted there, and values out of a type's range 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ import openvino as ov
 
 from forgec.ir.types import DType
 
-__all__ = ["HALF", "Precision", "converted"]
+__all__ = ["HALF", "Precision", "converted", "packed_tensor"]
 
 _KEPT = {
     DType.I32: ov.Type.i32,
     DType.I8: ov.Type.i8,
+    DType.I4: ov.Type.i4,
     DType.U8: ov.Type.u8,
     DType.BOOL: ov.Type.boolean,
 }
@@ -49,6 +51,14 @@ class Precision:
 
 
 HALF = Precision()
+
+
+def packed_tensor(codes: np.ndarray, shape: Sequence[int]) -> ov.Tensor:
+    """An i4 array as OpenVINO's tensor of that shape: both hold two numbers in a byte, the first in the low
+    bits."""
+    tensor = ov.Tensor(ov.Type.i4, ov.Shape(shape))
+    tensor.data[...] = np.ascontiguousarray(codes).view(tensor.data.dtype).reshape(tensor.data.shape)
+    return tensor
 
 
 def converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

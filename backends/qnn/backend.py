@@ -19,11 +19,11 @@ from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
 
 from ..base import DEFAULTS, Answer, Backend, Constants, Memory, No, RejectedError, Settings, Step, Yes
-from ..prediction import Prediction
+from ..prediction import Prediction, Repeat
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
-from .folded import compile_folded
+from .folded import compile_folded, fold_prices
 from .prediction import from_dict
 from .socs import CHIPS
 from .trial import try_out
@@ -90,6 +90,18 @@ class QnnBackend(Backend):
             self._support = Support(FAMILY, compiler.compiler_id(), ask, KNOWN)
         return self._support
 
+    def remarks(self, instrs: Sequence[Instr]) -> list[str]:
+        from .emit.blocks import decompressed
+
+        weights = {x for instr in instrs if (x := decompressed(instr)) is not None}
+        if not weights:
+            return []
+        size = sum(x.type.nbytes for x in weights) / 1e6
+        return [
+            f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes codes in "
+            "matrix products only, with rows that are a multiple of 16"
+        ]
+
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]
 
@@ -115,6 +127,11 @@ class QnnBackend(Backend):
     def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
         """The ONNX model that Qualcomm's compiler is given."""
         return compiler.model_files(segment, constants)
+
+    def fold_prices(
+        self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
+    ) -> list[Repeat]:
+        return fold_prices(segments, constants, settings, self.chip)
 
     def prediction(self, code: bytes) -> Prediction | None:
         if container.is_folded(code):

@@ -98,7 +98,7 @@ def weight_recipes(part: Program, bound: Sequence[str]) -> list[Recipe]:
 
 def zeros(constant: Constant) -> np.ndarray:
     """A value for a constant whose value does not matter."""
-    return np.zeros(constant.type.shape, constant.type.dtype.numpy)
+    return np.zeros(constant.type.array_shape, constant.type.dtype.numpy)
 
 
 def _permuted(recipe: Recipe, perm: tuple[int, ...]) -> Recipe:
@@ -124,7 +124,7 @@ def compile_segments(
     store = Cache() if cached is None else cached
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         works = [
-            _prepare(segment, constants, Path(name) / str(i), chip, store, f"segment {i}", names)
+            _prepare(segment, constants, Path(name) / str(i), chip, store, f"segment {i}", names, settings)
             for i, (segment, names) in enumerate(zip_longest(segments, bound, fillvalue=()))
             if isinstance(segment, Program)
         ]
@@ -145,6 +145,7 @@ def _prepare(
     store: Cache,
     what: str,
     bound: Sequence[str],
+    settings: Settings,
 ) -> _Work:
     legal = legalise_segment(segment)
     folder.mkdir()
@@ -156,9 +157,12 @@ def _prepare(
     estimate_key = key_of("qnn estimate", model, compiler_id(), str(chip.proxy), options)
     work = _Work(segment, legal.program, folder, emitted, build_key, estimate_key)
     work.code = store.get(build_key)
+    if not settings.predict and work.code is None:
+        work.build_key = key_of(build_key, "without a prediction")
+        work.code = store.get(work.build_key)
     if work.code is None:
         work.build = _job(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
-        if store.get(estimate_key) is None:
+        if settings.predict and store.get(estimate_key) is None:
             options_of = prediction.PROVIDER_OPTIONS
             work.estimate = _job(
                 folder / "estimate", f"{what} for {chip.proxy_name}", chip.proxy, options_of, None

@@ -18,7 +18,8 @@ F16_LIMIT = 60_000.0
 class Port:
     """An input or output of compiled code: a register, its name there, and its type on the device.
 
-    The device's shape has the register's elements in the same order.
+    The device's shape has the register's elements in the same order. Outputs of one register that follow each
+    other are rows ``[n, d]`` of it, side by side on the last axis.
     """
 
     register: int

@@ -2,7 +2,7 @@
 
 That costs a factor in simulated cycles, two for an encoder's block and more for a decoder's, so it is done
 only where it is asked for. One block of each kind is compiled with its weights too, so that the price is
-known.
+known, unless no prediction is wanted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forgec.errors import BackendError
 from forgec.ir.program import Program
 
 from ..base import Constants, Settings
-from ..prediction import Prediction
+from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, to_bytes
 from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
 from ..vendor.parts import Call, Division, chain, divide
@@ -25,7 +25,9 @@ from .compiler import compile_segments, weight_recipes
 from .prediction import from_dict
 from .socs import Chip
 
-__all__ = ["compile_folded"]
+__all__ = ["compile_folded", "fold_prices"]
+
+_NOT_ASKED = "it costs a factor on Hexagon, so it is done only with fold=on"
 
 
 def compile_folded(
@@ -52,7 +54,7 @@ def compile_folded(
         part: in_a_row(
             division.times(part), _with_weights(division, part, constants, segments, settings, chip), None
         )
-        for part in division.repeated
+        for part in (division.repeated if settings.predict else ())
     }
     _, repeats = decide("on", division, costs, outside)
     calls = bind(division, inputs)
@@ -69,6 +71,32 @@ def compile_folded(
         container.pack_folded(container.Folded(text, parts, None if p is None else dataclasses.asdict(p)))
         for (text, parts), p in zip(packed, told, strict=True)
     ]
+
+
+def fold_prices(
+    segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip
+) -> list[Repeat]:
+    """Both prices of everything that repeats, estimated from one block with its weights as inputs and from one
+    and two in a row with them in the code; empty if nothing repeats.
+
+    Raises ``BackendError`` if one of these does not compile.
+    """
+    division = divide(segments)
+    costs = [Cost(None, 0, 0.0) for _ in division.parts]
+    outside = {}
+    for number in division.repeated:
+        part = division.parts[number]
+        start = perf_counter()
+        (code,) = compile_segments([part.program], constants, settings, chip, bound=[part.bound])
+        costs[number] = _cost(code, _prediction(code, chip), perf_counter() - start)
+        rows = [
+            _with_weights(division, number, constants, segments, settings, chip, length)
+            for length in (1, 2)
+            if chain(division, number, length) is not None
+        ]
+        outside[number] = in_a_row(division.times(number), rows[0], rows[1] if len(rows) > 1 else None)
+    _, repeats = decide("auto", division, costs, outside)
+    return [dataclasses.replace(repeat, folded=False, reason=_NOT_ASKED) for repeat in repeats]
 
 
 def _prediction(code: bytes, chip: Chip) -> Prediction | None:
@@ -99,9 +127,10 @@ def _with_weights(
     segments: Sequence[Program],
     settings: Settings,
     chip: Chip,
+    length: int = 1,
 ) -> Cost:
-    """What a repeated part costs with the weights of its first call in it."""
-    row = chain(division, part, 1)
+    """What the first ``length`` calls of a repeated part cost together, their weights in the code."""
+    row = chain(division, part, length)
     assert row is not None
     start = perf_counter()
     (code,) = compile_segments([row.program], values_of(row, segments, constants), settings, chip)

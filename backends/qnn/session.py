@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def steps(
     call = _Call(_open(code, what), code, {}, what)
 
     def run() -> None:
-        for result, place in zip(call(inputs), outputs, strict=True):
-            np.copyto(place, result.reshape(place.shape), casting="unsafe")
+        for slices, place in zip(call.slices(inputs), outputs, strict=True):
+            _put(slices, place)
 
     return [run]
 
@@ -82,21 +83,47 @@ class _Call:
     def __init__(self, session: Any, code: Container, weights: Mapping[str, np.ndarray], what: str) -> None:
         self._session, self._code, self._what = session, code, what
         self._names = [port.name for port in code.outputs]
+        self._counts = [len(list(ports)) for _, ports in groupby(code.outputs, lambda port: port.register)]
         ports = [port for port in code.inputs if port.name not in weights]
+        self._given = [port.name for port in ports]
         self._staged = [np.empty(port.type.shape, port.type.dtype.numpy) for port in ports]
-        self._feeds = {port.name: x for port, x in zip(ports, self._staged, strict=True)} | dict(weights)
+        self._weights = dict(weights)
         self._first: AbstractContextManager[None] = _to_stderr() if emulated() else nullcontext()
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The value of every register that the code gives."""
+        return [x[0] if len(x) == 1 else np.concatenate(x, axis=-1) for x in self.slices(inputs)]
+
+    def slices(self, inputs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """For every register that the code gives: its value, or slices of its last axis as rows."""
+        feeds = dict(self._weights)
         for index, (source, target) in enumerate(zip(inputs, self._staged, strict=True)):
-            take(source, target, self._code.tables.get(index))
+            rows = self._code.tables.get(index)
+            # What has the device's type already, as a cache has, is read where it lies.
+            direct = rows is None and source.dtype == target.dtype and source.shape == target.shape
+            if not direct:
+                take(source, target, rows)
+            feeds[self._given[index]] = source if direct else target
         try:
             with self._first:
-                results: list[np.ndarray] = self._session.run(self._names, self._feeds)
+                results: Iterator[np.ndarray] = iter(self._session.run(self._names, feeds))
             self._first = nullcontext()
         except Exception as error:
             raise BackendError(f"Qualcomm's runtime failed: {_first(error)}", self._what) from error
-        return results
+        return [list(islice(results, count)) for count in self._counts]
+
+
+def _put(slices: Sequence[np.ndarray], place: np.ndarray) -> None:
+    """Write a register from the slices of its last axis, or from its value."""
+    if len(slices) == 1:
+        np.copyto(place, slices[0].reshape(place.shape), casting="unsafe")
+        return
+    rows = place.reshape(-1, place.shape[-1])
+    start = 0
+    for piece in slices:
+        stop = start + piece.shape[-1]
+        np.copyto(rows[:, start:stop], piece, casting="unsafe")
+        start = stop
 
 
 def _open(code: Container, what: str) -> Any:

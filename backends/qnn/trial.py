@@ -91,5 +91,5 @@ def _filling(constant: Constant) -> np.ndarray:
     """Values for a constant of a trial: small, different from each other, legal as indices."""
     t: TensorType = constant.type
     if t.dtype is DType.BOOL or t.dtype.is_int:
-        return np.zeros(t.shape, t.dtype.numpy)
+        return np.zeros(t.array_shape, t.dtype.numpy)
     return np.resize(np.linspace(0.1, 0.9, 251, dtype=np.float32), t.shape).astype(t.dtype.numpy)

@@ -250,7 +250,7 @@ def _stretch(segment: Program, start: int, stop: int) -> _Piece:
 
 
 def _is_weight(x: ConstRef) -> bool:
-    return x.type.numel > 1 and (x.type.dtype.is_float or x.type.dtype is DType.I8)
+    return x.type.numel > 1 and (x.type.dtype.is_float or x.type.dtype in (DType.I8, DType.I4))
 
 
 def _part(segment: Program, piece: _Piece) -> Part:

@@ -37,7 +37,20 @@ class Trial(NamedTuple):
 Ask = Callable[[Sequence[Instr]], Sequence[Trial]]
 """Tries instructions, each alone."""
 
-_SIZES = {"shape", "start", "stop", "before", "after", "eps", "scale", "softcap", "window", "low", "high"}
+_SIZES = {
+    "shape",
+    "start",
+    "stop",
+    "before",
+    "after",
+    "eps",
+    "scale",
+    "softcap",
+    "window",
+    "low",
+    "high",
+    "group",
+}
 """Attributes whose values do not matter, only whether they are there."""
 
 

@@ -124,7 +124,8 @@ def run_unchanged(
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool = False) -> Recorded:
     """Run the model once and note what its candidates return. Buffers that the run changes are restored.
 
-    A ``fake`` run computes types only: for a model whose weights are not there.
+    A ``fake`` run computes types only: for a model whose weights are not there. Of blocks that are alike and
+    called alike one is run, because types are all that it would show of the others.
     """
     found = candidates(model)
     returned: dict[str, list[Returned]] = {path: [] for path in found}
@@ -139,7 +140,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake
     handles = [module.register_forward_hook(hook(path)) for path, module in found.items()]
     try:
         if fake:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), _run_once(found):
                 args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
                 result = model(*args, **kwargs)
         else:
@@ -148,6 +149,51 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake
         for handle in handles:
             handle.remove()
     return Recorded(found, returned, result)
+
+
+@contextlib.contextmanager
+def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
+    """While this is open, blocks give for a call like an earlier one results of the same types."""
+    known: dict[Any, Returned] = {}
+    counters = _position_counters(blocks)
+
+    def short(forward: Any, structure: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            leaves, in_spec = pytree.tree_flatten((args, kwargs))
+            key = (structure, str(in_spec), tuple(_leaf_key(_described(leaf)) for leaf in leaves))
+            if None in key[2]:
+                return forward(*args, **kwargs)
+            if key not in known:
+                results, spec = pytree.tree_flatten(forward(*args, **kwargs))
+                known[key] = Returned([_described(x) for x in results], spec)
+            returned = known[key]
+            return pytree.tree_unflatten([_empty(x) for x in returned.results], returned.spec)
+
+        return call
+
+    with _forwards({m: short(m.forward, _structure_key(m, counters)) for m in blocks.values()}):
+        yield
+
+
+def _empty(value: Any) -> Any:
+    return (
+        torch.empty(value.shape, dtype=torch_dtype(value.dtype)) if isinstance(value, TensorType) else value
+    )
+
+
+@contextlib.contextmanager
+def _forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+    """Modules with other ``forward`` functions while this is open."""
+    own = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
+        for module, forward in own.items():
+            module.forward = forward
 
 
 def _described(value: Any) -> Any:
@@ -257,17 +303,11 @@ def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
         return call_once
 
     unique = {module: path for path, module in recorded.blocks.items() if recorded.returned[path]}
-    own = {module: vars(module)["forward"] for module in unique if "forward" in vars(module)}
+    stubs = {module: stub(path, module, module.forward) for module, path in unique.items()}
     try:
-        for module, path in unique.items():
-            module.forward = stub(path, module, module.forward)
-        with _hidden(unique) if hide else contextlib.nullcontext():
+        with _forwards(stubs), _hidden(unique) if hide else contextlib.nullcontext():
             yield made
     finally:
-        for module in unique:
-            del module.forward
-        for module, forward in own.items():
-            module.forward = forward
         _result_types.clear()
 
 

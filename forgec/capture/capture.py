@@ -20,6 +20,7 @@ from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
 from .export import ExportedGraph, export_module, graph_of
 from .pt2 import load_pt2
+from .reference import EAGER, Referenced
 from .source import first_line, user_frame
 from .states import bind_states
 from .structure import build_signature, parameter_names
@@ -30,11 +31,13 @@ __all__ = ["Capture", "capture"]
 @dataclass
 class Capture:
     """The graphs, and what the check against eager needs: the flat example inputs and the model's own flat
-    results on them (None for an exported program that carries no example)."""
+    results on them (None for an exported program that carries no example). ``reference`` says what computed
+    these."""
 
     graph: CapturedGraph
     inputs: list[torch.Tensor]
     expected: list[torch.Tensor] | None
+    reference: str = EAGER
 
     def bind_states(self, pairs: Mapping[str, str]) -> None:
         """Make states of inputs that come back as outputs (see :func:`.states.bind_states`)."""
@@ -88,6 +91,8 @@ def capture(
             f"no example inputs for {name}",
             hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
         )
+    if isinstance(model, Referenced):
+        model = model.for_inputs(args, kwargs)
     with _collector_paused():
         recorded = _recorded(model, name, args, kwargs, fake)
         call = _Call(model, name, args, kwargs, recorded)
@@ -99,7 +104,13 @@ def capture(
         )
     results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    return Capture(graph, inputs, None if fake else results)
+    if fake or not isinstance(model, Referenced):
+        return Capture(graph, inputs, None if fake else results)
+    found = model.reference_results(args, kwargs)
+    if isinstance(found, str):
+        graph.notes.append(f"checked against PyTorch running the import only: {found}")
+        return Capture(graph, inputs, results)
+    return Capture(graph, inputs, found[1], found[0])
 
 
 @contextmanager

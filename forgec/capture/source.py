@@ -15,7 +15,10 @@ from torch import fx
 
 from ..ir.program import Source
 
-__all__ = ["first_line", "node_source", "short_path", "user_frame"]
+__all__ = ["IMPORTED", "first_line", "node_source", "short_path", "user_frame"]
+
+IMPORTED = "forgec_imported"
+"""Key of the annotation that names the node of the file that a traced node was imported from."""
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY = re.compile(
@@ -42,6 +45,8 @@ def node_source(node: fx.Node, prefix: str = "") -> Source:
     target = node.target
     aten = str(target).removesuffix(".default") if node.op == "call_function" else node.op
     file, line = _user_line(node.meta.get("stack_trace") or "")
+    if imported := (node.meta.get("custom") or {}).get(IMPORTED):
+        return Source(aten, None, None, imported)
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     module = ""
     if stack:

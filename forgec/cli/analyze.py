@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..options import Options
 from ..report import units
-from ..report.report import Verdict
+from ..report.report import RepeatReport, Verdict
 from ..report.terminal import BAD, GOOD, HEAD, Printer, styled, verdict_text
 from . import flags
 from .boundary import EXIT_UNSUPPORTED, verb
@@ -18,6 +18,7 @@ from .output import Format, Output
 from .subject import compile_subject, load_subject
 
 if TYPE_CHECKING:
+    from ..executable import Executable
     from ..ir.program import Instr
     from ..plan.plan import Plan
 
@@ -52,6 +53,8 @@ class Analysis:
     estimated_us: dict[str, float]
     calibration: dict[str, str]
     groups: list[Group]
+    fold: list[RepeatReport] = field(default_factory=list)
+    """What repeats on the target, with the prices of compiling it once."""
     verdict: Verdict | None = None
 
 
@@ -67,6 +70,7 @@ def analyze(
     ] = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
+    shape: flags.Shape = None,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     costs: Annotated[
@@ -84,17 +88,27 @@ def analyze(
     For each op off the target: the reason, the source line and a fix.
 
     Shares are of arithmetic operations; times of ops come from cost models and are estimates. For an NPU its
-    compiler is run too: the last line compares what that simulates with the CPU alone.
+    compiler is run too: what repeats, with the prices of compiling it once and of compiling it as often as it
+    is called, and a last line that compares what the compiler simulates with the CPU alone.
     """
     output = Output(fmt, quiet)
-    subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
+    subject = load_subject(
+        model,
+        output,
+        tokens=tokens,
+        batch=batch,
+        attn=attn,
+        layers=layers,
+        shapes=flags.parse_shapes(shape),
+    )
     options = Options(check=False, costs=costs)
     found = []
     for name in filter(None, (part.strip() for part in target.split(","))):
         executable = compile_subject(subject, output, target=name, options=options)
         report = executable.report
         verdict = None if report is None else report.verdict
-        found.append(replace(analyse_plan(executable.plan, costs), verdict=verdict))
+        analysis = analyse_plan(executable.plan, costs)
+        found.append(replace(analysis, fold=fold_prices(executable), verdict=verdict))
     output.result(
         {"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer)
     )
@@ -153,6 +167,24 @@ def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
     )
 
 
+def fold_prices(executable: Executable) -> list[RepeatReport]:
+    """What repeats in the target's segments; of what the compile looked at itself as it says, else asked for."""
+    report = executable.report
+    told = [repeat for p in (report.predictions if report else ()) for repeat in p.repeats]
+    if told:
+        return told
+    shared, plan = executable.shared, executable.plan
+    segments = [
+        program
+        for program, segment in zip(shared.segments, plan.segments, strict=True)
+        if segment.device == plan.target
+    ]
+    if not segments or plan.target == plan.host:
+        return []
+    found = shared.backend(plan.target).fold_prices(segments, shared.constants.once)
+    return [RepeatReport(**asdict(repeat)) for repeat in found]
+
+
 def _flops(instr: Instr) -> float:
     from ..plan.cost import work
 
@@ -200,6 +232,22 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         )
         if off:
             printer.gap()
+        if a.fold:
+            printer.table(
+                (
+                    "repeats",
+                    ">calls",
+                    ">folded",
+                    ">unfolded",
+                    ">price",
+                    ">code folded",
+                    ">code",
+                    "by default",
+                ),
+                [_fold_row(repeat) for repeat in a.fold],
+                title="compiling repeated blocks once: simulated time of all calls",
+            )
+            printer.gap()
         devices = ", ".join(
             f"{device} {_percent(share)} of the operations, {units.duration_us(a.estimated_us[device])}"
             for device, share in a.flops_share.items()
@@ -209,6 +257,15 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         printer.line(everything, f" on {a.target}; {devices} (estimated; {fitted})")
         if a.verdict is not None:
             printer.line(verdict_text(a.verdict))
+
+
+def _fold_row(repeat: RepeatReport) -> tuple[str, ...]:
+    folded, unfolded = repeat.folded_us, repeat.unfolded_us
+    times = ["-" if us is None else units.duration_us(us) for us in (folded, unfolded)]
+    price = f"{100 * (folded / unfolded - 1):+.0f} %" if folded is not None and unfolded else "-"
+    sizes = ["-" if n is None else units.nbytes(n) for n in (repeat.folded_bytes, repeat.unfolded_bytes)]
+    verdict = f"{'folded' if repeat.folded else 'not folded'}: {repeat.reason}"
+    return (repeat.what, units.count(repeat.calls), *times, price, *sizes, verdict)
 
 
 def _percent(share: float) -> str:

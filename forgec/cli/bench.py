@@ -44,6 +44,7 @@ def bench(
     ] = None,
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
+    shape: flags.Shape = None,
     threads: flags.Threads = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
@@ -78,7 +79,7 @@ def bench(
     else:
         if inputs:
             raise OptionError("--input is for a FILE.forge", hint="compile the model first")
-        subject = load_subject(str(model), output, tokens=tokens)
+        subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
         executable = compile_subject(subject, output, target=target)
         executable.threads = threads
         arrays = executable.signature.flatten(*subject.draw(0))

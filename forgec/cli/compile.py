@@ -36,6 +36,7 @@ def compile(
     ] = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
+    shape: flags.Shape = None,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
@@ -117,6 +118,7 @@ def compile(
     for path in (out, report, trace_file, emit_ir):
         require_writable(path)
 
+    shapes = flags.parse_shapes(shape)
     targets = [name.strip() for name in target.split(",") if name.strip()]
     if len(targets) > 1:
         if context is not None or any((report, trace_file, emit_ir, emit)):
@@ -124,20 +126,26 @@ def compile(
                 "--context, --report, --trace, --emit-ir and --emit are for one target",
                 hint="compile for each target by itself",
             )
-        subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+        subject = load_subject(
+            model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers, shapes=shapes
+        )
         return _for_targets(subject, targets, options, out, output)
     if context is None:
         if chunk or calibrate:
             flag = "--chunk" if chunk else "--calibrate"
             raise OptionError(f"{flag} is for models that write text", hint="give --context N too")
-        subject = load_subject(model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers)
+        subject = load_subject(
+            model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers, shapes=shapes
+        )
         executable = compile_subject(subject, output, target=target, options=options)
         result = executable.report
         out = out or Path(f"{subject.name}.forge")
         executable.save(out)
     else:
-        if tokens is not None or batch != 1:
-            raise OptionError("--context and --chunk give all sizes", hint="leave out --tokens and --batch")
+        if tokens is not None or batch != 1 or shapes:
+            raise OptionError(
+                "--context and --chunk give all sizes", hint="leave out --tokens, --batch and --shape"
+            )
         programs = compile_text_model(
             model,
             output,

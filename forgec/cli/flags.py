@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import OptionError
 from .output import Format
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "OptionalModel",
     "Quiet",
     "Seed",
+    "Shape",
     "Target",
     "Threads",
     "Tokens",
+    "parse_shapes",
 ]
 
-_MODEL_HELP = "Preset name, Hugging Face directory, config.json or .pt2 file."
+_MODEL_HELP = "Preset name, Hugging Face directory, config.json, .onnx or .pt2 file."
 
 ModelFlag = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
 OptionalModel = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
@@ -38,6 +41,10 @@ Threads = Annotated[
 Tokens = Annotated[
     int | None, typer.Option(metavar="N", help="Length of the token axis.  [default: 128, or less]")
 ]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="INPUT=N,N", help="Shape of an ONNX file's input, repeatable."),
+]
 Batch = Annotated[int, typer.Option(metavar="N", help="Size of the batch axis.")]
 Attention = Annotated[str, typer.Option(metavar="sdpa|eager", help="How the model computes attention.")]
 Layers = Annotated[int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")]
@@ -45,3 +52,15 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and
 FormatFlag = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Artifact = Annotated[Path, typer.Argument(metavar="FILE.forge", help="A compiled program.")]
+
+
+def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """``["input_ids=1,128"]`` as ``{"input_ids": (1, 128)}``; :class:`OptionError` for another form."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        name, equals, sizes = text.rpartition("=")
+        parts = [part.strip() for part in sizes.split(",")] if sizes else []
+        if not equals or not name or not all(part.isdecimal() for part in parts):
+            raise OptionError(f"--shape {text} is no shape", hint="write it as --shape input_ids=1,128")
+        shapes[name] = tuple(map(int, parts))
+    return shapes or None

@@ -29,6 +29,7 @@ def repro(
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
+    shape: flags.Shape = None,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
     option: Annotated[
@@ -50,7 +51,15 @@ def repro(
     require_new(out)
     output = Output(fmt, quiet)
     options = Options.of(Options.parse(option or ()), check=False)
-    subject = load_subject(model, output, tokens=tokens, batch=batch, attn=attn, layers=layers)
+    subject = load_subject(
+        model,
+        output,
+        tokens=tokens,
+        batch=batch,
+        attn=attn,
+        layers=layers,
+        shapes=flags.parse_shapes(shape),
+    )
     settings = Settings(options.timeout, options.memory << 20 if options.memory else None, options.jobs)
     found = find_repro(lambda: compile_subject(subject, output, target=target, options=options), settings)
     if found is None:

@@ -40,6 +40,7 @@ def show(
     report: Annotated[bool, typer.Option("--report", help="The report of the compile.")] = False,
     target: flags.Target = "cpu",
     tokens: flags.Tokens = None,
+    shape: flags.Shape = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -54,7 +55,8 @@ def show(
     if file is not None:
         executable = artifact.load(file)
     else:
-        executable = compile_subject(load_subject(str(model), output, tokens=tokens), output, target=target)
+        subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
+        executable = compile_subject(subject, output, target=target)
     asked = {
         "ir": ir,
         "plan": plan,

@@ -14,7 +14,7 @@ from .output import Output
 if TYPE_CHECKING:
     from ..executable import Executable, Programs
 
-__all__ = ["Subject", "compile_subject", "compile_text_model", "is_exported", "load_subject"]
+__all__ = ["Subject", "compile_subject", "compile_text_model", "is_exported", "is_onnx", "load_subject"]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs."""
@@ -32,11 +32,18 @@ class Subject:
     """Where the weights come from, for the artifact to say."""
     fixed: bool = False
     """Whether all seeds give the same inputs."""
+    reference: Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None = None
+    """What computes the model without PyTorch: its name and outputs, or why there are none."""
 
 
 def is_exported(spec: str) -> bool:
     """Whether a specification names an exported program, which fixes its sizes."""
     return spec.endswith(".pt2")
+
+
+def is_onnx(spec: str) -> bool:
+    """Whether a specification names an ONNX file, whose inputs have shapes of their own."""
+    return spec.endswith(".onnx")
 
 
 def load_subject(
@@ -48,12 +55,24 @@ def load_subject(
     seed: int = 0,
     attn: str = "sdpa",
     layers: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Subject:
     """Load what a ``-m`` specification names; :class:`ModelError` if there is no such model.
 
-    Raises :class:`OptionError` if sizes are asked of a ``.pt2`` file, which fixes its own.
+    ``shapes`` are those of an ONNX file's inputs. Raises :class:`OptionError` if sizes are asked of a
+    ``.pt2`` file, which fixes its own, or shapes of anything but an ONNX file.
     """
     output.note(f"loading {spec}")
+    if is_onnx(spec):
+        if layers is not None:
+            raise OptionError(f"{spec} fixes its depth", hint="leave out --layers")
+        from ..capture.onnx import OnnxModel
+
+        model = OnnxModel(spec, shapes=shapes, tokens=tokens, batch=batch)
+        reference = model.module.reference_results
+        return Subject(model.name, model.module, model.example_inputs, spec, reference=reference)
+    if shapes:
+        raise OptionError(f"--shape is for ONNX files, and {spec} is none", hint="use --tokens and --batch")
     if is_exported(spec):
         if tokens is not None or batch != 1 or layers is not None:
             raise OptionError(f"{spec} fixes its sizes", hint="leave out --tokens, --batch and --layers")
@@ -90,7 +109,7 @@ def compile_text_model(
     from .. import models
     from ..language import CHUNKS, compile_language_model
 
-    if is_exported(spec):
+    if is_exported(spec) or is_onnx(spec):
         raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
     output.note(f"loading {spec}")
     # The check and a calibration run the model; without them, a checkpoint is never loaded as a whole.

@@ -11,7 +11,7 @@ from ..report.terminal import BAD, GOOD, Printer, styled
 from . import flags
 from .boundary import EXIT_CHECK, verb
 from .output import Format, Output
-from .subject import is_exported, load_subject
+from .subject import is_exported, is_onnx, load_subject
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -41,8 +41,9 @@ def verify(
     Exit code 1 if a result is out of bounds.
 
     Without a model: the outputs stored in the file and the reference interpreter, on the stored example. With
-    the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen. If the
-    executable and the interpreter differ, the first instruction where they do is named.
+    the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen, and for
+    an ONNX file also ONNX Runtime where that is installed. If the executable and the interpreter differ, the
+    first instruction where they do is named.
     """
     from .. import executable as artifact
     from ..report import metrics
@@ -53,9 +54,17 @@ def verify(
         if model is None:
             cases = [stored_case(executable)]
         else:
-            tokens, batch = (None, 1) if is_exported(model) else sizes(executable)
+            tokens, batch = (None, 1) if is_exported(model) or is_onnx(model) else sizes(executable)
+            shapes = {leaf.name: leaf.type.shape for leaf in executable.signature.inputs}
             subject = load_subject(
-                model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers
+                model,
+                output,
+                tokens=tokens,
+                batch=batch,
+                seed=seed,
+                attn=attn,
+                layers=layers,
+                shapes=shapes if is_onnx(model) else None,
             )
             cases = list(fresh_cases(executable, subject, seeds))
         comparisons = [c for case in cases for c in case.comparisons]

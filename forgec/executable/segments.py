@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.op import get
-from ..ir.program import ConstRef, Program, Register
+from ..ir.program import ConstRef, Instr, Program, Register, StateRef
 from ..plan.plan import Plan
 
 __all__ = ["segment_programs"]
@@ -19,7 +19,8 @@ def segment_programs(plan: Plan) -> list[Program]:
 
     Its parameters are the registers that it reads from outside, in order of first use. Its results are those
     of its own that a later segment reads or the program returns, in order of definition; in place of a view
-    stands the register whose bytes it shows, so a result is never a view.
+    stands the register whose bytes it shows, so a result is never a view. States are the host's: what looks
+    at one on another device is a parameter there.
     """
     main = plan.program.main
     home: dict[int, int] = {r.id: -1 for r in main.params}
@@ -32,6 +33,8 @@ def segment_programs(plan: Plan) -> list[Program]:
                 if home[r.id] != number:
                     entering[number][r] = None
                     leaving.add(owner[r.id])
+            if _is_input(instr, segment.device, plan.host):
+                entering[number][instr.results[0]] = None
             source = instr.operands[0] if get(instr.op).view else None
             for r in instr.results:
                 home[r.id] = number
@@ -41,7 +44,11 @@ def segment_programs(plan: Plan) -> list[Program]:
     leaving.update(owner[r.id] for r in main.results)
     programs = []
     for number, segment in enumerate(plan.segments):
-        body = main.body[segment.start : segment.stop]
+        body = [
+            instr
+            for instr in main.body[segment.start : segment.stop]
+            if not _is_input(instr, segment.device, plan.host)
+        ]
         used = {x.name for instr in body for x in instr.operands if isinstance(x, ConstRef)}
         function = replace(
             main,
@@ -56,3 +63,8 @@ def segment_programs(plan: Plan) -> list[Program]:
             Program(plan.program.entry, {plan.program.entry: function}, constants, plan.program.states)
         )
     return programs
+
+
+def _is_input(instr: Instr, device: str, host: str) -> bool:
+    """True for a state that is looked at where the states are not."""
+    return device != host and get(instr.op).view and isinstance(instr.operands[0], StateRef)

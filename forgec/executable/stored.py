@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from ..ir.printer import to_text
 from ..ir.program import Program
 from ..ir.types import TensorType
 from ..ir.verifier import verify
-from ..plan.plan import HOST
+from ..plan.plan import HOST, Plan
 from ..plan.serialise import from_json, to_json
 from ..report.report import Report
 from .archive import (
@@ -120,7 +121,7 @@ def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> d
     try:
         programs = {prefix: _program(archive, prefix) for prefix in signatures}
         plans = {
-            prefix: from_json(parse_json(archive.read(prefix + PLAN), prefix + PLAN), flatten(program))
+            prefix: _plan(parse_json(archive.read(prefix + PLAN), prefix + PLAN), program)
             for prefix, program in programs.items()
         }
         weights = archive.tensors(WEIGHTS, verify_weights)
@@ -196,6 +197,12 @@ def _selftest_tensors(test: SelfTest) -> list[LazyTensor]:
     arrays = {f"input.{i}": a for i, a in enumerate(test.inputs)}
     arrays |= {f"output.{i}": a for i, a in enumerate(test.outputs)}
     return [LazyTensor(name, TensorType.of(a), partial(np.asarray, a)) for name, a in arrays.items()]
+
+
+def _plan(data: Any, program: Program) -> Plan:
+    """The plan for a structured program, whose flat form depends on the target."""
+    target = data.get("target", HOST) if isinstance(data, dict) else HOST
+    return from_json(data, flatten(program, off_host=target != HOST))
 
 
 def _program(archive: Archive, prefix: str) -> Program:

@@ -9,7 +9,7 @@ A table that an embedding reads is never i4: it takes int8 for all its uses, so 
 bytes; so does a weight whose rows have an odd length. A function whose calls bind weights of different
 formats becomes several functions. Linear in the instructions of all calls.
 
-With a calibration, codes and scales of int4 are the ``fitted_`` ones if the inputs of the weight were seen.
+With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..weights import Format, WeightSpec
+from ..weights import FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
 from .op import get
 from .ops.compressed import MAX_DYNAMIC_DEPTH
@@ -94,7 +94,7 @@ def _is_parameter(constant: Constant) -> bool:
 def _format(spec: WeightSpec, constant: Constant, is_table: bool) -> Format:
     chosen = spec.of(leaf.name for leaf in leaves(constant.recipe))
     depth = constant.type.shape[1]
-    if (chosen.name == "int4" and (is_table or depth % 2)) or (
+    if (chosen.name in FOUR_BITS and (is_table or depth % 2)) or (
         chosen.name == "w8a8" and depth > MAX_DYNAMIC_DEPTH
     ):
         return Format("int8")
@@ -146,7 +146,7 @@ class _Rewrite:
         if part:
             format_, depth = self.formats[constant.name], source.type.shape[1]
             seen = self.calibration is not None and self.calibration.knows(source.key, depth)
-            gram = gram_leaf(source.key, depth) if seen and format_.name == "int4" else None
+            gram = gram_leaf(source.key, depth) if seen and format_.name in FOUR_BITS else None
             recipe = _recipe(recipe, format_, part, gram)
         found = self.constants.get(recipe)
         if found is None:
@@ -157,7 +157,7 @@ class _Rewrite:
 def _recipe(weight: Recipe, format_: Format, part: str, gram: Leaf | None) -> Recipe:
     if format_.name == "bf16":
         return _apply("cast", [weight], dtype="bf16")
-    bits = 4 if format_.name == "int4" else 8
+    bits = 4 if format_.name in FOUR_BITS else 8
     names, known = ("scales", "quantise"), []
     if gram is not None:
         names, known = ("fitted_scales", "fitted_codes"), [gram]
@@ -197,7 +197,7 @@ class _Body:
             attrs["group"] = weight.group
         if instr.op == "embedding":
             return replace(instr, op="embedding_q", operands=(codes, rest[0], scales), attrs=attrs)
-        if weight.name == "w8a8":
+        if weight.name in ("w8a8", "w4a8"):
             attrs["dynamic"] = True
         return replace(instr, op="linear_q", operands=(rest[0], codes, scales, *rest[1:]), attrs=attrs)
 

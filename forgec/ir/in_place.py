@@ -14,14 +14,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .inline import inline
+from .old_and_new import split_caches
 from .program import Instr, Program, Register, StateRef
 
 __all__ = ["flatten", "update_in_place"]
 
 
-def flatten(program: Program) -> Program:
-    """The flat program of a structured one."""
-    return update_in_place(inline(program))
+def flatten(program: Program, *, off_host: bool = False) -> Program:
+    """The flat program of a structured one; ``off_host`` if it is planned for a device beside the host, which
+    keeps no state."""
+    flat = update_in_place(inline(program))
+    return split_caches(flat) if off_host else flat
 
 
 def update_in_place(program: Program) -> Program:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from . import ops  # noqa: F401  (registers the records)
 from .op import OPS, Op, Sample
 from .program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
 from .recipes import evaluate
-from .types import TensorType
+from .types import DType, TensorType
 
 __all__ = ["Case", "case_of", "sampled_instructions"]
 
@@ -67,8 +67,18 @@ def case_of(op: Op, sample: Sample, constant: Collection[int] = ()) -> Case:
 
 
 def sampled_instructions(seed: int) -> Iterator[Instr]:
-    """Every op's samples, with computed operands and with all but the first constant."""
+    """Every op's samples, with computed operands and with all but the first constant; products with codes of
+    8 bits also with codes of 4."""
     for op in OPS.values():
         for sample in op.samples(np.random.default_rng(seed)) if op.samples else ():
             for constant in ((), range(1, len(sample.operands))):
                 yield case_of(op, sample, constant).instr
+            if op.name == "linear_q" and not sample.attrs.get("dynamic"):
+                yield from _with_i4(case_of(op, sample, range(1, len(sample.operands))).instr)
+
+
+def _with_i4(instr: Instr) -> Iterator[Instr]:
+    x, codes, *rest = instr.operands
+    if isinstance(codes, ConstRef) and codes.type.shape[1] % 2 == 0:
+        four = ConstRef(codes.name, TensorType(DType.I4, codes.type.shape))
+        yield replace(instr, operands=(x, four, *rest))

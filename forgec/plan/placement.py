@@ -3,9 +3,11 @@
 Cutting an instruction from a device costs its latency there; putting the ends of a def-use edge on different
 sides costs a transfer of the value. A value is copied once however many readers it has on the other side, so
 each gets one auxiliary node per direction: producer -> copy with the transfer's cost, copy -> every reader
-without bound (and mirrored). Views are merged into the value they look at, instructions that share a state
-into one node, inputs and results of the program into the host. The minimum cut is the cheapest assignment
-under this additive model (Stone, 1977), exactly; of equal ones the one with most on the requested device.
+without bound (and mirrored). Views are merged into the value they look at, inputs and results of the program
+into the host. States are on the host, with what takes them directly; what looks at one may be anywhere,
+because a device reads it where it lies. What follows from the position in a text alone is the host's too. The
+minimum cut is the cheapest assignment under this additive model (Stone, 1977), exactly; of equal ones the one
+with most on the requested device.
 
 The flow is scipy's (Dinic), on costs as integers of 2^-29 of their sum: for a thousand instructions it takes
 milliseconds where one in pure Python takes tenths of a second. One device needs none of this and imports
@@ -21,10 +23,10 @@ from dataclasses import dataclass, field
 from ..backends.base import Answer, Backend, No
 from ..errors import BackendError, PlanError
 from ..ir.op import get
-from ..ir.program import Instr, Program, Register
+from ..ir.program import Instr, Program, Register, StateRef
 from .cost import CostModel, cost_key
 from .plan import Reason
-from .states import state_accesses, state_roots
+from .states import holds_state, positional
 
 __all__ = ["Placement", "place"]
 
@@ -123,9 +125,8 @@ def _not_runnable(program: Program, lead: str, refused: Mapping[int, No]) -> Pla
 class _Problem:
     """Prices, and the value graph: who produces and who reads each value that may have to be copied.
 
-    A node is an instruction index or ``None`` for the outside of the program. ``tied`` gives the smallest
-    index of the instructions that must be on one device because they share states; those in ``pinned`` share
-    theirs with a result of the program, so they must be on the host.
+    A node is an instruction index or ``None`` for the outside of the program. ``pinned`` says why
+    instructions must be on the host: they take a state, or compute from a position.
     """
 
     program: Program
@@ -134,9 +135,7 @@ class _Problem:
     host: str
     producer: dict[Register, int | None] = field(default_factory=dict)
     readers: dict[Register, set[int | None]] = field(default_factory=dict)
-    tied: dict[int, int] = field(default_factory=dict)
-    states: dict[int, str] = field(default_factory=dict)
-    pinned: set[int] = field(default_factory=set)
+    pinned: dict[int, Reason] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         main = self.program.main
@@ -156,41 +155,29 @@ class _Problem:
                 self.producer[r] = index
         for r in main.results:
             self._read(value[r.id], None)
-        self._tie()
+        self._pin()
 
     def _read(self, value: Register | None, reader: int | None) -> None:
         if value is not None:
             self.readers.setdefault(value, set()).add(reader)
 
-    def _tie(self) -> None:
-        """Union the instructions that touch one state."""
-        first: dict[str, int] = {}
-        group: dict[int, int] = {}
-
-        def find(i: int) -> int:
-            while group[i] != i:
-                group[i] = group[group[i]]
-                i = group[i]
-            return i
-
-        accesses = state_accesses(self.program)
-        for index, touched in accesses.items():
-            group[index] = index
-            for name in touched:
-                a, b = find(first.setdefault(name, index)), find(index)
-                group[max(a, b)] = min(a, b)
-            self.states[index] = ", ".join(sorted(touched))
-        self.tied = {index: find(index) for index in accesses}
-        roots = state_roots(self.program)
-        given = {roots[r.id] for r in self.program.main.results if r.id in roots}
-        self.pinned = {find(first[name]) for name in given if name in first}
+    def _pin(self) -> None:
+        sentence = "it follows from the position in the text, which 16 bits do not hold; once for all layers"
+        fix = f"nothing: {self.host} has it ready before the rest runs"
+        self.pinned = {i: Reason("position", sentence, fix) for i in positional(self.program)}
+        for index, instr in enumerate(self.program.main.body):
+            if holds_state(instr):
+                names = ", ".join(sorted({x.name for x in instr.operands if isinstance(x, StateRef)}))
+                sentence = f"it takes state {names}, and states are on {self.host}"
+                self.pinned[index] = Reason("state", sentence, "nothing: other devices only look at states")
 
     def allowed(self, device: str) -> dict[int, bool]:
-        """By node: whether it and all that it is tied to can run on the device."""
-        refused = {self.tied.get(i, i) for i in self.nodes if isinstance(self.prices[device][i], No)}
-        if device != self.host:
-            refused |= self.pinned
-        return {i: self.tied.get(i, i) not in refused for i in self.nodes}
+        """By node: whether it can run on the device."""
+        away = device != self.host
+        return {
+            i: not isinstance(self.prices[device][i], No) and not (away and i in self.pinned)
+            for i in self.nodes
+        }
 
     def check_runnable(self, target: str) -> None:
         here, there = self.allowed(self.host), self.allowed(target)
@@ -205,8 +192,8 @@ class _Problem:
             answer = self.prices[device][index]
             if isinstance(answer, No):
                 return answer
-        sentence = f"tied by state {self.states[index]} to instructions that no one device runs all of"
-        return No("state", sentence, "support them on one device")
+        reason = self.pinned[index]
+        return No(reason.code, reason.sentence, reason.fix)
 
     def greedy(self, target: str) -> list[str]:
         allowed = self.allowed(target)
@@ -234,10 +221,7 @@ class _Problem:
 
         number: dict[int | None, int] = {None: 1}
         for i in self.nodes:
-            group = self.tied.get(i, i)
-            if group not in number:
-                number[group] = len(number) + 1
-            number[i] = number[group]
+            number[i] = len(number) + 1
         count = max(number.values()) + 1
         edges: list[tuple[int, int, float]] = []
         for i in self.nodes:
@@ -270,18 +254,16 @@ class _Problem:
 
     def reasons(self, devices: Sequence[str], target: str) -> dict[int, Reason]:
         """Why instructions are not on the target, by index."""
-        host, allowed = self.host, self.allowed(target)
+        host = self.host
         reasons: dict[int, Reason] = {}
         for i in self.nodes:
             if devices[i] == target:
                 continue
             there, here = self.prices[target][i], self.prices[host][i]
-            if isinstance(there, No):
+            if i in self.pinned:
+                reasons[i] = self.pinned[i]
+            elif isinstance(there, No):
                 reasons[i] = Reason(there.code, there.reason, there.fix)
-            elif not allowed[i]:
-                sentence = f"it shares state {self.states[i]} with what has to be on {host}"
-                fix = f"make all that touches the state fit {target}, and return no view of the state"
-                reasons[i] = Reason("state", sentence, fix)
             else:
                 assert not isinstance(here, No)
                 sentence = (

@@ -1,15 +1,48 @@
-"""Which instructions touch which states: the order that scheduling and replay must keep.
+"""Which instructions touch which states, and what depends on where rows are written.
 
 A state is read by an operand that is the state itself or a view of it, and written by an impure instruction
-that takes it directly (all but ``read_state``). Linear.
+that takes it directly (all but ``read_state``): scheduling and replay keep that order. Linear.
 """
 
 from __future__ import annotations
 
 from ..ir.op import get
-from ..ir.program import Program, Register, StateRef
+from ..ir.program import Instr, Program, Register, StateRef
 
-__all__ = ["state_accesses", "state_roots"]
+__all__ = ["holds_state", "positional", "state_accesses", "state_roots"]
+
+
+def holds_state(instr: Instr) -> bool:
+    """True for what takes a state directly, not through a view: it runs where the state is, on the host."""
+    return not get(instr.op).view and any(isinstance(x, StateRef) for x in instr.operands)
+
+
+def positional(program: Program) -> set[int]:
+    """Indices of the instructions, views apart, that compute from the position of new rows alone: positions,
+    masks, rotary tables.
+
+    They are for the host, which has integers and floats of full width: on a device that computes in 16 bits
+    positions over 2048 would fall together.
+    """
+    body = program.main.body
+    made = {r: instr for instr in body for r in instr.results}
+    params = set(program.main.params)
+    pending = [x for i in body if i.op == "write_rows" for x in i.operands[2:] if isinstance(x, Register)]
+    known: set[Register] = set()
+    while pending:
+        r = pending.pop()
+        if r in params:
+            known.add(r)
+        elif r in made:
+            pending += made[r].registers()
+    found: set[int] = set()
+    for index, instr in enumerate(body if known else ()):
+        reads = list(instr.registers())
+        if reads and known.issuperset(reads) and not holds_state(instr):
+            known.update(instr.results)
+            if not get(instr.op).view:
+                found.add(index)
+    return found
 
 
 def state_roots(program: Program) -> dict[int, str]:

@@ -34,6 +34,10 @@ class GenerationInfo:
     """Texts of special tokens by the names that chat templates know."""
     rewinds: bool = False
     """Whether a text can go on from any of its tokens: the cache has a row for each, and nothing else."""
+    border: int | None = None
+    """Length over which texts take other frequencies; the programs then have the input ``length``."""
+    rereads: bool = False
+    """Whether a text that passes the border is read anew, so that its cache is of one kind."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -50,13 +54,17 @@ class GenerationInfo:
                 tuple(value["eos"]),
                 dict(value["special"]),
                 value.get("rewinds", False),
+                value.get("border"),
+                value.get("rereads", False),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{FILE} is malformed: {error}") from error
-        numbers = (info.context, info.vocabulary, *info.chunks, *info.eos)
+        border = () if info.border is None else (info.border,)
+        numbers = (info.context, info.vocabulary, *info.chunks, *info.eos, *border)
         texts = [*info.special, *info.special.values()]
         if not all(type(n) is int and n >= 0 for n in numbers) or list(info.chunks) != sorted(info.chunks):
             raise ArtifactError(f"{FILE} is malformed: its numbers are {numbers!r:.80}")
-        if type(info.rewinds) is not bool or not all(isinstance(text, str) for text in texts):
+        flags = (info.rewinds, info.rereads)
+        if not all(type(flag) is bool for flag in flags) or not all(isinstance(text, str) for text in texts):
             raise ArtifactError(f"{FILE} is malformed: its special tokens or flags are of wrong types")
         return info

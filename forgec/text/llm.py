@@ -69,7 +69,8 @@ class LLM:
             self.tokenizer = Tokenizer(main.extra(TOKENIZER_FILE), self.info.vocabulary)
         self.stats = Stats()
         self._texts = 0
-        self._held: list[int] = []
+        self._held: list[tuple[int, bool]] = []
+        """Tokens in the cache, and whether they were read as part of a text over the border."""
 
     def generate(
         self, prompt: str | Sequence[int], sampling: Sampling | None = None, **named: Any
@@ -109,8 +110,8 @@ class LLM:
         tokens = self._ids(ids)
         self._texts += 1
         yield self._prefill(tokens[:prompt], self._kept(tokens[:prompt]))
-        for position in range(prompt, len(tokens)):
-            yield self._decode(tokens[position], position)
+        for length in range(prompt + 1, len(tokens) + 1):
+            yield self._next(tokens[:length])
 
     def forget(self) -> None:
         """Empty the cache: the next prompt is read as a whole."""
@@ -162,7 +163,7 @@ class LLM:
         stats.kept_tokens = self._kept(ids)
         logits = self._prefill(ids, stats.kept_tokens)
         stats.prefill_s = perf_counter() - start
-        position = len(ids)
+        written = list(ids)
         while True:
             began = perf_counter()
             token = sampler.choose(logits)
@@ -188,15 +189,20 @@ class LLM:
                     hint="finish a text before the next, or load the file twice",
                 )
             began = perf_counter()
-            logits = self._decode(token, position)
+            written.append(token)
+            logits = self._next(written)
             stats.decode_s += perf_counter() - began
-            position += 1
 
     def _kept(self, ids: list[int]) -> int:
         """How many tokens of a prompt are in the cache; at least the last is to be read, for its logits."""
         limit = min(len(self._held), len(ids) - 1)
-        same = next((i for i in range(limit) if self._held[i] != ids[i]), limit)
+        long = self._long(len(ids))
+        same = next((i for i in range(limit) if self._held[i] != (ids[i], long)), limit)
         return same if self.info.rewinds or same == len(self._held) else 0
+
+    def _long(self, length: int) -> bool:
+        """Whether a text of that length is over the border."""
+        return self.info.border is not None and length > self.info.border
 
     def _prefill(self, ids: list[int], position: int) -> np.ndarray:
         """Logits after a prompt whose tokens before ``position`` are in the cache; from then on all are."""
@@ -204,18 +210,32 @@ class LLM:
         while position < len(ids):
             left = len(ids) - position
             chunk = self._chunk(left)
-            if chunk == 1:
-                logits = self._decode(ids[position], position)
-                position += 1
-                continue
             count = min(chunk, left)
             tokens = np.zeros((1, chunk), np.int64)
             tokens[0, :count] = ids[position : position + count]
-            inputs = [tokens, np.array(position), np.array(count)]
-            del self._held[position:]
-            logits = self.programs[prefill_name(chunk)].run_flat(inputs)[0][0]
-            self._held += ids[position : position + count]
+            logits = self._read(tokens, position, count, len(ids))
             position += count
+        return logits
+
+    def _next(self, ids: list[int]) -> np.ndarray:
+        """Logits after a text whose last token only is not in the cache."""
+        position = len(ids) - 1
+        if self.info.rereads and self._long(len(ids)) and not self._long(position):
+            return self._prefill(ids, 0)
+        return self._read(np.array([ids[-1:]], np.int64), position, 1, len(ids))
+
+    def _read(self, tokens: np.ndarray, position: int, count: int, length: int) -> np.ndarray:
+        """Logits after ``count`` tokens more, read by the program for their number with its padding."""
+        size = tokens.shape[1]
+        inputs = [tokens, np.array(position)]
+        if size > 1:
+            inputs.append(np.array(count))
+        if self.info.border is not None:
+            inputs.append(np.array(length))
+        del self._held[position:]
+        program = self.programs[DECODE if size == 1 else prefill_name(size)]
+        logits = program.run_flat(inputs)[0][0]
+        self._held += [(int(token), self._long(length)) for token in tokens[0, :count]]
         return logits
 
     def _chunk(self, left: int) -> int:
@@ -229,14 +249,6 @@ class LLM:
         smaller = [chunk for chunk in chunks if chunk <= left]
         # A chunk that would be mostly padding costs more than smaller ones.
         return smaller[-1] if smaller and holding > 2 * left else holding
-
-    def _decode(self, token: int, position: int) -> np.ndarray:
-        """Logits after one more token."""
-        inputs = [np.array([[token]], np.int64), np.array(position)]
-        del self._held[position:]
-        logits = self.programs[DECODE].run_flat(inputs)[0][0]
-        self._held.append(token)
-        return logits
 
 
 def _sampling(given: Sampling | None, named: Mapping[str, Any]) -> Sampling:

@@ -10,6 +10,7 @@ from torch import nn
 
 import forgec
 from forgec.capture import capture
+from forgec.capture.blocks import candidates, record
 from forgec.capture.evaluate import evaluate
 
 
@@ -32,6 +33,19 @@ def test_equal_blocks_are_traced_once():
     x = values(2, 8, seed=1)
     for graph in (captured, full):
         torch.testing.assert_close(evaluate(graph, [x])[0], model(x))
+
+
+def test_a_run_without_values_runs_blocks_that_are_alike_once():
+    model = seeded(Stack, depth=4, scales=[1.0, 0.5, 1.0, 0.5])
+    runs = []
+    for block in candidates(model).values():
+        next(block.children()).register_forward_hook(lambda *_: runs.append(1))
+    recorded = record(model, (values(2, 8),), {}, fake=True)
+    assert len(runs) == 2
+    real = record(model, (values(2, 8),), {})
+    assert len(runs) == 6
+    assert recorded.returned == real.returned
+    assert recorded.result.shape == real.result.shape
 
 
 @pytest.mark.parametrize("mode", ["auto", "full", "blocks"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as token_models
 from typer.testing import CliRunner
@@ -79,6 +82,88 @@ def test_wrong_calls_are_usage_errors(forgec, file, forge):
     assert result.exit_code == 2 and "--context" in result.stderr
 
 
+def _missing(folder):
+    """One of two shards."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    names = {name: f"{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    save_file(
+        {n: x for n, x in tensors.items() if names[n][0] == "0"}, folder / "0.safetensors", {"format": "pt"}
+    )
+    path.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    path.unlink()
+
+
+def _truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _changed(change):
+    def damage(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("up_proj.weight"))
+        tensors[name] = change(tensors[name])
+        save_file(tensors, path, {"format": "pt"})
+
+    return damage
+
+
+def _other_tokenizer(folder):
+    made = json.loads((folder / "tokenizer.json").read_text())
+    made["model"]["vocab"]["<x>"] = 500
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "loaded"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_missing, "1.safetensors"),
+        (_truncated, "incomplete metadata"),
+        (_changed(lambda weight: weight[1:].clone()), "up_proj.weight"),
+        (_changed(lambda weight: weight.to(torch.complex64)), "up_proj.weight"),
+        (_other_tokenizer, "the model knows 131 tokens"),
+    ],
+    ids=["missing", "truncated", "shape", "dtype", "tokenizer"],
+)
+def test_damaged_folders_are_errors_that_say_what(forgec, folder, tmp_path, damage, message, stream):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    damage(copy)
+    check = ["--no-check"] if stream else []
+    out = tmp_path / "model.forge"
+    result = forgec("compile", "-m", str(copy), "--context", "32", "-q", *check, "-o", str(out))
+    assert result.exit_code in (1, 2), result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr + result.stdout
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"), [("int3", "int3"), ("int4:7", "7"), ("int8;nowhere.*=int4", "nowhere")]
+)
+def test_unknown_weights_are_usage_errors(forgec, folder, tmp_path, weights, message):
+    flags = ("--context", "32", "--no-check", "-q", "--weights", weights)
+    result = forgec("compile", "-m", str(folder), *flags, "-o", str(tmp_path / "model.forge"))
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_an_interrupted_text_ends_without_a_traceback(forgec, file, monkeypatch):
+    """Ctrl-C while the third token is computed: what was written stays, and the exit code is the shell's."""
+    read, calls = package.LLM._next, []
+
+    def interrupted(llm, ids):
+        calls.append(len(ids))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(llm, ids)
+
+    monkeypatch.setattr(package.LLM, "_next", interrupted)
+    result = forgec("generate", "-m", str(file), "-p", "hello-you", "-n", "9")
+    assert result.exit_code == 130
+    assert result.stdout and "Traceback" not in result.stderr + result.stdout
+
+
 def test_calibrated_weights(forgec, folder, tmp_path):
     text, path = tmp_path / "text.txt", tmp_path / "model.forge"
     text.write_text("".join(map(chr, range(33, 90))))
@@ -91,7 +176,7 @@ def test_calibrated_weights(forgec, folder, tmp_path):
         assert sum("fitted_codes" in recipe for recipe in recipes) > 0
         assert list(llm.generate("hello", max_tokens=3))
     result = forgec(*full)
-    assert result.exit_code == 2 and "only int4 weights are calibrated" in result.stderr
+    assert result.exit_code == 2 and "only weights of 4 bits are calibrated" in result.stderr
     result = forgec("compile", "-m", str(folder), "--calibrate", str(text), "--weights", "int4")
     assert result.exit_code == 2 and "--calibrate is for models that write text" in result.stderr
     text.write_bytes(b"\xff\xfe")

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forgec.errors import ArtifactError
-from forgec.executable import Info, load, zipformat
+from forgec.executable import Info, load, reader, zipformat
 from forgec.executable.archive import Manifest, Member, digest
 from forgec.executable.writer import LazyTensor, write_archive
 from forgec.executable.zipformat import Entry, ZipWriter
@@ -181,7 +181,7 @@ class TestDamage:
         ids, mask = example()
         np.testing.assert_array_equal(exe(ids, mask)["logits"], toy()(ids, mask)["logits"])
 
-    def test_unverified_weights_still_check_all_else(self, good, folder) -> None:
+    def test_unverified_weights_still_check_all_else(self, good, folder, monkeypatch) -> None:
         path = folder / "weights.forge"
         weights = entries_of(good)["weights.safetensors"]
         damaged = bytearray(good)
@@ -190,6 +190,9 @@ class TestDamage:
         with pytest.raises(
             ArtifactError, match=r"tensor '%[0-9a-f]+ as f32.panel48' of 'weights.safetensors' is damaged"
         ):
+            load(path)
+        with monkeypatch.context() as patched, pytest.raises(ArtifactError, match=r"tensor .* is damaged"):
+            patched.setattr(reader, "_WORTH_THREADS", 0)
             load(path)
         load(path, verify_weights=False)
         damaged[weights.start + 20] ^= 1

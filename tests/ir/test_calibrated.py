@@ -147,11 +147,12 @@ def test_a_run_is_seen_by_every_product() -> None:
     assert len(known.tensors) == 3
 
 
-def test_int4_weights_take_the_fitted_codes() -> None:
+@pytest.mark.parametrize("four", ["int4", "w4a8"])
+def test_weights_of_four_bits_take_the_fitted_codes(four: str) -> None:
     program, tensors = parse(TEXT), sources()
     known = Calibration([(np.array([1, 2, 8]),)])
     known.observe(program, tensors.__getitem__, flatten)
-    made = compress(program, WeightSpec.parse("int4:32,head=int8"), known)
+    made = compress(program, WeightSpec.parse(f"{four}:32,head=int8"), known)
     verify(made)
     assert parse(to_text(made)) == made
     used = {leaf.name for c in made.constants.values() for leaf in leaves(c.recipe)}

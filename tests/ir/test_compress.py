@@ -13,7 +13,7 @@ from forgec.ir.parser import parse
 from forgec.ir.printer import to_text
 from forgec.ir.program import Program, leaves
 from forgec.ir.verifier import verify
-from forgec.weights import WeightSpec
+from forgec.weights import Format, WeightSpec
 
 TEXT = """program @main(r0 "ids": i64[3]) -> (r4 "logits": f32[3,9], r5 "plain": f32[64,1]) {
   const c0: f32[9,64] = "embed.weight"
@@ -114,12 +114,21 @@ def test_tables_and_odd_rows_are_never_i4() -> None:
     assert lines(program) == [("linear_q", "i8", "f32")]
 
 
+def test_int4_by_channel_has_a_scale_for_each_row() -> None:
+    program = compressed("int4:channel")
+    assert {c.type.dtype.value for c in program.constants.values()} >= {"i4", "f32"}
+    assert all("group" not in i.attrs for f in program.functions.values() for i in f.body)
+    spec = WeightSpec.parse("int4:channel,b=int4:128,c=int4:32")
+    assert spec.of(["a", "b"]) == Format("int4", 128) and spec.of(["b", "c"]) == Format("int4", 32)
+    assert spec.least_exact == Format("int4", 0)
+
+
 def test_the_last_pattern_counts() -> None:
     assert lines(compressed("int8,layers.*=bf16,*.1.*=fp32"))[1][1] == "bf16"
     assert lines(compressed("int8,*.1.*=fp32,layers=bf16"))[2][1] == "bf16"
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8", "w8a8", "int4:32"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "w8a8", "int4:32", "int4:channel", "w4a8:32"])
 def test_meaning(weights: str) -> None:
     rng = np.random.default_rng(0)
     tensors = {
@@ -132,7 +141,13 @@ def test_meaning(weights: str) -> None:
     got, untouched = Interpreter(compressed(weights), tensors.__getitem__).run([ids])
     np.testing.assert_array_equal(untouched, plain)
     error = np.linalg.norm(got - want) / np.linalg.norm(want)
-    assert 1e-6 < error < {"bf16": 0.01, "int8": 0.02, "w8a8": 0.03, "int4:32": 0.25}[weights]
+    assert (
+        1e-6
+        < error
+        < {"bf16": 0.01, "int8": 0.02, "w8a8": 0.03, "int4:32": 0.25, "int4:channel": 0.25, "w4a8:32": 0.25}[
+            weights
+        ]
+    )
 
 
 @pytest.mark.parametrize("weights", ["int8,lm_haed=bf16", "fp32,nothing=int8", "int8,layers.0.fc.bias=bf16"])

@@ -110,6 +110,27 @@ def test_dynamic_rows_at_the_edges() -> None:
     np.testing.assert_allclose(got[4], -381, rtol=1e-6)
 
 
+def test_dynamic_groups_are_exact_integers_with_scales_of_their_own() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((4, 40)).astype(np.float32)
+    x[1, :16] = 0
+    x[2, 39] = np.inf
+    weight = rng.integers(-8, 8, (6, 40), np.int8)
+    scales = rng.random((3, 6)).astype(np.float32)
+    operands = (x, pack_i4(weight), scales, None, None)
+    (got,) = get("linear_q").evaluate(operands, {"dynamic": True, "group": 16})
+    for i, row in enumerate(x):
+        for j in range(6):
+            total = np.float32(0)
+            for group, part in enumerate((slice(0, 16), slice(16, 32), slice(32, 40))):
+                largest = np.abs(row[part]).max()
+                factor = np.float32(127) / largest if 0 < largest < np.inf else np.float32(0)
+                codes = np.rint(np.where(np.isfinite(row[part]), row[part], 0) * factor).astype(int)
+                products = np.float32(codes @ weight[j, part].astype(int))
+                total += products * (largest / np.float32(127) * scales[group, j])
+            assert got[i, j] == total or (i == 2 and np.isnan(got[i, j]))
+
+
 def test_text_and_recipes() -> None:
     program = parse(TEXT)
     verify(program)
@@ -128,7 +149,6 @@ def test_text_and_recipes() -> None:
         ("  return", "  r4: i4[5,8] = quantise r0, c1 {bits=4}\n  return", "V9", "scales"),
         ("linear_q r0, c0, c1 {group=8}", "linear_q r0, c0, c1 {group=4}", "V9", "multiple of 8"),
         ("linear_q r0, c0, c1 {group=8}", "linear_q r0, c0, _ {group=8}", "V9", "scales"),
-        ("linear_q r0, c0, c1 {group=8}", "linear_q r0, c0, c1 {group=8, dynamic=true}", "V9", "i8"),
         ("  return", "  r4: i4[5,8] = add c0, 1\n  return", "V7|V8|V9", "i4"),
     ],
 )
@@ -159,5 +179,10 @@ def test_rows_too_long_for_exact_sums_are_refused() -> None:
         TensorType(DType.I8, (2, depth)),
         TensorType(DType.F32, (1, 2)),
     ]
-    with pytest.raises(IRTypeError, match="too long"):
+    with pytest.raises(IRTypeError, match="too many"):
         get("linear_q").result_types([*types, None, None], {"dynamic": True})
+    four = [types[0], TensorType(DType.I4, (2, depth)), TensorType(DType.F32, (1025, 2)), None, None]
+    assert get("linear_q").result_types(four, {"dynamic": True, "group": 64})
+    with pytest.raises(IRTypeError, match="i8 rows, not"):
+        four[1] = types[1]
+        get("linear_q").result_types(four, {"dynamic": True, "group": 64})

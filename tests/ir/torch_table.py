@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,26 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def cache_mask(position: Any, mask: Any, rows: int, columns: int, causal: bool, window: int) -> Any:
+    """One column at a time, by the place that it has in the cache."""
+    at = int(position)
+    given = torch.ones(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
+    given = given[(None,) * (4 - given.ndim)]
+    kind = given.dtype if given.dtype.is_floating_point else torch.float32
+    given = given.expand(*given.shape[:2], rows, columns)
+    added = torch.full((*given.shape[:2], rows, columns + rows), -3e4, dtype=kind)
+    for row, column in itertools.product(range(rows), range(columns + rows)):
+        place = column if column < columns else at + column - columns
+        far = at + row - place
+        if (column < columns and place >= at) or (causal and far < 0) or (window and far >= window):
+            continue
+        seen = given[:, :, row, place]
+        zero = torch.zeros((), dtype=kind)
+        value = torch.where(seen, zero, -3e4) if given.dtype == torch.bool else seen
+        added[:, :, row, column] = value
+    return added
+
+
 def attention(
     q: Any,
     k: Any,
@@ -42,6 +63,7 @@ def attention(
     window: Any,
     softcap: Any,
     seq_major: Any,
+    bounded: Any,
 ) -> Any:
     """One score at a time where it matters: the visible columns of a row are listed in a loop."""
     if filled is not None:
@@ -274,6 +296,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "update_rows": lambda cache, new, position: torch.index_copy(
         cache, cache.ndim - 2, torch.arange(new.shape[-2]) + int(position), new
     ),
+    "cache_mask": cache_mask,
     "rope": rope,
     "fitted_codes": fitted_codes,
     "fitted_scales": fitted_scales,

@@ -374,7 +374,7 @@ def test_damaged_weights(tmp_path):
 def test_weights_of_another_shape(tmp_path):
     save(tmp_path, "gpt2-tiny")
     write_config(tmp_path, n_embd=64)
-    with pytest.raises(ModelError, match="the weights cannot be loaded"):
+    with pytest.raises(ModelError, match="the weights do not fit GPT2LMHeadModel"):
         models.load(tmp_path)
 
 

@@ -60,6 +60,11 @@ def test_operator(form):
     assert attributes["scale"] == pytest.approx(wanted.get("scale", 8**-0.5))
 
 
+def guarded(weights: torch.Tensor, instead: float = 0.0) -> torch.Tensor:
+    """As exporters spell out that a row of which everything is excluded gives zeros."""
+    return torch.where(torch.isnan(weights), instead, weights)
+
+
 WRITTEN = {
     "plain": (lambda q, k, v: written_out(q, k, v), {}),
     "divided": (
@@ -106,6 +111,18 @@ WRITTEN = {
     "mask first": (
         lambda q, k, v: F.softmax(additive(causal(5)) + q @ k.mT, dim=-1) @ v,
         {"causal": True, "scale": 1.0},
+    ),
+    "keys scaled too": (
+        lambda q, k, v: F.softmax((q * 0.5) @ (k.transpose(2, 3) * 0.6), dim=-1) @ v,
+        {"scale": 0.3},
+    ),
+    "rows without anything as zeros": (
+        lambda q, k, v: guarded(F.softmax(0.3 * (q @ k.mT) + additive(causal(5), -math.inf), dim=-1)) @ v,
+        {"causal": True},
+    ),
+    "filled with zeros": (
+        lambda q, k, v: (s := F.softmax(0.3 * (q @ k.mT), dim=-1)).masked_fill(s.isnan(), 0.0) @ v,
+        {},
     ),
     "two equal masks": (
         lambda q, k, v: written_out(q, k, v, terms=[additive(causal(5), -math.inf), torch.zeros(1, 1, 1, 5)]),
@@ -244,6 +261,9 @@ def test_scale_of_queries_that_others_read_stays():
 
 
 NEAR = {
+    "ones for NaN": lambda q, k, v: guarded(F.softmax(q @ k.mT, dim=-1), 1.0) @ v,
+    "zeros for NaN elsewhere": lambda q, k, v: torch.where(q[..., :5].isnan(), 0.0, F.softmax(q @ k.mT, dim=-1)) @ v,
+    "guarded weights are a result": lambda q, k, v: (w := guarded(F.softmax(q @ k.mT, dim=-1)), w @ v),
     "softmax over the rows": lambda q, k, v: F.softmax(q @ k.mT, dim=-2) @ v,
     "no softmax": lambda q, k, v: torch.sigmoid(q @ k.mT) @ v,
     "weights are a result": lambda q, k, v: (w := F.softmax(q @ k.mT, dim=-1), w @ v),

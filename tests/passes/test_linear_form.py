@@ -30,6 +30,8 @@ FORMS = {
         lambda m, x: torch.addmm(m.bias, x.view(-1, 8), m.weight).view(2, 3, 5),
         (2, 3, 8),
     ),
+    "bias added": (lambda m, x: x @ m.weight + m.bias, (2, 3, 8)),
+    "bias first": (lambda m, x: m.bias + torch.mm(x, m.weight), (3, 8)),
     "transposed weight": (lambda m, x: torch.mm(x, m.weight.t().contiguous().t()), (3, 8)),
     "empty": (lambda m, x: torch.mm(x, m.weight), (0, 8)),
 }
@@ -39,7 +41,7 @@ FORMS = {
 def test_forms(form):
     function, shape = FORMS[form]
     case = Subject(seeded(Product(function)), values(*shape))
-    fires(NAME, case, aten_linear=1, mm=0, matmul=0, addmm=0, view=0, once=False)
+    fires(NAME, case, aten_linear=1, mm=0, matmul=0, addmm=0, view=0, add=0, once=False)
 
 
 def test_reshapes_around_a_linear():
@@ -80,6 +82,19 @@ class Reshaped(nn.Module):
 
     def forward(self, x):
         return self.form(self.inner, x)
+
+
+def test_biases_that_stay():
+    added = {
+        "of one": lambda m, x: x @ m.weight + m.bias[:1],
+        "scaled": lambda m, x: torch.add(x @ m.weight, m.bias, alpha=2),
+        "of rows": lambda m, x: x @ m.weight + m.bias[:3, None],
+        "of an input": lambda m, x: x @ m.weight + x[0, :5],
+        "beside another user": lambda m, x: (y := x @ m.weight, y + m.bias),
+        "a second one": lambda m, x: torch.addmm(m.bias, x, m.weight) + m.bias * 2,
+    }
+    for form in added.values():
+        fires(NAME, Subject(seeded(Product(form)), values(3, 8)), aten_linear=1, add=1)
 
 
 RESHAPED = {

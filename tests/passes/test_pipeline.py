@@ -13,7 +13,9 @@ import test_constant_folding as constants
 import test_dead_code as dead
 import test_gated_unit_fusion as gated
 import test_invariant_motion as invariant
+import test_layer_norm_fusion as layer_norm
 import test_layout_pass as layout
+import test_leading_axes as leading
 import test_linear_form as linear
 import test_no_op as idle
 import test_norm_residual_fusion as residual
@@ -46,6 +48,8 @@ CASES = {
         cached.Cached(),
         [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
     ),
+    "leading_axes": (Apply(leading.FORMS["keys of an exporter"][0]), [values(2, 3, 5, 8)]),
+    "layer_norm_fusion": (layer_norm.Norm(), [values(2, 3, 8)]),
     "rms_norm_fusion": (rms.Norm(rms.llama), [values(2, 3, 8)]),
     "rotary_fusion": (rotary.Rope(rotary.FORMS["halves"][0]), [values(2, 3, 5, 8), *rotary.tables(5, 8)]),
     "activation_fusion": (activation.Act(activation.TANH["fast"]), [values(2, 3, 8)]),
@@ -56,7 +60,7 @@ CASES = {
     "layout": (Apply(layout.FORMS["permute twice"][0]), [values(2, 3, 4, 5)]),
 }
 
-NEEDS = {"cached_attention": {"attention_fusion"}}
+NEEDS = {"cached_attention": {"attention_fusion"}, "layer_norm_fusion": {"rms_norm_fusion"}}
 """Passes that work on what another one makes."""
 
 

@@ -33,6 +33,7 @@ FORMS = {
     "square": lambda x: x * torch.rsqrt(torch.square(x).mean([2], True) + 0.5),
     "power": lambda x: x * (x.pow(2).mean(-1, True) + 1e-6).pow(-0.5),
     "root": lambda x: x / torch.sqrt(x.pow(2).mean(-1, True) + 1e-6),
+    "reciprocal of the root": lambda x: x * torch.reciprocal(torch.sqrt(x.pow(2).mean(-1, True) + 1e-6)),
     "eps first": lambda x: x * torch.rsqrt(1e-6 + x.pow(2).mean(-1, True)),
     "through f32": lambda x: llama(x.float()).type_as(x),
 }
@@ -42,7 +43,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form, weight):
     subject = Subject(seeded(Norm(FORMS[form], weight=weight)), values(2, 3, 8))
-    graph = fires(NAME, subject, rms_norm=1, mean=0, rsqrt=0, sqrt=0, pow=0, mul=0, div=0)
+    graph = fires(NAME, subject, rms_norm=1, mean=0, rsqrt=0, sqrt=0, reciprocal=0, pow=0, mul=0, div=0)
     (node,) = fused(graph, "rms_norm")
     assert (node.args[1] is None) is not weight
 

@@ -24,19 +24,17 @@ COST = CostModel.load()
 
 
 def real_cost(program: Program, devices: list[str], prices: dict[str, dict[str, float]]) -> float:
-    """Cost of the program with its transfers written out; infinite for a refused op or a split state."""
+    """Cost of the program with its transfers written out; infinite for a refused op, or one that takes a
+    state away from the host."""
     planned = replay(program, transfer_steps(program, devices, "cpu"), "cpu")
     total = 0.0
     original = {id(i.attrs) for i in program.main.body}
-    where: dict[str, str] = {}
     for instr in planned.main.body:
         assert instr.device is not None
-        for x in instr.operands:
-            name = getattr(x, "name", "")
-            if name in program.states and where.setdefault(name, instr.device) != instr.device:
-                return float("inf")
         if get(instr.op).view:
             continue
+        if instr.device != "cpu" and any(getattr(x, "name", "") in program.states for x in instr.operands):
+            return float("inf")
         if instr.op == "copy" and id(instr.attrs) not in original:
             total += COST.transfer_cost(instr.results[0].type.nbytes)
         else:

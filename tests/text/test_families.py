@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from text_models import generated, load, prompt
 
 import forgec
+from forgec import models
+from forgec.errors import ForgecError
 
 CHUNK = 8
 LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 2)
 SLOW = (
-    *("qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"),
-    *("bloom", "dynamic", "lfm2", "linear", "yarn"),
+    *("llama", "qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"),
+    *("bloom", "falcon", "mpt", "mixtral", "dynamic", "lfm2", "linear", "yarn"),
 )
 
 
-@pytest.mark.parametrize(
-    "family", ["llama", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("family", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_greedy_is_token_identical(family, tmp_path):
     model = load(family, tmp_path)
     context = min(model.max_tokens or 100, 100)
@@ -33,16 +35,53 @@ def test_greedy_is_token_identical(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("context", "lengths"), [(64, (5, 30)), (100, (65, 70))])
-def test_longrope_takes_one_set_of_frequencies(context, lengths, tmp_path):
-    """Up to the original length of 64 those for short texts, over it those for long ones, as transformers
-    does for prompts of these lengths."""
-    model = load("longrope", tmp_path)
-    expected = {length: generated(model, prompt(length), 20) for length in lengths}
-    programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
-    warned = [any("longrope" in text for text in p.report.warnings) for p in programs.values()]
-    assert all(warned) if context > 64 else not any(warned)
+@pytest.mark.parametrize("family", ["longrope", "longrope-mixed"])
+def test_longrope_chooses_frequencies_as_transformers_does(family, tmp_path):
+    """A prompt has those for its whole length, in all of its chunks. Phi-3 reads a text anew when it passes the
+    original length of 64; other models go on, with keys of both kinds."""
+    model = load(family, tmp_path)
+    prompts = [prompt(length) for length in (5, 50, 64, 65, 70)]
+    passing = prompts[1] + generated(model, prompts[1], 30)
+    prompts += [passing, passing[:60]]
+    expected = [generated(model, ids, 25) for ids in prompts]
+    programs = forgec.compile_language_model(model, context=110, chunks=[CHUNK])
     with forgec.LLM(programs) as llm:
-        for length in lengths:
-            pieces = llm.generate(prompt(length), max_tokens=20, eos=())
-            assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"
+        assert (llm.info.border, llm.info.rereads) == (64, family == "longrope")
+        # The last two begin with what is in the cache, but were not read as parts of such texts.
+        for ids, tokens in zip(prompts, expected, strict=True):
+            pieces = llm.generate(ids, max_tokens=25, eos=())
+            assert [piece.token for piece in pieces] == tokens, f"prompt of {len(ids)} tokens"
+
+
+def test_longrope_needs_no_choice_for_short_contexts(tmp_path):
+    model = load("longrope", tmp_path)
+    generated(model, prompt(70), 2)  # leaves the model's buffers at the frequencies for long texts
+    expected = generated(model, prompt(20), 20)
+    programs = forgec.compile_language_model(model, context=64, chunks=[CHUNK])
+    with forgec.LLM(programs) as llm:
+        assert llm.info.border is None
+        assert [piece.token for piece in llm.generate(prompt(20), max_tokens=20, eos=())] == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"model_type": "mamba", "architectures": ["MambaForCausalLM"], "state_size": 4},
+            "cache of keys and",
+        ),
+        (
+            {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], "num_layers": 2, "num_heads": 4}
+            | {"attention_types": [[["global", "local"], 1]], "window_size": 12},
+            "differs from eager",
+        ),
+    ],
+    ids=["mamba", "gpt_neo"],
+)
+def test_a_family_that_cannot_be_compiled_is_refused(config, message, tmp_path):
+    """Mamba keeps other states; GPT-Neo cuts its masks by the size of the cache."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 131, "initializer_range": 0.2}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**sizes, **config}))
+    with pytest.raises(ForgecError, match=message):
+        forgec.compile_language_model(models.load(path, attn="eager"), context=40, chunks=[CHUNK])

@@ -24,6 +24,10 @@ _TINY = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_HEADS = {
+    key: _TINY[key]
+    for key in ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+}
 _DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
 _LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
 _LONG = {
@@ -48,8 +52,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral": {**_TINY, "architectures": ["MistralForCausalLM"], "sliding_window": 12},
     "qwen3": {**_TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 8},
     "bloom": {
-        **{key: _TINY[key] for key in ("vocab_size", "hidden_size", "initializer_range")},
-        **{"n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        **_HEADS,
+        **{"hidden_size": 32, "n_layer": 3, "n_head": 4},
         "architectures": ["BloomForCausalLM"],
     },
     "dynamic": {
@@ -70,6 +74,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "architectures": ["Phi3ForCausalLM"],
         "original_max_position_embeddings": 64,
         "rope_parameters": _LONG,
+    },
+    "longrope-mixed": {
+        **_TINY,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "rope_parameters": _LONG,
+    },
+    "mpt": {
+        **_HEADS,
+        **{"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 2, "max_seq_len": 100},
+        "architectures": ["MptForCausalLM"],
+    },
+    "falcon": {
+        **_HEADS,
+        **{"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "alibi": True},
+        **{"multi_query": False, "parallel_attn": False, "bias": True},
+        "architectures": ["FalconForCausalLM"],
+    },
+    "mixtral": {
+        **_TINY,
+        "architectures": ["MixtralForCausalLM"],
+        "num_hidden_layers": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
     },
     "yarn": {
         **_TINY,
@@ -93,7 +121,7 @@ def load(family: str, folder: Path) -> models.LoadedModel:
         return models.load(PRESETS[family])
     config = folder / "config.json"
     config.write_text(json.dumps({"model_type": family, **CONFIGS[family]}))
-    return models.load(config, attn="eager" if family in ("bloom", "gemma2") else "sdpa")
+    return models.load(config, attn="eager" if family in ("bloom", "gemma2", "mpt") else "sdpa")
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

@@ -42,7 +42,7 @@ ISA_FLAGS = {
     "quant_portable.cpp": [],
     "quant_avx2.cpp": ["-mavx2", "-mfma"],
     "quant_avx512.cpp": _AVX512 + _QUIET,
-    "dot_avxvnni.cpp": ["-mavx2", "-mavxvnni"],
+    "dot_avxvnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
     "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
 }
 """Additional flags by file; all other files must run on any machine of the architecture."""

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forgec.ir.program import ConstRef, Instr, Operand
+
+from ...vendor.attributes import integer
 from .registry import Context, Node, emitter
 
-__all__: list[str] = []
+__all__ = ["Form", "forms"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model holds a constant: its axes permuted, then reshaped."""
+
+    perm: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+def forms(body: Sequence[Instr]) -> dict[Operand, Form]:
+    """By constant, where it is not held as it is: codes with groups [out, groups, group], scales [out, 1] or
+    [out, groups, 1]. The compiler multiplies by weights as inputs only in these forms."""
+    found: dict[Operand, Form] = {}
+    for instr in body:
+        if instr.op != "linear_q":
+            continue
+        codes, scales, group = instr.operands[1], instr.operands[2], integer(instr, "group")
+        if isinstance(scales, ConstRef):
+            shape = scales.type.shape[::-1]
+            found[scales] = Form((1, 0), (*shape, 1) if group else shape)
+        if isinstance(codes, ConstRef) and group:
+            outs, depth = codes.type.shape
+            found[codes] = Form((0, 1), (outs, depth // group, group))
+    return found
 
 
 @emitter("linear")
@@ -16,11 +47,12 @@ def linear(c: Context) -> Node:
 
 @emitter("linear_q")
 def linear_q(c: Context) -> Node:
-    """One scale per output: codes that the compiler keeps as they are, times scales. Activations stay
-    floats."""
+    """Codes that the compiler keeps as they are, times scales. Activations stay floats."""
     weight = c.o.convert(c[1], c.ov_type(c.result.dtype))
     if c.given(2):
-        weight = c.o.multiply(weight, c.o.transpose(c[2], c.ints(1, 0)))
+        weight = c.o.multiply(weight, c[2])
+    if c.attrs["group"]:
+        weight = c.o.reshape(weight, c.ints(*c.type(1).shape), False)
     y = c.o.matmul(c[0], weight, False, True)
     return c.o.add(y, c[3]) if c.given(3) else y
 

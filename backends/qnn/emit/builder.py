@@ -10,6 +10,7 @@ Every node is named ``r12.softmax``: the register that its instruction writes, t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -57,9 +58,11 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.producers = {r.id: instr for instr in program.main.body for r in instr.results}
+        self.reads = Counter(x.id for instr in program.main.body for x in instr.registers())
         self._constants = constants
         self._weights = weights
         self._forms: dict[int, dict[Shape, str]] = {}
+        self._slices: dict[int, list[tuple[Shape, str]]] = {}
         self._cache: dict[Any, str] = {}
         self._prefix = ""
         self._steps: dict[str, int] = {}
@@ -114,6 +117,10 @@ class Builder:
     def int64(self, array: np.ndarray) -> str:
         """An i64 constant, for the operators that take no narrower index."""
         return self._add(array.astype(np.int64), f"k{len(self.initializers)}")
+
+    def raw(self, array: np.ndarray) -> str:
+        """A constant of bytes, as they are."""
+        return self._add(array, f"k{len(self.initializers)}")
 
     def scalar(self, value: float | int | bool, dtype: DType) -> str:
         """A rank-0 constant of the device's type for ``dtype``."""
@@ -193,6 +200,18 @@ class Builder:
         """``name`` is the register's value, in its own shape or the given one."""
         self._forms[register.id] = {register.type.shape if shape is None else shape: name}
 
+    def define_slices(self, register: Register, slices: Sequence[tuple[Shape, str]]) -> None:
+        """The register leaves the segment as these rows, side by side on the last axis; nothing reads it."""
+        self._slices[register.id] = list(slices)
+
+    def only_result(self, register: Register) -> bool:
+        """True if a register is a result of the segment, once, and no instruction reads it."""
+        return self.reads[register.id] == 0 and self.program.main.results.count(register) == 1
+
+    def output(self, register: Register) -> list[tuple[Shape, str]]:
+        """The forms in which a result leaves: one, or slices of its last axis."""
+        return self._slices.get(register.id) or [self.form(register)]
+
     def alias(self, register: Register, other: Register) -> None:
         """``register`` has the elements of ``other`` in the same order."""
         self._forms[register.id] = self._forms[other.id]
@@ -232,6 +251,8 @@ class Builder:
             for shape, name in forms.items():
                 if name == old:
                     forms[shape] = new
+        for slices in self._slices.values():
+            slices[:] = [(shape, new if name == old else name) for shape, name in slices]
 
     def cast(self, name: str, dtype: DType) -> str:
         return self.node("Cast", name, to=self.onnx_type(dtype))

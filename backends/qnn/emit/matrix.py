@@ -10,11 +10,19 @@ import math
 from forgec.ir.program import ConstRef, Instr, Operand, Register
 
 from ...vendor.attributes import integer, integers, text
-from .builder import Builder, rows_of
+from ..legalise import FITS
+from .blocks import MICROSOFT, Blocks, in_blocks
+from .builder import Builder, Shape, rows_of
 from .elementwise import activate
 from .registry import emits
 
 __all__: list[str] = []
+
+_F16 = 2
+_WIDE = 1 << 20
+"""Bytes of an output from which writing it out is worth a second look."""
+_ALIGN = 64
+"""Columns of a tile."""
 
 
 @emits("linear")
@@ -25,15 +33,67 @@ def linear(b: Builder, instr: Instr) -> None:
     if isinstance(weight, ConstRef) and b.is_input(weight):
         y = b.node("MatMul", b.rows(x), b.weight(weight, (1, 0)))
         _finish(b, instr, b.node("Add", y, b.value(bias), step="bias") if bias is not None else y, residual)
-    else:
+    elif not _leaves_in_slices(b, instr):
         _product(b, instr, x, b.value(weight), bias, residual)
+
+
+def _leaves_in_slices(b: Builder, instr: Instr) -> bool:
+    """A wide result of the segment, as the logits of a large vocabulary, as one output for every few columns.
+
+    HTP writes a wide output out of its tiles slowly, and weights that do not fit on the chip are fetched at
+    half the rate; the host copies outputs anyway. Fires for constants alone, without a residual.
+    """
+    x, weight, bias, residual = instr.operands
+    result = instr.results[0]
+    assert isinstance(x, Register | ConstRef)
+    if residual is not None or not isinstance(weight, ConstRef) or not b.only_result(result):
+        return False
+    outputs, inputs = weight.type.shape
+    step = max(_ALIGN, FITS // (_F16 * inputs) // _ALIGN * _ALIGN)
+    if outputs <= step or result.type.numel * _F16 < _WIDE:
+        return False
+    array, shifts = b.static(weight), None if bias is None else b.static(bias)
+    if array is None or (bias is not None and shifts is None):
+        return False
+    slices = []
+    for start in range(0, outputs, step):
+        piece = array[start : start + step]
+        given = [b.rows(x), b.initializer(piece)]
+        if shifts is not None:
+            given.append(b.initializer(shifts[start : start + step]))
+        y = activate(b, b.node("Gemm", *given, transB=1, step="slice"), text(instr, "act"))
+        slices.append(((math.prod(result.type.shape[:-1]), len(piece)), y))
+    b.define_slices(result, slices)
+    return True
 
 
 @emits("linear_q")
 def linear_q(b: Builder, instr: Instr) -> None:
-    """On the weight that codes and scales stand for: HTP would decompress such weights itself, to f16."""
+    """``MatMulNBits`` keeps codes as they are in memory, for one batch of rows only and without a bias;
+    activations stay floats. What it cannot hold is decompressed: HTP would do that itself, to f16."""
     x, weight, scales, bias, residual = instr.operands
-    _product(b, instr, x, b.decompressed(weight, scales, integer(instr, "group")), bias, residual)
+    group = integer(instr, "group")
+    blocks = None if b.is_input(weight) else _blocks(b, weight, scales, group)
+    if blocks is None:
+        _product(b, instr, x, b.decompressed(weight, scales, group), bias, residual)
+        return
+    assert isinstance(x, Register | ConstRef)
+    rows, depth = rows_of(x.type.shape)
+    shape = (1, rows, blocks.outs)
+    y = b.node(
+        "MatMulNBits",
+        b.value(x, (1, rows, depth)),
+        b.once((weight, "codes"), lambda: b.raw(blocks.codes)),
+        b.once((scales, group, "blocks"), lambda: b.initializer(blocks.scales)),
+        domain=MICROSOFT,
+        K=depth,
+        N=blocks.outs,
+        bits=blocks.bits,
+        block_size=blocks.size,
+    )
+    if bias is not None:
+        y = b.node("Add", y, b.value(bias), step="bias")
+    _finish(b, instr, y, residual, shape)
 
 
 def _product(b: Builder, instr: Instr, x: Operand, weight: str, bias: Operand, residual: Operand) -> None:
@@ -43,12 +103,19 @@ def _product(b: Builder, instr: Instr, x: Operand, weight: str, bias: Operand, r
     _finish(b, instr, b.node("Gemm", *inputs, transB=1), residual)
 
 
-def _finish(b: Builder, instr: Instr, product: str, residual: Operand) -> None:
+def _finish(b: Builder, instr: Instr, product: str, residual: Operand, shape: Shape | None = None) -> None:
+    """Activation and residual on a product of that shape, else in rows."""
     result = instr.results[0]
+    shape = rows_of(result.type.shape) if shape is None else shape
     y = activate(b, product, text(instr, "act"))
     if residual is not None:
-        y = b.node("Add", y, b.rows(residual), step="residual")
-    b.define(result, y, rows_of(result.type.shape))
+        y = b.node("Add", y, b.value(residual, shape), step="residual")
+    b.define(result, y, shape)
+
+
+def _blocks(b: Builder, codes: Operand, scales: Operand, group: int) -> Blocks | None:
+    values, factors = b.static(codes), b.static(scales)
+    return None if values is None or factors is None else in_blocks(values, factors, group)
 
 
 @emits("matmul")

@@ -68,7 +68,7 @@ def emit(
                 EMITTERS[instr.op](b, instr)
             else:
                 _fold(b, instr)
-        outputs = [_output(b, r) for r in main.results]
+        outputs = [port for r in main.results for port in _outputs(b, r)]
     graph = helper.make_graph(
         b.nodes,
         "segment",
@@ -76,8 +76,12 @@ def emit(
         [b.info(p.name, p.type, p.type.shape) for p in outputs],
         list(b.initializers.values()),
     )
+    domains = {"": _OPSET, **{node.domain: 1 for node in b.nodes if node.domain}}
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="forgec"
+        graph,
+        opset_imports=[helper.make_opsetid(*each) for each in domains.items()],
+        ir_version=_IR_VERSION,
+        producer_name="forgec",
     )
     path = folder / MODEL
     onnx.save(model, path)
@@ -97,12 +101,16 @@ def _check(program: Program) -> None:
         raise BackendError("no form in ONNX for" + "".join(f"\n  {line}" for line in sorted(unknown)))
 
 
-def _output(b: Builder, register: Register) -> Port:
-    """The port of a result, in whichever form it is."""
-    shape, name = b.form(register)
-    port = Port(register.id, f"out{register.id}", TensorType(b.dtype(register.type.dtype), shape))
-    _rename(b, name, port.name)
-    return port
+def _outputs(b: Builder, register: Register) -> list[Port]:
+    """The ports of a result, in whichever form it is."""
+    ports = []
+    forms = list(b.output(register))
+    for i, (shape, name) in enumerate(forms):
+        label = f"out{register.id}" if len(forms) == 1 else f"out{register.id}_{i}"
+        port = Port(register.id, label, TensorType(b.dtype(register.type.dtype), shape))
+        _rename(b, name, port.name)
+        ports.append(port)
+    return ports
 
 
 def _rename(b: Builder, old: str, new: str) -> None:

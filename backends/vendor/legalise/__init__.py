@@ -6,25 +6,37 @@ A target's backend lists the rules that it wants; each is one file here.
 from .attention import decompose_attention
 from .attention_scale import fold_attention_scale
 from .builder import Builder, Legal, Rule, legalise, type_of
+from .conv_rows import conv_on_rows
+from .even_groups import even_groups
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
+from .hidden_parts import part_hidden
+from .patches import patches_as_rows
 from .residual_norm import split_residual_norm
 from .rotary import split_rope
+from .rows_image import rows_as_image
 from .split_projections import split_projections
+from .wide_products import split_wide_products
 
 __all__ = [
     "Builder",
     "Legal",
     "Rule",
+    "conv_on_rows",
     "decompose_attention",
+    "even_groups",
     "flatten_rows",
     "fold_attention_scale",
     "legalise",
+    "part_hidden",
+    "patches_as_rows",
+    "rows_as_image",
     "split_gated",
     "split_linear",
     "split_projections",
     "split_residual_norm",
     "split_rope",
+    "split_wide_products",
     "type_of",
 ]

@@ -54,7 +54,9 @@ def decompose_attention(groups: Literal["fold", "repeat", "fold rows of one"]) -
             capped = build.op("tanh", build.op("div", scores, _literal(attrs["softcap"])))
             scores = build.op("mul", capped, _literal(attrs["softcap"]))
         causal, window = bool(attrs["causal"]), int(attrs["window"])
-        if filled is None:
+        if attrs["bounded"] and filled is None and not causal and not window:
+            added = mask
+        elif filled is None:
             added = _mask(build, mask, rows, length, causal, window, query.dtype)
         else:
             added = _filled_mask(build, mask, rows, length, causal, window, query.dtype, filled)

@@ -22,7 +22,7 @@ from .users import readers
 
 __all__ = ["fold_attention_scale"]
 
-_SCALED = {"linear": (1, 2), "rms_norm": (1,), "layer_norm": (1, 2)}
+_SCALED = {"linear": (1, 2), "linear_q": (2, 3), "rms_norm": (1,), "layer_norm": (1, 2)}
 """By op: the operands that a factor on its result goes to."""
 
 
@@ -99,7 +99,7 @@ def _part_of_product(
 
 def _constant(instr: Instr) -> bool:
     """True if all that a factor would go to is constant, and nothing bends or adds to the result after."""
-    if instr.op == "linear" and (text(instr, "act") or instr.operands[3] is not None):
+    if instr.op in ("linear", "linear_q") and (text(instr, "act") or instr.operands[-1] is not None):
         return False
     operands = [instr.operands[i] for i in _SCALED[instr.op]]
     return isinstance(operands[0], ConstRef) and all(x is None or isinstance(x, ConstRef) for x in operands)

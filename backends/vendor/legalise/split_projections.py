@@ -1,8 +1,8 @@
 """One matrix product per part instead of slices of a wide one.
 
 Before: ``y = linear x, c5, c6; q = slice y {stop=64}; k = slice y {start=64, stop=128}``. After:
-``q = linear x, c5[:64], c6[:64]; k = linear x, c5[64:128], c6[64:128]``. HTP copies what it slices on the
-last axis, and separate products are as fast as one.
+``q = linear x, c5[:64], c6[:64]; k = linear x, c5[64:128], c6[64:128]``, and so on compressed weights. HTP
+copies what it slices on the last axis, and separate products are as fast as one.
 
 Does not fire when the product has another reader than slices of the last axis, a residual, or weights
 computed in the segment.
@@ -20,6 +20,9 @@ from .users import readers
 
 __all__ = ["split_projections", "splits"]
 
+_OUTPUTS = {"linear": (None, 0, 0, None), "linear_q": (None, 0, 1, 0, None)}
+"""By op and operand: the axis with an entry for each output."""
+
 
 def split_projections(segment: Program) -> list[Rule]:
     """The rule for one segment."""
@@ -28,7 +31,7 @@ def split_projections(segment: Program) -> list[Rule]:
     rewritten: dict[int, Instr] = {}
 
     def note(build: Builder, instr: Instr) -> Sequence[Operand] | None:
-        if instr.op == "linear" and instr.results[0].id in wide:
+        if instr.op in _OUTPUTS and instr.results[0].id in wide:
             rewritten[instr.results[0].id] = instr
         return None
 
@@ -37,22 +40,24 @@ def split_projections(segment: Program) -> list[Rule]:
         whole = rewritten.get(getattr(source, "id", -1))
         if whole is None:
             return None
-        x, weight, bias, _ = whole.operands
-        assert isinstance(weight, ConstRef)
         start, stop = (integer(instr, key) for key in ("start", "stop"))
-        part = build.constant("slice", weight, axis=0, start=start, stop=stop)
-        shift = None
-        if isinstance(bias, ConstRef):
-            shift = build.constant("slice", bias, axis=0, start=start, stop=stop)
-        made = Instr("linear", (x, part, shift, None), instr.results, dict(whole.attrs), whole.source)
-        return build.add(made)
+        operands = tuple(
+            build.constant("slice", x, axis=axis, start=start, stop=stop)
+            if axis is not None and isinstance(x, ConstRef)
+            else x
+            for x, axis in zip(whole.operands, _OUTPUTS[whole.op], strict=True)
+        )
+        return build.add(Instr(whole.op, operands, instr.results, dict(whole.attrs), whole.source))
 
     return [note, split]
 
 
 def splits(instr: Instr, users: Mapping[int, list[Instr | None]]) -> bool:
     """True for a product that is only read by slices of its last axis without a step."""
-    if instr.op != "linear" or instr.operands[3] is not None or not isinstance(instr.operands[1], ConstRef):
+    if instr.op not in _OUTPUTS or instr.operands[-1] is not None:
+        return False
+    weights = [x for x, axis in zip(instr.operands, _OUTPUTS[instr.op], strict=True) if axis is not None]
+    if not all(x is None or isinstance(x, ConstRef) for x in weights):
         return False
     result = instr.results[0]
     last = result.type.rank - 1

@@ -197,7 +197,8 @@ class _GraphLowering:
         if not isinstance(node.target, torch._ops.OpOverload):
             bound = bind(node)
             operands = [self._value(bound[spec.name]) for spec in record.operands]
-            return self.builder.emit(op, *operands, **{key: bound[key] for key in record.attrs})
+            attrs = {key: bound[key] for key in record.attrs if key in bound}
+            return self.builder.emit(op, *operands, **attrs)
         if len(record.operands) == 2:
             return elementwise.binary(self.builder, op, *(self._value(a) for a in node.args[:2]))
         operands = [self._value(a) for a in node.args]

@@ -68,6 +68,7 @@ def _attention_rule(
     window: int,
     softcap: float,
     seq_major: bool,
+    bounded: bool,
 ) -> TensorType:
     query, key, value = require_float(q, "q"), require_float(k, "k"), require_float(v, "v")
     require(query.rank == key.rank == value.rank == 4, f"attention takes rank 4: {query}, {key}, {value}")
@@ -117,6 +118,7 @@ def _attention_samples(rng: np.random.Generator) -> list[Sample]:
         Sample((q, k, v, mask, np.array(6)), {"scale": 0.35}),
         Sample((q, k, v, bias, np.array(5)), {"scale": 0.35, "causal": True}),
         Sample((q[:, :, :1], k, v, mask[:, :, :1], np.array(2)), {"scale": 0.35}),
+        Sample((q, k, v, bias, None), {"scale": 0.35, "bounded": True}),
     ]
 
 
@@ -124,7 +126,7 @@ def _attention_samples(rng: np.random.Generator) -> list[Sample]:
     "attention",
     "q k v mask? length?",
     rule=_attention_rule,
-    attrs={"scale": 1.0, "causal": False, "window": 0, "softcap": 0.0, "seq_major": False},
+    attrs={"scale": 1.0, "causal": False, "window": 0, "softcap": 0.0, "seq_major": False, "bounded": False},
     flops=_attention_flops,
     samples=_attention_samples,
 )
@@ -140,6 +142,7 @@ def attention(
     window: int,
     softcap: float,
     seq_major: bool,
+    bounded: bool,
 ) -> Array:
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads.
 
@@ -149,6 +152,7 @@ def attention(
     is allowed, a float mask is added. ``causal`` lets row i see column j <= i + length - rows; ``window``
     w > 0 also asks j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The
     result is [batch, heads, rows, value_size], or [batch, rows, heads, value_size] if ``seq_major``.
+    ``bounded`` promises that a float mask has nothing below -3e4, so that 16 bits hold it with a score added.
     """
     if length is not None:
         filled = slice(0, min(max(int(length), 0), k.shape[2]))

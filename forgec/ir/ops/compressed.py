@@ -179,8 +179,10 @@ def _linear_q_rule(
     a, w = require_float(x, "x"), _check_codes(weight, scales, group)
     result = product_type(a, w, bias, residual, act)
     if dynamic:
-        require(w.dtype is DType.I8 and group == 0, f"dynamic activations go with i8 rows, not {w}")
-        require(w.shape[1] <= MAX_DYNAMIC_DEPTH, f"rows of {w.shape[1]} are too long for sums of 32 bits")
+        whole = w.dtype is DType.I4 or (w.dtype is DType.I8 and group == 0)
+        require(whole, f"dynamic activations go with i4 groups and i8 rows, not {w} in groups of {group}")
+        depth = group or w.shape[1]
+        require(depth <= MAX_DYNAMIC_DEPTH, f"{depth} products are too many for sums of 32 bits")
     return result
 
 
@@ -214,6 +216,11 @@ def _codes(rng: np.random.Generator, *shape: int) -> Array:
         Sample(
             (_x(rng, 3, 8), _codes(rng, 5, 8), _x(rng, 1, 5) / 99, None, _x(rng, 3, 5)), {"dynamic": True}
         ),
+        Sample((_x(rng, 2, 3, 32), _codes(rng, 5, 32), _x(rng, 1, 5) / 99, None, None), {}),
+        Sample(
+            (_x(rng, 3, 48), _codes(rng, 5, 48), _x(rng, 2, 5) / 99, _x(rng, 5), _x(rng, 3, 5)),
+            {"group": 32},
+        ),
     ],
 )
 def linear_q(
@@ -229,22 +236,31 @@ def linear_q(
 ) -> Array:
     """linear on a compressed weight: act(x @ (codes * scales).T + bias) + residual.
 
-    With ``dynamic`` each row of x is quantised to i8 first, symmetrically by its largest magnitude m, with
-    q = round(x * (127 / m)): the product is exact in integers and times (m / 127) * scales. A row that is not
-    finite gives NaN, a row with m below 2**-100 counts as zero.
+    With ``dynamic`` each row of x, or its part in each group, is quantised to i8 first, symmetrically by its
+    largest magnitude m, with q = round(x * (127 / m)): the product is exact in integers and times
+    (m / 127) * scales, and groups are added in their order. What is not finite gives NaN, a row or part with
+    m below 2**-100 counts as zero.
     """
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if dynamic:
         assert scales is not None
-        codes, row_scales = quantise_rows(rows)
-        exact = codes.astype(np.float64) @ weight.T.astype(np.float64)
-        y = exact.astype(x.dtype) * (row_scales[:, None] * scales[0])
+        y = _dynamic_product(rows, codes_of(weight), scales, group)
     else:
         y = rows @ dequantise(weight, scales, group, x.dtype).T
     if bias is not None:
         y = y + bias
     y = activate(y, act).reshape(*x.shape[:-1], weight.shape[0])
     return y if residual is None else y + residual
+
+
+def _dynamic_product(rows: Array, codes: Array, scales: Array, group: int) -> Array:
+    y = np.zeros((len(rows), len(codes)), rows.dtype)
+    for index, scale in enumerate(scales):
+        part = slice(index * group, (index + 1) * group) if group else slice(None)
+        quantised, row_scales = quantise_rows(rows[:, part])
+        exact = quantised.astype(np.float64) @ codes[:, part].T.astype(np.float64)
+        y += exact.astype(rows.dtype) * (row_scales[:, None] * scale)
+    return y
 
 
 def quantise_rows(rows: Array) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
 """Rows written into a cache: as a value (``update_rows``), or in place in a state (``write_rows``).
 
 Programs are written with the first, which is pure; ``ir.in_place`` makes the second of it where the cache is
-a state, so that no cache is ever copied.
+a state, so that no cache is ever copied. Where a device attends over a cache and new rows behind it
+(``ir.old_and_new``), ``cache_mask`` says what of both it may see.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..op import Sample, op
 from ..types import DType, TensorType
-from .rules import require, tensor
+from .rules import broadcast_shapes, require, tensor
 
 Array = np.ndarray
 
@@ -86,3 +87,79 @@ def write_rows(state: Array, new: Array, position: Array) -> tuple[Array, ...]:
 def view_state(state: Array) -> Array:
     """The bytes of a state, without a copy: what is read through it is what the state has then."""
     return state
+
+
+HIDDEN = -3e4
+"""What is added to scores that do not count: 16 bits hold it and a score together."""
+
+
+def _mask_rule(
+    position: TensorType | None,
+    mask: TensorType | None,
+    *,
+    rows: int,
+    columns: int,
+    causal: bool,
+    window: int,
+) -> TensorType:
+    at = tensor(position, "position")
+    require(at == TensorType(DType.I64, ()), f"position must be i64[], not {at}")
+    require(0 < rows <= columns, f"{rows} rows do not fit into a cache of {columns}")
+    require(window >= 0, "window must not be negative")
+    lead: tuple[int, ...] = (1, 1)
+    dtype = DType.F32
+    if mask is not None:
+        require(mask.dtype is DType.BOOL or mask.dtype.is_float, f"mask must be bool or float, not {mask}")
+        full = (1,) * (4 - mask.rank) + mask.shape
+        lead = full[:2]
+        dtype = DType.F32 if mask.dtype is DType.BOOL else mask.dtype
+        wanted = (*lead, rows, columns)
+        require(
+            mask.rank <= 4 and broadcast_shapes(full, wanted) == wanted,
+            f"mask {mask} does not broadcast to {rows} rows of {columns} columns",
+        )
+    return TensorType(dtype, (*lead, rows, columns + rows))
+
+
+def _mask_samples(rng: np.random.Generator) -> list[Sample]:
+    allowed = np.arange(7) <= np.arange(3)[:, None] + 2
+    bias = rng.standard_normal((1, 4, 1, 7)).astype(np.float32)
+    return [
+        Sample((np.array(4), None), {"rows": 1, "columns": 7}),
+        Sample((np.array(2), allowed[None, None]), {"rows": 3, "columns": 7}),
+        Sample((np.array(0), bias), {"rows": 3, "columns": 7, "causal": True, "window": 2}),
+    ]
+
+
+@op(
+    "cache_mask",
+    "position mask?",
+    rule=_mask_rule,
+    attrs={"rows": 1, "columns": 1, "causal": False, "window": 0},
+    samples=_mask_samples,
+)
+def cache_mask(
+    position: Array, mask: Array | None, *, rows: int, columns: int, causal: bool, window: int
+) -> Array:
+    """What attention over a cache as it was, and behind it ``rows`` new rows, adds to its scores.
+
+    The result is [.., rows, columns + rows], of the mask's type or f32. ``mask`` [.., rows or 1, columns or
+    1] is that of attention over the cache with the new rows at ``position``, ``causal`` and ``window`` too,
+    with position + rows columns that count. Of the old columns those before ``position`` may be seen, the new
+    ones have the mask of columns position to position + rows. What is hidden gets -3e4, and nothing is lower.
+    """
+    first = min(max(int(position), 0), columns - rows)
+    row, old, new = np.arange(rows)[:, None], np.arange(columns)[None], np.arange(rows)[None]
+    behind = np.broadcast_to(old < first, (rows, columns))
+    among = np.broadcast_to(new <= row, (rows, rows)) if causal else np.ones((rows, rows), np.bool_)
+    if window:
+        behind = behind & (old > row + first - window)
+        among = among & (new > row - window)
+    allowed = np.concatenate([behind, among], axis=-1)[None, None]
+    if mask is None:
+        return np.where(allowed, np.float32(0), np.float32(HIDDEN))
+    whole = np.broadcast_to(mask, (*((1,) * (4 - mask.ndim)), *mask.shape[:-1], columns))
+    given = np.concatenate([whole, whole[..., first : first + rows]], axis=-1)
+    if given.dtype == np.bool_:
+        return np.where(allowed & given, np.float32(0), np.float32(HIDDEN))
+    return np.maximum(np.where(allowed, given, np.float32(HIDDEN)), np.float32(HIDDEN))

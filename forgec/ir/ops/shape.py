@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..op import IRTypeError, Sample, op
-from ..types import TensorType
+from ..types import DType, TensorType
 from .rules import (
     broadcast_shapes,
     normalise_axes,
@@ -82,6 +82,7 @@ def _slice_rule(x: TensorType | None, *, axis: int, start: int, stop: int, step:
     axis = normalise_axis(axis, t.rank)
     require(0 <= start <= stop <= t.shape[axis], f"slice {start}:{stop} is outside axis {axis} of {t}")
     require(step >= 1, f"step must be at least 1, not {step}")
+    require(t.dtype is not DType.I4 or axis < t.rank - 1, f"{t} has two numbers in a byte on axis {axis}")
     shape = list(t.shape)
     shape[axis] = -(-(stop - start) // step)
     return TensorType(t.dtype, tuple(shape))
@@ -93,6 +94,7 @@ def _slice_rule(x: TensorType | None, *, axis: int, start: int, stop: int, step:
     rule=_slice_rule,
     attrs={"axis": 0, "start": 0, "stop": 0, "step": 1},
     view=True,
+    takes_i4=True,
     flops=_no_flops,
     samples=lambda rng: [
         Sample((_x(rng, 2, 6, 4),), {"axis": 1, "start": 1, "stop": 5, "step": 2}),

@@ -18,7 +18,7 @@ from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Register
 from forgec.ir.types import DType, TensorType, pack_i4, unpack_i4
 
-FORMATS = ["i8", "i8 groups", "i4", "bf16", "dynamic"]
+FORMATS = ["i8", "i8 groups", "i4", "bf16", "dynamic", "dynamic i4"]
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
 
@@ -33,13 +33,15 @@ def weight_of(
     if kind == "bf16":
         weight = _x(rng, n, depth) / np.float32(max(depth, 1) ** 0.5)
         return weight.astype(DType.BF16.numpy), None, {}
-    group = group if kind in ("i8 groups", "i4") else 0
+    four = kind.endswith("i4")
+    group = group if four or kind == "i8 groups" else 0
     groups = -(-depth // group) if group else 1
-    scales = _x(rng, groups, n) / np.float32((8 if kind == "i4" else 127) * max(depth, 1) ** 0.5)
-    if kind == "i4":
-        return pack_i4(rng.integers(-8, 8, (n, depth), np.int8)), scales, {"group": group}
+    scales = _x(rng, groups, n) / np.float32((8 if four else 127) * max(depth, 1) ** 0.5)
+    attrs = {"group": group, "dynamic": kind.startswith("dynamic")}
+    if four:
+        return pack_i4(rng.integers(-8, 8, (n, depth), np.int8)), scales, attrs
     codes = rng.integers(-127, 128, (n, depth), np.int8)
-    return codes, scales, {"group": group, "dynamic": kind == "dynamic"}
+    return codes, scales, attrs
 
 
 def run(
@@ -80,14 +82,14 @@ def check(got: np.ndarray, want: np.ndarray) -> None:
     rows=st.one_of(st.integers(0, 9), st.integers(10, 70)),
     n=st.integers(1, 100),
     depth=st.one_of(st.integers(1, 40), st.integers(41, 700)),
-    group=st.sampled_from([32, 64, 128]),
+    group=st.sampled_from([8, 24, 32, 64, 128]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_generated_products(
     isa: str, kind: str, rows: int, n: int, depth: int, group: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    depth += depth % 2 if kind == "i4" else 0
+    depth += depth % 2 if kind.endswith("i4") else 0
     codes, scales, attrs = weight_of(rng, kind, n, depth, group)
     lead = (rows,) if rng.random() < 0.7 else (1, rows, 1)
     with_residual = bool(rng.random() < 0.3)
@@ -152,6 +154,36 @@ def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str) -> None:
     got = run(operands, {"dynamic": True}, np.empty((3, 33), np.float32), packed=True, threads=1)
     np.testing.assert_array_equal(got, get("linear_q").evaluate(operands, {"dynamic": True})[0])
     assert got[1, 0] == np.float32(127 * 127 * depth) * np.float32(5 / 127)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("group", [0, 32, 1024])
+def test_dynamic_groups_are_exact_at_the_ends_of_the_range(isa: str, rows: int, group: int) -> None:
+    """Scales of one make sums of whole numbers, which sums of 16 bits that are kept too long would wrap."""
+    depth = 4096
+    x = np.full((rows, depth), 127, np.float32)
+    x[:, 64:128], x[rows - 1, ::2] = -127, -127
+    four = np.full((33, depth), 7, np.int8)
+    four[0], four[2, 1::2] = -8, -8
+    operands = [x, pack_i4(four), np.ones((-(-depth // (group or depth)), 33), np.float32), None, None]
+    attrs = {"group": group, "dynamic": True}
+    got = run(operands, attrs, np.empty((rows, 33), np.float32), packed=True, threads=1)
+    np.testing.assert_array_equal(got, x.astype(np.float64) @ four.T.astype(np.float64))
+
+
+def test_dynamic_groups_have_scales_of_their_own(isa: str) -> None:
+    """A value a thousand times as large as those of another group costs that group nothing."""
+    rng = np.random.default_rng(4)
+    x = _x(rng, 5, 128)
+    x[:, 3] = 4000
+    codes, scales, attrs = weight_of(rng, "dynamic i4", 20, 128, 32)
+    assert scales is not None
+    scales[0] = 0
+    operands = [x, codes, scales, None, None]
+    got = run(operands, attrs, np.empty((5, 20), np.float32), packed=True, threads=1)
+    check(got, expected(operands, attrs))
+    exact = x.astype(np.float64) @ (unpack_i4(codes) * np.repeat(scales.T, 32, axis=1)).T
+    assert np.abs(got - exact).max() < 0.02 * np.abs(exact).max()
 
 
 def test_empty_products(isa: str) -> None:

@@ -49,7 +49,7 @@ def memory_of(segment: Program) -> tuple[Memory, dict[Register, np.ndarray]]:
 
 
 def test_a_segment_runs_emulated_from_its_code() -> None:
-    model = emitted(SEGMENT, value, "segment 1")
+    model = emitted(SEGMENT, value, "4000", "segment 1")
     code = Code((Compiled(model.xml, model.weights, b""),), None).to_bytes()
     backend = backends.get("intel-npu4000")
     memory, arrays = memory_of(SEGMENT)
@@ -74,9 +74,9 @@ def test_equal_segments_are_equal_files_wherever_they_stand() -> None:
 """
     )
     assert renumbered(SEGMENT) == renumbered(other)
-    a, b = emitted(SEGMENT, value, "a"), emitted(other, value, "b")
+    a, b = emitted(SEGMENT, value, "4000", "a"), emitted(other, value, "4000", "b")
     assert a.xml == b.xml and a.weights == b.weights
-    assert emitted(SEGMENT, lambda c: WEIGHT + 1, "a").weights != a.weights
+    assert emitted(SEGMENT, lambda c: WEIGHT + 1, "4000", "a").weights != a.weights
 
 
 def test_the_culprit_of_a_refused_segment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from forgec.backends.qnn.legalise import legalise_segment
 
+from forgec.ir.compress import compress
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
-from forgec.ir.program import Constant, Program
+from forgec.ir.printer import to_text
+from forgec.ir.program import Constant, Program, leaves
 from forgec.ir.recipes import evaluate
 from forgec.ir.verifier import verify
+from forgec.weights import WeightSpec
 
 SEED = 3
 
@@ -35,8 +38,8 @@ def _check(text: str) -> Program:
     """The rewritten segment, which gives what the original gives."""
     program = parse(text)
     rng = np.random.default_rng(SEED)
-    shapes = {leaf: c.type.shape for c in program.constants.values() for leaf in [c.key]}
-    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    found = {leaf.name: leaf.type.shape for c in program.constants.values() for leaf in leaves(c.recipe)}
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in found.items()}
     inputs = [rng.standard_normal(r.type.shape).astype(np.float32) for r in program.main.params]
 
     def value(constant: Constant) -> np.ndarray:
@@ -46,10 +49,9 @@ def _check(text: str) -> Program:
     values = legal.values(value)
     rewritten = {c.key: values(c) for c in legal.program.constants.values()}
     expected = Interpreter(program, tensors.__getitem__).run(inputs)
-    leaves = {name: values(c) for name, c in legal.program.constants.items()}
-    found = _run(legal.program, inputs, leaves)
+    given = {name: values(c) for name, c in legal.program.constants.items()}
     assert rewritten
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(_run(legal.program, inputs, given), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=f"seed {SEED}")
     return legal.program
 
@@ -70,6 +72,20 @@ def test_projections_are_split_and_the_scale_is_folded() -> None:
     assert _ops(program).count("linear") == 2
     (attention,) = [instr for instr in program.main.body if instr.op == "attention"]
     assert attention.attrs["scale"] == 1.0
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4:channel"])
+def test_compressed_projections_are_split_and_scaled_too(weights: str) -> None:
+    program = _check(to_text(compress(parse(ATTENTION), WeightSpec.parse(weights))))
+    assert [i.operands[1].type.shape for i in program.main.body if i.op == "linear_q"] == [(8, 8), (16, 8)]
+    (attention,) = [instr for instr in program.main.body if instr.op == "attention"]
+    assert attention.attrs["scale"] == 1.0
+
+
+def test_bf16_weights_have_no_scales_to_take_a_factor() -> None:
+    program = _check(to_text(compress(parse(ATTENTION), WeightSpec.parse("bf16"))))
+    (attention,) = [instr for instr in program.main.body if instr.op == "attention"]
+    assert _ops(program).count("linear_q") == 2 and attention.attrs["scale"] == 0.5
 
 
 def test_a_product_with_another_reader_stays_whole() -> None:

@@ -12,6 +12,7 @@ import pytest
 from forgec.backends.vendor.legalise import (
     Rule,
     decompose_attention,
+    even_groups,
     flatten_rows,
     legalise,
     split_gated,
@@ -174,3 +175,26 @@ def test_a_rule_that_builds_what_it_matches_is_our_bug() -> None:
     program, _, _ = one("neg", (np.ones(3, np.float32),), {}, constants=False)
     with pytest.raises(InternalError, match="never come to an end on neg"):
         legalise(program, [lambda build, instr: (build.op("neg", instr.operands[0]),)])
+
+
+@pytest.mark.parametrize(("depth", "group", "common"), [(96, 64, 32), (48, 32, 16)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_groups_come_to_divide_the_row(depth: int, group: int, common: int, bits: int) -> None:
+    rng = np.random.default_rng(SEED)
+    weight, x = (rng.standard_normal((n, depth)).astype(np.float32) for n in (6, 3))
+    how = {"bits": bits, "group": group}
+    (scales,) = get("scales").evaluate((weight,), how)
+    (codes,) = get("quantise").evaluate((weight, scales), how)
+    program, tensors, inputs = one("linear_q", (x, codes, scales), {"group": group}, constants=True)
+    rewritten, (got,) = run_legal(program, [even_groups], tensors, inputs)
+    (instr,) = rewritten.main.body
+    assert instr.attrs["group"] == common
+    (want,) = Interpreter(program, tensors.__getitem__).run(inputs)
+    np.testing.assert_array_equal(got, want, err_msg=f"seed {SEED}")
+    assert legalise(rewritten, [even_groups]).program.main.body == [instr]
+
+
+def test_groups_that_share_less_than_8_with_the_row_stay() -> None:
+    operands = (np.ones((2, 18), np.float32), np.ones((3, 18), np.int8), np.ones((2, 3), np.float32))
+    program, *_ = one("linear_q", operands, {"group": 16}, constants=True)
+    assert legalise(program, [even_groups]).program.main.body == program.main.body

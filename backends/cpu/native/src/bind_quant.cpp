@@ -68,7 +68,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
   g.act = parse_act(call.text("act"));
   q.group = group_of(call, g.k);
   if (q.group < g.k && q.group % per_word(code) != 0) throw Unsupported("groups do not divide into 32-bit words");
-  if (dynamic && g.k > kLongestSum) throw Unsupported("rows are too long for sums of 32 bits");
+  if (dynamic && std::min(q.group, g.k) > kLongestSum) throw Unsupported("rows are too long for sums of 32 bits");
   if (call.has(2)) {
     require_dtype(call.input(2), DType::f32, "linear_q");
     q.scales = binder.contiguous(call.input(2)).as<const float>();
@@ -93,6 +93,19 @@ void bind_linear_q(Binder& binder, const Call& call) {
   DynamicGemm p{};
   p.quant = q;
   p.dot = kernels.dot;
+  p.nibble_dot = kernels.nibble_dot;
+  if (code == Code::i4) {
+    const int64_t groups = (g.k + q.group - 1) / q.group;
+    p.rows = binder.take(g.m * words_of(code, g.k) * 8);
+    p.row_scales = binder.floats(g.m * groups);
+    p.row_sums = reinterpret_cast<int32_t*>(binder.floats(g.m * groups));
+    p.quant.own_floats = groups * kCodePanel;
+    p.quant.own = binder.floats(p.quant.own_floats * binder.threads());
+    p.own_bytes = kMaxTile * (g.k + 64) / 64 * 64;
+    p.own = binder.take(p.own_bytes * binder.threads());
+    binder.emit(kernels.dynamic_nibbles, p, parallel);
+    return;
+  }
   p.rows = binder.take(g.m * words_of(code, g.k) * p.dot->quad_bytes());
   p.row_scales = binder.floats(g.m);
   p.own_bytes = kMaxTile * (g.k + 64) * (p.dot->quad_bytes() / 4);

@@ -42,10 +42,23 @@ void tile(const DotArgs& t) {
   }
 }
 
+#include "nibbles_512.h"
+
+struct Nibbles : Nibbles512 {
+  static constexpr int rows = 12, chunk = 0;
+
+  template <int odd>
+  static void add(Sums* s, Words w, Quad x) {
+    add_products(s, codes<odd>(w), x);
+  }
+};
+
 #include "dot_tile.h"
+#include "nibble_tile.h"
 
 }  // namespace
 
 const Dot kDotAvx512Vnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>());
+const NibbleDot kNibbleDotAvx512Vnni = make_nibble_dot<Nibbles>();
 
 }  // namespace forgec

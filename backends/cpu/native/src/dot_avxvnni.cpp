@@ -40,10 +40,23 @@ void tile(const DotArgs& t) {
   }
 }
 
+#include "nibbles_256.h"
+
+struct Nibbles : Nibbles256 {
+  static constexpr int rows = 4, chunk = 0;
+
+  template <int odd>
+  static void add(Sums* s, Words w, Quad x) {
+    *s = _mm256_dpbusd_avx_epi32(*s, codes<odd>(w), x);
+  }
+};
+
 #include "dot_tile.h"
+#include "nibble_tile.h"
 
 }  // namespace
 
 const Dot kDotAvxVnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>());
+const NibbleDot kNibbleDotAvxVnni = make_nibble_dot<Nibbles>();
 
 }  // namespace forgec

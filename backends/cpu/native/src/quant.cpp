@@ -8,16 +8,17 @@ namespace forgec {
 
 namespace {
 
-QuantKernels with_dot(QuantKernels kernels, const Dot* dot) {
+QuantKernels with_dots(QuantKernels kernels, const Dot* dot, const NibbleDot* nibble_dot) {
   kernels.dot = dot;
+  kernels.nibble_dot = nibble_dot;
   return kernels;
 }
 
 }  // namespace
 
 const QuantKernels* quant_kernels_for(const char* isa) {
-  static const QuantKernels avxvnni = with_dot(kQuantAvx2, &kDotAvxVnni);
-  static const QuantKernels avx512vnni = with_dot(kQuantAvx512, &kDotAvx512Vnni);
+  static const QuantKernels avxvnni = with_dots(kQuantAvx2, &kDotAvxVnni, &kNibbleDotAvxVnni);
+  static const QuantKernels avx512vnni = with_dots(kQuantAvx512, &kDotAvx512Vnni, &kNibbleDotAvx512Vnni);
   if (std::strcmp(isa, "portable") == 0) return &kQuantPortable;
   if (std::strcmp(isa, "avx2") == 0) return &kQuantAvx2;
   if (std::strcmp(isa, "avxvnni") == 0) return &avxvnni;

@@ -48,12 +48,34 @@ struct Dot {
   int64_t quad_bytes() const { return bytes ? 4 : 8; }
 };
 
-// The same with A quantised row by row at run time: C = act(s[m] scales[n] (Q W) + bias) + residual.
+// Tiles of products of bytes with codes of four bits, exact in a group, whose sums are scaled and added in f32:
+// C[rows, 32] = sum over groups of s[group, rows] scales[group, 32] (A[rows, k of the group] B[k, 32]).
+struct NibbleArgs {
+  int64_t words, group_words;
+  const char* a;         // [words][even k, odd k][rows] groups of four bytes
+  const float* a_scales;  // [groups][rows]
+  const int32_t* a_sums;  // [groups][rows]: -8 times the sums of A, since codes are multiplied with 8 added
+  const char* b;         // words of a panel of i4
+  const float* scales;
+  int64_t scale_row;     // from a group's scales to the next one's
+  float* c;              // [rows][32]
+};
+using NibbleFunction = void (*)(const NibbleArgs&);
+
+struct NibbleDot {
+  int rows;              // of the largest tile
+  NibbleFunction of_rows[kMaxTile + 1];
+};
+
+// The same with A quantised row by row at run time: C = act(s[m] scales[n] (Q W) + bias) + residual. With codes of
+// i4, by row and group.
 struct DynamicGemm {
   QuantGemm quant;
   const Dot* dot;
+  const NibbleDot* nibble_dot;
   char* rows;            // room for m * words quads of A
-  float* row_scales;     // [m]
+  float* row_scales;     // [m], or [groups][rows] of each tile
+  int32_t* row_sums;     // the same of NibbleArgs
   char* own;             // room per thread: rows of a tile before they are packed
   int64_t own_bytes;
 };
@@ -69,8 +91,10 @@ struct PackCodes {
 struct QuantKernels {
   int thin_rows;         // up to so many rows are multiplied while decoding, without room for a packed A
   const Dot* dot;
+  const NibbleDot* nibble_dot;
   Run weights[kCodes];   // QuantGemm
-  Run dynamic;           // DynamicGemm
+  Run dynamic;           // DynamicGemm, i8
+  Run dynamic_nibbles;   // DynamicGemm, i4
   Run pack;              // PackCodes
 };
 
@@ -80,6 +104,8 @@ extern const QuantKernels kQuantAvx2;
 extern const QuantKernels kQuantAvx512;
 extern const Dot kDotAvxVnni;
 extern const Dot kDotAvx512Vnni;
+extern const NibbleDot kNibbleDotAvxVnni;
+extern const NibbleDot kNibbleDotAvx512Vnni;
 #endif
 
 // Kernels of an instruction set; null for an unknown name.

@@ -39,12 +39,28 @@ void tile(const DotArgs& t) {
   }
 }
 
+#include "nibbles_256.h"
+
+struct Nibbles : Nibbles256 {
+  static constexpr int rows = 4, chunk = 4;
+  using Short = __m256i;
+
+  static Short none() { return _mm256_setzero_si256(); }
+  static Sums widen(Short s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
+  template <int odd>
+  static void add(Short* s, Words w, Quad x) {
+    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(codes<odd>(w), x));
+  }
+};
+
 #include "dot_tile.h"
+#include "nibble_tile.h"
 
 constexpr Dot kDot = make_dot(kRows, false, std::make_integer_sequence<int, kRows>());
+constexpr NibbleDot kNibbleDot = make_nibble_dot<Nibbles>();
 
 }  // namespace
 
-const QuantKernels kQuantAvx2 = make_quant_kernels<VecAvx2>(&kDot);
+const QuantKernels kQuantAvx2 = make_quant_kernels<VecAvx2>(&kDot, &kNibbleDot);
 
 }  // namespace forgec

@@ -39,12 +39,28 @@ void tile(const DotArgs& t) {
   }
 }
 
+#include "nibbles_512.h"
+
+struct Nibbles : Nibbles512 {
+  static constexpr int rows = 12, chunk = 4;
+  using Short = __m512i;
+
+  static Short none() { return _mm512_setzero_si512(); }
+  static Sums widen(Short s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
+  template <int odd>
+  static void add(Short* s, Words w, Quad x) {
+    *s = _mm512_add_epi16(*s, _mm512_maddubs_epi16(codes<odd>(w), x));
+  }
+};
+
 #include "dot_tile.h"
+#include "nibble_tile.h"
 
 constexpr Dot kDot = make_dot(kRows, false, std::make_integer_sequence<int, kRows>());
+constexpr NibbleDot kNibbleDot = make_nibble_dot<Nibbles>();
 
 }  // namespace
 
-const QuantKernels kQuantAvx512 = make_quant_kernels<VecAvx512>(&kDot);
+const QuantKernels kQuantAvx512 = make_quant_kernels<VecAvx512>(&kDot, &kNibbleDot);
 
 }  // namespace forgec

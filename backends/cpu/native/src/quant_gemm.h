@@ -219,10 +219,10 @@ void linear_compressed(const void* params, Context& context) {
 
 constexpr int64_t kRowGrain = 16;  // elements to which a quantised row is rounded up, all instruction sets
 
-// Codes of a row of k floats in [-127, 127] times the scale that is returned. A row with a value that is not finite
+// Codes of k floats in [-127, 127], times the scale that is returned, go to `store(codes, place)`. A row with a value that is not finite
 // has a scale of nan; one below 2^-100 counts as zero.
-template <class V>
-float quantise_row(const float* x, int64_t k, bool bytes, char* to) {
+template <class V, class Store>
+float quantise(const float* x, int64_t k, const Store& store) {
   constexpr int W = V::width;
   V largest = V::zero(), poison = V::zero();
   for (int64_t i = 0; i < k; i += W) {
@@ -236,13 +236,33 @@ float quantise_row(const float* x, int64_t k, bool bytes, char* to) {
   for (int64_t i = 0; i < k; i += W) {
     V y = V::zero();
     if (some) y = V::round_small((k - i >= W ? V::load(x + i) : V::load_n(x + i, k - i)) * factor);
+    store(y, i);
+  }
+  return finite ? (some ? size / 127.0f : 0.0f) : __builtin_nanf("");
+}
+
+template <class V>
+float quantise_row(const float* x, int64_t k, bool bytes, char* to) {
+  return quantise<V>(x, k, [&](V y, int64_t i) {
     if (bytes) {
       Codes<V>::store_bytes(y, to + i);
     } else {
       Codes<V>::store_shorts(y, to + 2 * i);
     }
-  }
-  return finite ? (some ? size / 127.0f : 0.0f) : __builtin_nanf("");
+  });
+}
+
+// The part of a row in a group; `to` is at a multiple of eight elements of the row, as is the end of all groups but
+// the last. Of eight codes those of even k come first.
+template <class V>
+float quantise_group(const float* x, int64_t k, char* to, int32_t* sum) {
+  V total = V::zero();
+  const float scale = quantise<V>(x, k, [&](V y, int64_t i) {
+    total = total + y;
+    Codes<V>::store_split(y, to, i);
+  });
+  *sum = -8 * static_cast<int32_t>(total.sum());
+  return scale;
 }
 
 // Rows of A quantised and packed as [tile][words][rows] quads.
@@ -270,19 +290,16 @@ void quantise_left(const DynamicGemm& p, const Tiles& tiles, Context& context) {
   }
 }
 
-// Integer sums [rows][32] of a panel, scaled and finished, to C.
-template <class V, Act act>
-void store_sums(const DynamicGemm& p, const int32_t* sums, const int32_t* offsets, int64_t row, int rows, int64_t col) {
+// Rows of a panel, finished, to C. `column(v)` is a function that adds products [i, v] to a bias.
+template <class V, Act act, class Column>
+void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column& column) {
   constexpr int W = V::width;
-  const Gemm& g = p.quant.gemm;
   for (int v = 0; v < kCodePanel && col + v < g.n; v += W) {
     const int64_t n = g.n - col - v;
-    const V scale = scale_at<V>(p.quant, 0, col + v);
+    const auto add_to = column(v);
     const V bias = g.bias == nullptr ? V::zero() : n >= W ? V::load(g.bias + col + v) : V::load_n(g.bias + col + v, n);
     for (int i = 0; i < rows; ++i) {
-      const int32_t* sum = sums + i * kCodePanel + v;
-      const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v) : Codes<V>::from_ints(sum);
-      V y = activate<V, act>(V::fma(whole, V::set1(p.row_scales[row + i]) * scale, bias));
+      V y = activate<V, act>(add_to(i, bias));
       if (g.residual != nullptr) {
         const float* residual = g.residual + (row + i) * g.ldr + col + v;
         y = y + (n >= W ? V::load(residual) : V::load_n(residual, n));
@@ -313,7 +330,14 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
     args.a = p.rows + row * args.words * p.dot->quad_bytes();
     p.dot->of_rows[rows](args);
     with_act(g.act, [&](auto act) {
-      store_sums<V, decltype(act)::value>(p, sums, offsets, row, rows, panel * kCodePanel);
+      store_panel<V, decltype(act)::value>(g, row, rows, panel * kCodePanel, [&](int v) {
+        const V scale = scale_at<V>(p.quant, 0, panel * kCodePanel + v);
+        return [=, &p](int i, V bias) {
+          const int32_t* sum = args.c + i * kCodePanel + v;
+          const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v) : Codes<V>::from_ints(sum);
+          return V::fma(whole, V::set1(p.row_scales[row + i]) * scale, bias);
+        };
+      });
     });
   }
 }
@@ -331,6 +355,83 @@ void linear_dynamic(const void* params, Context& context) {
   context.barrier();
   run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
     dynamic_panel<V>(p, tiles, panel, first, last);
+  });
+}
+
+// Rows of A quantised by group and packed as [tile][words][even k, odd k][rows] quads, scales as [tile][groups][rows].
+template <class V>
+void quantise_left_groups(const DynamicGemm& p, const Tiles& tiles, Context& context) {
+  const Gemm& g = p.quant.gemm;
+  const int64_t quads = 2 * words_of(Code::i4, g.k), groups = (g.k + p.quant.group - 1) / p.quant.group;
+  const int64_t step = (g.k + kRowGrain - 1) / kRowGrain * kRowGrain;
+  char* own = p.own + context.thread * p.own_bytes;
+  int64_t begin, end;
+  context.share(tiles.count, 1, &begin, &end);
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t row = tiles.start(t), rows = tiles.rows(t);
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* x = g.a + (row + i) * g.a_row;
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t first = group * p.quant.group, rest = g.k - first;
+        const int64_t place = (row * groups) + group * rows + i;
+        p.row_scales[place] = quantise_group<V>(x + first, rest < p.quant.group ? rest : p.quant.group, own + i * step + first,
+                                                p.row_sums + place);
+      }
+    }
+    transpose<V>(reinterpret_cast<const float*>(own), step / 4, rows, quads,
+                 reinterpret_cast<float*>(p.rows + row * quads * 4), rows);
+  }
+}
+
+// One panel of codes of four bits times tiles [first, last).
+template <class V>
+void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, float* padded) {
+  const Gemm& g = p.quant.gemm;
+  const int64_t groups = (g.k + p.quant.group - 1) / p.quant.group, col = panel * kCodePanel;
+  NibbleArgs args;
+  args.words = words_of(Code::i4, g.k);
+  args.group_words = p.quant.group < g.k ? p.quant.group / per_word(Code::i4) : args.words;
+  args.b = p.quant.codes + panel * panel_bytes(Code::i4, g.k);
+  args.scales = p.quant.scales + col;
+  args.scale_row = g.n;
+  if (g.n - col < kCodePanel) {
+    for (int64_t i = 0; i < groups; ++i) {
+      for (int v = 0; v < kCodePanel; v += V::width) scale_at<V>(p.quant, i, col + v).store(padded + i * kCodePanel + v);
+    }
+    args.scales = padded;
+    args.scale_row = kCodePanel;
+  }
+  alignas(64) float sums[kMaxTile * kCodePanel];
+  args.c = sums;
+  for (int64_t t = first; t < last; ++t) {
+    const int64_t row = tiles.start(t);
+    const int rows = tiles.rows(t);
+    args.a = p.rows + row * args.words * 8;
+    args.a_scales = p.row_scales + row * groups;
+    args.a_sums = p.row_sums + row * groups;
+    p.nibble_dot->of_rows[rows](args);
+    with_act(g.act, [&](auto act) {
+      store_panel<V, decltype(act)::value>(g, row, rows, col, [&](int v) {
+        return [=](int i, V bias) { return V::load(args.c + i * kCodePanel + v) + bias; };
+      });
+    });
+  }
+}
+
+template <class V>
+void linear_nibbles(const void* params, Context& context) {
+  const DynamicGemm& p = *static_cast<const DynamicGemm*>(params);
+  const Gemm& g = p.quant.gemm;
+  if (g.k == 0) {
+    if (context.thread == 0) multiply_nothing<V>(g);
+    return;
+  }
+  const Tiles tiles(g.m, p.nibble_dot->rows);
+  quantise_left_groups<V>(p, tiles, context);
+  context.barrier();
+  float* padded = p.quant.own + context.thread * p.quant.own_floats;
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
+    nibble_panel<V>(p, tiles, panel, first, last, padded);
   });
 }
 
@@ -367,12 +468,14 @@ void pack_codes(const void* params, Context& context) {
 }
 
 template <class V>
-constexpr QuantKernels make_quant_kernels(const Dot* dot) {
+constexpr QuantKernels make_quant_kernels(const Dot* dot, const NibbleDot* nibble_dot) {
   return {
       Codes<V>::thin_rows,
       dot,
+      nibble_dot,
       {linear_compressed<V, Code::i8>, linear_compressed<V, Code::i4>, linear_compressed<V, Code::bf16>},
       linear_dynamic<V>,
+      linear_nibbles<V>,
       pack_codes<V>,
   };
 }

@@ -25,12 +25,46 @@ void tile(const DotArgs& t) {
   std::memcpy(t.c, sum, sizeof(sum));
 }
 
+struct Nibbles {
+  static constexpr int rows = 4, columns = 16, vectors = 1, chunk = 0;
+  struct Sums {
+    int32_t v[columns];
+  };
+  struct Words {
+    const uint8_t* at;
+  };
+  using Quad = const int8_t*;
+
+  static Sums fill(int32_t x) {
+    Sums s;
+    for (int32_t& y : s.v) y = x;
+    return s;
+  }
+  static Sums plus(Sums a, const Sums& b) {
+    for (int j = 0; j < columns; ++j) a.v[j] += b.v[j];
+    return a;
+  }
+  static Words load(const char* p) { return {reinterpret_cast<const uint8_t*>(p)}; }
+  static Quad quad(const char* p) { return reinterpret_cast<const int8_t*>(p); }
+  template <int odd>
+  static void add(Sums* s, Words w, Quad x) {
+    for (int j = 0; j < columns; ++j) {
+      for (int i = 0; i < 4; ++i) s->v[j] += ((w.at[4 * j + i] >> (4 * odd) & 15) ^ 8) * x[i];
+    }
+  }
+  static void finish(const Sums& s, float x, const float* scales, float* c, bool first) {
+    for (int j = 0; j < columns; ++j) c[j] = static_cast<float>(s.v[j]) * (x * scales[j]) + (first ? 0.0f : c[j]);
+  }
+};
+
 #include "dot_tile.h"
+#include "nibble_tile.h"
 
 constexpr Dot kDot = make_dot(kRows, false, std::make_integer_sequence<int, kRows>());
+constexpr NibbleDot kNibbleDot = make_nibble_dot<Nibbles>();
 
 }  // namespace
 
-const QuantKernels kQuantPortable = make_quant_kernels<VecPortable>(&kDot);
+const QuantKernels kQuantPortable = make_quant_kernels<VecPortable>(&kDot, &kNibbleDot);
 
 }  // namespace forgec

@@ -1,0 +1,100 @@
+// The tile of quant.h, NibbleDot, from what an instruction set has for it. Include it in one file per instruction set
+// only, inside an unnamed namespace: nothing of it may be shared between them.
+//
+// Codes count with 8 added, 0 to 15, and are the unsigned side of the dot product; bytes of A are the signed one, so
+// that without VNNI sums of two products fit 16 bits, and those of `chunk` words too. The sums of a group start at
+// what takes the 8 off again.
+//
+// `I` has: rows, columns of a vector and vectors of a tile; types Sums (of 32 bits), Words and Quad; fill, load,
+// quad, plus, finish; and add<odd>(sums, words, quad) for the even or the odd k of a word. Where `chunk` is not 0, add
+// works on Short sums from `none` on, which `widen` turns into Sums.
+constexpr int64_t kWordsAhead = 64;  // for which scales are fetched before they are needed
+
+template <class I, int R>
+void nibble_tile(const NibbleArgs& t) {
+  constexpr int W = I::columns, N = R == 1 ? kCodePanel / W : I::vectors;
+  constexpr int parts = R == 1 ? 2 : 1;  // one row has few independent sums
+  // Scales of the groups some words ahead, at the end those of the panel that follows.
+  const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
+  const int64_t groups = (t.words + t.group_words - 1) / t.group_words;
+  int64_t until_next = groups > ahead ? groups - ahead : 1;
+  const float* soon = t.scales + (groups > ahead ? ahead * t.scale_row : 0);
+  for (int col = 0; col < kCodePanel; col += N * W) {
+    const char* a = t.a;
+    const char* b = t.b + col * 4;
+    const float* a_scales = t.a_scales;
+    const int32_t* a_sums = t.a_sums;
+    const float* scales = t.scales + col;
+    // Adds the products of the next words.
+    const auto multiply = [&](auto* sums, int64_t words) __attribute__((always_inline)) {
+      for (; words > 0; --words, a += 8 * R, b += kCodePanel * 4) {
+        typename I::Words w[N];
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+          if (R == 1 && v * W % 16 == 0) __builtin_prefetch(b + 2048 + v * W * 4);
+          w[v] = I::load(b + v * W * 4);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          const typename I::Quad x = I::quad(a + 4 * i);
+#pragma GCC unroll 4
+          for (int v = 0; v < N; ++v) I::template add<0>(&sums[i * N + v], w[v], x);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          const typename I::Quad x = I::quad(a + 4 * (R + i));
+#pragma GCC unroll 4
+          for (int v = 0; v < N; ++v) I::template add<1>(&sums[((parts - 1) * R + i) * N + v], w[v], x);
+        }
+      }
+    };
+    for (int64_t left = t.words; left > 0; left -= t.group_words) {
+      const int64_t words = left < t.group_words ? left : t.group_words;
+      if constexpr (R == 1) {  // a step of memory away from each other, so that the processor does not foresee them
+#pragma GCC unroll 4
+        for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(soon + v * W);
+        soon += t.scale_row;
+        if (--until_next == 0) soon = t.scales + kCodePanel;
+      }
+      typename I::Sums sum[parts * R * N];
+#pragma GCC unroll 16
+      for (int i = 0; i < parts * R; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sum[i * N + v] = I::fill(i < R ? a_sums[i] : 0);
+      }
+      if constexpr (I::chunk == 0) {
+        multiply(sum, words);
+      } else {
+        for (int64_t done = 0; done < words; done += I::chunk) {
+          typename I::Short part[parts * R * N];
+#pragma GCC unroll 64
+          for (int i = 0; i < parts * R * N; ++i) part[i] = I::none();
+          multiply(part, words - done < I::chunk ? words - done : I::chunk);
+#pragma GCC unroll 64
+          for (int i = 0; i < parts * R * N; ++i) sum[i] = I::plus(sum[i], I::widen(part[i]));
+        }
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+          if (parts > 1) sum[i * N + v] = I::plus(sum[i * N + v], sum[(R + i) * N + v]);
+          I::finish(sum[i * N + v], a_scales[i], scales + v * W, t.c + i * kCodePanel + col + v * W, left == t.words);
+        }
+      }
+      a_scales += R;
+      a_sums += R;
+      scales += t.scale_row;
+    }
+  }
+}
+
+template <class I, int... R>
+constexpr NibbleDot make_nibble_dot(std::integer_sequence<int, R...>) {
+  return {I::rows, {nullptr, &nibble_tile<I, R + 1>...}};
+}
+
+template <class I>
+constexpr NibbleDot make_nibble_dot() {
+  return make_nibble_dot<I>(std::make_integer_sequence<int, I::rows>());
+}

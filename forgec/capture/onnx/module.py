@@ -1,0 +1,107 @@
+"""An imported ONNX graph as an ``nn.Module``: what is captured, and the eager reference."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import traceback
+
+from ..source import IMPORTED
+from ..tensors import as_numpy
+from .file import OnnxFile, shapes_of
+from .importer import import_graph
+from .runtime import run_onnxruntime
+from .steps import Constant, Operand, Value, run_step
+from .tensors import to_tensor
+
+__all__ = ["OnnxModule"]
+
+
+class OnnxModule(nn.Module):
+    """Runs the steps of an imported graph on inputs of the shapes that it was imported for; inputs of other
+    shapes import it again.
+
+    Takes the file's inputs by position or by name (as Python identifiers), returns a dictionary of its
+    outputs. Stored tensors are parameters on the memory of the file, named as there; those that several
+    operators read are one parameter.
+    """
+
+    def __init__(self, file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> None:
+        super().__init__()
+        self.file = file
+        self.shapes = {i.name: tuple(int(n) for n in shapes[i.name]) for i in file.inputs}
+        imported = import_graph(file, self.shapes)
+        self.steps, self.outputs, self.rows = imported.steps, imported.outputs, imported.rows
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        used = {o.name for s in self.steps for o in s.operands if isinstance(o, Constant)}
+        used |= {o.name for o in self.outputs.values() if isinstance(o, Constant)}
+        for name, tensor in imported.constants.items():
+            if name in used:
+                self._places[name] = _register(self, name, tensor)
+        parameters = [inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs]
+        signature = inspect.Signature(parameters)
+
+        def forward(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            module = self.for_inputs(args, kwargs)
+            return module._run(signature.bind(*args, **kwargs).arguments)
+
+        forward.__signature__ = signature  # type: ignore[attr-defined]
+        self.forward = forward
+        self.eval()
+
+    def for_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> OnnxModule:
+        """This module, or the one for the shapes of these inputs, on the same stored tensors."""
+        shapes = shapes_of(self.file, args, kwargs)
+        return self if shapes == self.shapes else OnnxModule(self.file, shapes)
+
+    def reference_results(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[str, list[Tensor]] | str:
+        """The file's outputs by ONNX Runtime, or why there are none."""
+        given = inspect.signature(self.forward).bind(*args, **kwargs).arguments
+        found = run_onnxruntime(self.file, [as_numpy(given[i.key]) for i in self.file.inputs])
+        return found if isinstance(found, str) else ("ONNX Runtime", [to_tensor(x) for x in found])
+
+    def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {}
+        for expected in self.file.inputs:
+            values[expected.name] = given[expected.key]
+        with traceback.preserve_node_meta():
+            for step in self.steps:
+                with traceback.annotate({IMPORTED: f"onnx {step.where}"}):
+                    made = run_step(step, values.__getitem__, self._constant)
+                results = made if isinstance(made, tuple | list) else (made,)
+                values.update((name, x) for name, x in zip(step.results, results, strict=False) if name)
+                for name in step.last:
+                    values.pop(name, None)
+        return {name: self._output(operand, values) for name, operand in self.outputs.items()}
+
+    def _output(self, operand: Operand, values: Mapping[str, Tensor]) -> Tensor:
+        if isinstance(operand, Value):
+            return values[operand.name]
+        assert isinstance(operand, Constant)
+        return self._constant(operand.name).clone()
+
+    def _constant(self, name: str) -> Tensor:
+        owner, leaf = self._places[name]
+        return getattr(owner, leaf)
+
+
+def _register(module: nn.Module, name: str, tensor: Tensor) -> tuple[nn.Module, str]:
+    """Make a parameter at the path that a name spells, with other names where a module has its own meaning
+    for them."""
+    *path, leaf = (part or "_" for part in name.split("."))
+    owner = module
+    for part in path:
+        while not isinstance(getattr(owner, part, owner), nn.Module) or part in owner._parameters:
+            part += "_"
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module().eval())
+        owner = owner._modules[part]  # type: ignore[assignment]
+    while hasattr(owner, leaf):
+        leaf += "_"
+    owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+    return owner, leaf

@@ -1,0 +1,109 @@
+"""Matrix products and convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..registry import CONTRIB, Unsupported, converts
+
+__all__ = ["spatial_padding"]
+
+
+@converts("MatMul")
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b)
+
+
+@converts("FusedMatMul", domain=CONTRIB)
+def fused_matmul(
+    a: Tensor,
+    b: Tensor,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    transBatchA: int = 0,
+    transBatchB: int = 0,
+) -> Tensor:
+    if transBatchA or transBatchB:
+        raise Unsupported("transposed batches")
+    product = torch.matmul(a.mT if transA else a, b.mT if transB else b)
+    return product if alpha == 1 else product * alpha
+
+
+@converts("Gemm")
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    broadcast: int = 1,
+) -> Tensor:
+    a = a.t() if transA else a
+    if transB and alpha == 1 and (c is None or (beta == 1 and c.shape == b.shape[:1])):
+        return F.linear(a, b, c)
+    b = b.t() if transB else b
+    if c is not None and alpha == 1 and beta == 1 and c.shape == b.shape[1:] and a.is_floating_point():
+        return torch.addmm(c, a, b)
+    product = torch.matmul(a, b)
+    product = product if alpha == 1 else product * alpha
+    if c is None:
+        return product
+    return product + (c if beta == 1 else c * beta)
+
+
+@converts("Einsum")
+def einsum(*xs: Tensor, equation: str) -> Tensor:
+    return torch.einsum(equation, *xs)
+
+
+@converts("Conv")
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+) -> Tensor:
+    axes = x.ndim - 2
+    if axes not in (1, 2, 3):
+        raise Unsupported(f"{axes} spatial axes")
+    dilations, strides = list(dilations or [1] * axes), list(strides or [1] * axes)
+    kernel = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
+    x, padding = spatial_padding(x, kernel, strides, auto_pad, pads)
+    function = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    return function(x, weight, bias, strides, padding, dilations, group)
+
+
+def spatial_padding(
+    x: Tensor, kernel: list[int], strides: list[int], auto_pad: str, pads: Any, fill: float = 0.0
+) -> tuple[Tensor, list[int]]:
+    """The input, and how much to pad on both sides of each spatial axis; what is uneven is padded here."""
+    axes = x.ndim - 2
+    before = [0] * axes if pads is None else list(pads[:axes])
+    after = [0] * axes if pads is None else list(pads[axes:])
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        for i, (size, k, stride) in enumerate(zip(x.shape[2:], kernel, strides, strict=True)):
+            total = max((math.ceil(size / stride) - 1) * stride + k - size, 0)
+            small, large = total // 2, total - total // 2
+            before[i], after[i] = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+    elif auto_pad not in ("NOTSET", "VALID", ""):
+        raise Unsupported(f"auto_pad {auto_pad}")
+    if before == after:
+        return x, before
+    sides = [n for pair in zip(before[::-1], after[::-1], strict=True) for n in pair]
+    return F.pad(x, sides, value=fill), [0] * axes

@@ -1,0 +1,138 @@
+"""Quantised weights, which become floating-point ones when they are imported, and pairs of quantise and
+dequantise around activations, which run as rounding of floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..registry import CONTRIB, Unsupported, converts
+from ..tensors import torch_type
+
+_RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int32: (-(2**31), 2**31 - 1)}
+
+
+def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
+    """Scales or zero points in a shape that goes with x: one for all, per index of an axis, or per block."""
+    if parameter.numel() == 1:
+        return parameter.reshape([1] * x.ndim)
+    axis %= x.ndim
+    if block:
+        return parameter.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
+    view = [1] * x.ndim
+    view[axis] = x.shape[axis]
+    return parameter.reshape(view)
+
+
+@converts("DequantizeLinear", fold=True)
+def dequantize_linear(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> Tensor:
+    rank_one = x.ndim == 0
+    x = x.reshape(1) if rank_one else x
+    y = x.to(scale.dtype)
+    if zero is not None:
+        y = y - _spread(zero.to(scale.dtype), x, axis, block_size)
+    y = y * _spread(scale, x, axis, block_size)
+    y = y.to(torch_type(output_dtype)) if output_dtype else y
+    return y.reshape(()) if rank_one else y
+
+
+converts("DequantizeLinear", domain=CONTRIB, fold=True)(dequantize_linear)
+
+
+@converts("QuantizeLinear")
+def quantize_linear(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+) -> Tensor:
+    dtype = zero.dtype if zero is not None else torch_type(output_dtype or 2)
+    if dtype not in _RANGES:
+        raise Unsupported(f"quantising to {dtype}")
+    y = torch.round(x / _spread(scale, x, axis, block_size))
+    if zero is not None:
+        y = y + _spread(zero.to(y.dtype), x, axis, block_size)
+    return torch.clamp(y, *_RANGES[dtype]).to(dtype)
+
+
+converts("QuantizeLinear", domain=CONTRIB)(quantize_linear)
+
+
+@converts("DynamicQuantizeLinear", since=11)
+def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = torch.clamp_max(x.amin(), 0), torch.clamp_min(x.amax(), 0)
+    scale = (high - low) / 255
+    zero = torch.clamp(torch.round(-low / scale), 0, 255)
+    y = torch.clamp(torch.round(x / scale) + zero, 0, 255)
+    return y.to(torch.uint8), scale, zero.to(torch.uint8)
+
+
+@converts("MatMulInteger")
+def matmul_integer(
+    a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
+) -> Tensor:
+    """Products of integers in float, which are exact up to 2^24."""
+    x, y = a.float(), b.float()
+    x = x if a_zero is None else x - (a_zero.float() if a_zero.ndim == 0 else a_zero.float()[..., None])
+    y = y if b_zero is None else y - b_zero.float()
+    return torch.matmul(x, y).to(torch.int32)
+
+
+def _unpack_weight(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The packed weight, scales and zero points as one constant."""
+    x, packed, scales, zeros, groups, bias = [*inputs, None, None, None][:6]
+    if groups is not None or attributes.get("weight_prepacked"):
+        raise Unsupported("g_idx or prepacked weights")
+    if not all(part is None or isinstance(part, np.ndarray) for part in (packed, scales, zeros)):
+        raise Unsupported("weights that are no constants")
+    weight = _n_bits_weight(packed, scales, zeros, attributes)
+    return [x, weight, bias], {}
+
+
+@converts("MatMulNBits", domain=CONTRIB, prepare=_unpack_weight)
+def matmul_n_bits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _n_bits_weight(
+    packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, attributes: dict[str, Any]
+) -> np.ndarray:
+    """The weight [N, K], codes of 2, 4 or 8 bits per block of inputs, as its scales' type."""
+    rows, inputs, block = (int(attributes[name]) for name in ("N", "K", "block_size"))
+    bits = int(attributes.get("bits", 4))
+    if bits not in (2, 4, 8):
+        raise Unsupported(f"{bits} bits")
+    blocks = -(-inputs // block)
+    codes = _unpacked(packed.reshape(rows, blocks, -1), bits)[..., :block].astype(np.float32)
+    if zeros is None:
+        offset = np.full((rows, blocks, 1), 2 ** (bits - 1), np.float32)
+    elif zeros.dtype == np.uint8:
+        offset = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks, None].astype(np.float32)
+    else:
+        offset = zeros.reshape(rows, blocks, 1).astype(np.float32)
+    weight = (codes - offset) * scales.reshape(rows, blocks, 1).astype(np.float32)
+    return np.ascontiguousarray(weight.reshape(rows, -1)[:, :inputs]).astype(scales.dtype)
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of bytes, the lowest bits first, along the last axis."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
+    return codes.reshape(*packed.shape[:-1], -1)

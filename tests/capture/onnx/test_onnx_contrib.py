@@ -1,0 +1,129 @@
+"""ONNX Runtime's own operators against ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx_files import CONTRIB, imported, one_node
+
+from forgec.capture.onnx import load_onnx, run_onnxruntime
+from forgec.errors import CaptureError
+
+pytest.importorskip("onnxruntime")
+
+
+def f(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def ids(*shape, high=9, dtype=np.int32):
+    return np.random.default_rng(shape).integers(0, high, shape).astype(dtype)
+
+
+MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32)
+LENGTHS = np.array([4, 2], np.int32)
+TABLES = {"cos": np.cos(f(16, 4)), "sin": np.sin(f(16, 4))}
+POSITIONS = np.arange(5)[None].repeat(2, 0)
+NORM = {"x": f(2, 5, 8), "skip": f(2, 5, 8, seed=1), "gamma": f(8)}
+EMBED = {
+    "ids": ids(2, 5), "segments": ids(2, 5, high=2), "words": f(9, 8), "positions": f(6, 8), "kinds": f(2, 8),
+    "gamma": f(8, seed=1), "beta": f(8, seed=2), "mask": MASK,
+}  # fmt: skip
+SELF = {"x": f(2, 5, 8), "weight": f(8, 24), "bias": f(24)}
+HEADS = {"q": f(2, 5, 16), "k": f(2, 5, 16, seed=1), "v": f(2, 5, 16, seed=2)}
+GROUPED = {
+    "q": f(2, 5, 32), "k": f(2, 5, 16, seed=1), "v": f(2, 5, 16, seed=2), "pk": np.zeros((2, 2, 0, 8), np.float32),
+    "pv": np.zeros((2, 2, 0, 8), np.float32), "lengths": np.array([4, 4], np.int32), "total": np.array(5, np.int32),
+}  # fmt: skip
+EMPTY = np.zeros((2, 1, 0, 16), np.float32)
+WIDE = {**GROUPED, "pk": EMPTY, "pv": EMPTY}
+"""Rotary embedding wants heads of a multiple of 16."""
+PACKED = {"x": f(3, 40), "weight": ids(6, 3, 8, high=256, dtype=np.uint8), "scales": f(18)}
+
+CASES = {
+    "Gelu": ("Gelu", {"x": f(3, 4)}, 1, {}),
+    "FastGelu": ("FastGelu", {"x": f(3, 4), "b": f(4)}, 1, {}),
+    "BiasGelu": ("BiasGelu", {"x": f(3, 4), "b": f(4)}, 1, {}),
+    "QuickGelu": ("QuickGelu", {"x": f(3, 4)}, 1, {"alpha": 1.5}),
+    "FusedMatMul": ("FusedMatMul", {"a": f(2, 4, 3), "b": f(2, 5, 4)}, 1, {"transA": 1, "transB": 1, "alpha": 0.5}),
+    "SkipLayerNormalization": (
+        "SkipLayerNormalization", {**NORM, "beta": f(8, seed=1), "bias": f(8, seed=2)}, 4, {"epsilon": 1e-5},
+    ),
+    "SkipSimplifiedLayerNormalization": ("SkipSimplifiedLayerNormalization", NORM, 1, {"epsilon": 1e-5}),
+    "SimplifiedLayerNormalization": ("SimplifiedLayerNormalization", {"x": f(2, 8), "g": f(8)}, 1, {}),
+    "EmbedLayerNormalization": ("EmbedLayerNormalization", EMBED, 2, {"epsilon": 1e-5}),
+    "Attention": ("Attention", SELF, 1, {"num_heads": 2}),
+    "Attention, causal": ("Attention", SELF, 1, {"num_heads": 2, "unidirectional": 1}),
+    "Attention, padding": ("Attention", {**SELF, "mask": MASK}, 1, {"num_heads": 2}),
+    "Attention, lengths": ("Attention", {**SELF, "mask": LENGTHS}, 1, {"num_heads": 2, "scale": 0.3}),
+    "MultiHeadAttention": (
+        "MultiHeadAttention", {**HEADS, "bias": f(48), "mask": MASK, "added": f(2, 2, 5, 5)}, 1, {"num_heads": 2},
+    ),
+    "GroupQueryAttention": ("GroupQueryAttention", GROUPED, 3, {"num_heads": 4, "kv_num_heads": 2}),
+    "GroupQueryAttention, rotary, window": (
+        "GroupQueryAttention", {**WIDE, "cos": np.cos(f(16, 8)), "sin": np.sin(f(16, 8))}, 1,
+        {"num_heads": 2, "kv_num_heads": 1, "do_rotary": 1, "local_window_size": 3},
+    ),
+    "RotaryEmbedding": ("RotaryEmbedding", {"x": f(2, 5, 16), "p": POSITIONS, **TABLES}, 1, {"num_heads": 2}),
+    "RotaryEmbedding, interleaved": (
+        "RotaryEmbedding", {"x": f(2, 2, 5, 8), "p": np.array([3]), **TABLES}, 1, {"interleaved": 1},
+    ),
+    "MatMulNBits": ("MatMulNBits", PACKED, 1, {"K": 40, "N": 6, "bits": 4, "block_size": 16}),
+    "MatMulNBits, zero points": (
+        "MatMulNBits", {**PACKED, "zeros": ids(12, high=256, dtype=np.uint8)}, 1,
+        {"K": 40, "N": 6, "bits": 4, "block_size": 16},
+    ),
+}  # fmt: skip
+STORED = (
+    "weight",
+    "scales",
+    "zeros",
+    "words",
+    "positions",
+    "kinds",
+    "gamma",
+    "beta",
+    "cos",
+    "sin",
+    "total",
+    "lengths",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contrib(case, tmp_path):
+    op, inputs, outputs, attributes = CASES[case]
+    domain = "" if op == "SimplifiedLayerNormalization" else CONTRIB
+    path = one_node(tmp_path / "m.onnx", op, inputs, STORED, outputs, domain, **attributes)
+    if outputs == 4:  # mean and deviation are not computed
+        path = _drop_outputs(path)
+    given = {name: array for name, array in inputs.items() if name not in STORED}
+    file = load_onnx(path)
+    expected = run_onnxruntime(file, list(given.values()))
+    assert not isinstance(expected, str), expected
+    for ours, theirs in zip(imported(path, given), expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+
+
+def _drop_outputs(path):
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.node[0].output[1] = model.graph.node[0].output[2] = ""
+    del model.graph.output[1:3]
+    onnx.save(model, path)
+    return path
+
+
+def test_what_is_not_taken_says_so(tmp_path):
+    past = {**GROUPED, "pk": f(2, 2, 3, 8), "pv": f(2, 2, 3, 8)}
+    path = one_node(
+        tmp_path / "m.onnx", "GroupQueryAttention", past, STORED, 1, CONTRIB, num_heads=4, kv_num_heads=2
+    )
+    given = {name: array for name, array in past.items() if name not in STORED}
+    with pytest.raises(
+        CaptureError, match=r"onnx GroupQueryAttention 'the/GroupQueryAttention' .*cache"
+    ) as caught:
+        imported(path, given)
+    assert str(path) in str(caught.value)
