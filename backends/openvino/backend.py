@@ -106,8 +106,8 @@ class OpenVinoBackend(Backend):
         if not any(instr.attrs.get("group") for instr in instrs):
             return []
         return [
-            f"weights with scales for groups are slow on {self.name}, in its compiler's model slower than f16; "
-            "weights=int8 or int4:channel has one scale for each output"
+            f"weights with scales for groups are slow on {self.name}, in its compiler's model slower than "
+            "f16: weights=int8 or int4:channel has one scale for each output"
         ]
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:

@@ -18,8 +18,9 @@ def holds_state(instr: Instr) -> bool:
 
 
 def positional(program: Program) -> set[int]:
-    """Indices of the instructions, views apart, that compute from the position of new rows alone: positions,
-    masks, rotary tables.
+    """Indices of the instructions, views apart, that compute from the position of new rows and other single
+    integers of the caller (how many tokens are real, how long the text is) alone: positions, masks, rotary
+    tables.
 
     They are for the host, which has integers and floats of full width: on a device that computes in 16 bits
     positions over 2048 would fall together.
@@ -36,6 +37,7 @@ def positional(program: Program) -> set[int]:
         elif r in made:
             pending += made[r].registers()
     found: set[int] = set()
+    known.update(r for r in params if known and not r.type.rank and not r.type.dtype.is_float)
     for index, instr in enumerate(body if known else ()):
         reads = list(instr.registers())
         if reads and known.issuperset(reads) and not holds_state(instr):

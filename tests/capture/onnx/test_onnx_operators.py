@@ -44,7 +44,7 @@ def _cases():
             importlib.import_module(f"{package.__name__}.{name}")
     names = set()
     for case in package._NodeTestCases[before:] or package._NodeTestCases:
-        if not case.name.endswith("_expanded") and not _WRONG.search(case.name) and case.name not in names:
+        if "_expanded" not in case.name and not _WRONG.search(case.name) and case.name not in names:
             names.add(case.name)
             yield case
 

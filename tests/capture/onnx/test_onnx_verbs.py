@@ -52,7 +52,7 @@ def test_compile_verify_analyze(tmp_path):
             "linear",
             "layer_norm",
         ]
-        assert "onnx MatMul '/mlp/MatMul_e'" in to_text(executable.plan.program)
+        assert "onnx LayerNormalization '/mlp/LayerNormalization_y'" in to_text(executable.plan.program)
 
     result = run("verify", out, "-m", path, "--seeds", 1, "--format", "json")
     assert result.exit_code == 0, result.stdout

@@ -74,7 +74,7 @@ def _is_float(*operands: Operand) -> bool:
 def div(a: Operand, b: Operand) -> Tensor:
     if not _is_float(a, b):
         return torch.div(_tensor(a, b), b, rounding_mode="trunc")
-    if a == 1 and not isinstance(a, Tensor) and isinstance(b, Tensor):
+    if not isinstance(a, Tensor) and isinstance(b, Tensor) and a == 1:
         return torch.reciprocal(b)
     return _tensor(a, b) / b
 
