@@ -153,8 +153,9 @@ def _step(loaded: Any, tokens: int, past: int) -> Any:
 
         def forward(self, input_ids: Any, mask: Any, position_ids: Any, *rows: Any) -> Any:
             cache = DynamicCache(config=config)
-            for layer in range(len(rows) // 2):
-                cache.update(rows[2 * layer], rows[2 * layer + 1], layer)
+            for layer, keys, values in zip(cache.layers, rows[::2], rows[1::2], strict=True):
+                layer.lazy_initialization(keys, values)
+                layer.keys, layer.values = keys, values  # an update would append them to nothing
             out = self.model.model(
                 input_ids=input_ids,
                 attention_mask=mask,
