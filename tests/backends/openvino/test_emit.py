@@ -24,7 +24,16 @@ from forgec.ir.types import DType, TensorType
 SEED = 23
 CORE = ov.Core()
 CORE.set_property({"INFERENCE_NUM_THREADS": 1})
-HOST_ONLY = {"aten", "call", "read_state", "write_state", "view_state", "write_rows", "update_rows"}
+HOST_ONLY = {
+    "aten",
+    "call",
+    "read_state",
+    "write_state",
+    "view_state",
+    "write_rows",
+    "update_rows",
+    "cache_mask",
+}
 WITHOUT_FORM = {"scales", "quantise", "fitted_scales", "fitted_codes", "embedding_q"}
 """Computed when an artifact is written, or by the host."""
 TOLERANCE = {DType.F32: 2e-4, DType.F16: 2e-2}
