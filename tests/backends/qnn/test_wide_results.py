@@ -41,7 +41,9 @@ def test_what_is_read_inside_stays_whole(tmp_path: Path) -> None:
     case = _product()
     program = case.program
     result = program.main.results[0]
-    program.main.body.append(type(program.main.body[0])("relu", (result,), (type(result)(999, result.type),), {}))
+    program.main.body.append(
+        type(program.main.body[0])("relu", (result,), (type(result)(999, result.type),), {})
+    )
     emitted = emit(program, case.constants, tmp_path)
     assert len(emitted.outputs) == 1
 
