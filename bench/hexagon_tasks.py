@@ -93,7 +93,10 @@ def _compiled(executable: Any, target: str) -> dict[str, Any]:
     devices = {
         i: segment.device
         for i, segment in enumerate(executable.plan.segments)
-        if any(not get(instr.op).view for instr in executable.shared.segments[i].main.body)
+        if any(
+            not get(instr.op).view and instr.op != "copy"  # transfers are copies of the host's
+            for instr in executable.shared.segments[i].main.body
+        )
     }
     codes = [executable.shared.code(i) for i, device in devices.items() if device == target]
     told = [
