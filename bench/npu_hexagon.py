@@ -2,9 +2,9 @@
 
 The peer is ``torch.onnx.export(dynamo=True)`` of the same module on the same inputs, in f16 and in f32 (which
 HTP computes in f16 too); whichever takes fewer simulated cycles counts. Both sides look embeddings up on the
-NPU, give all outputs, and have finalisation mode 3. Every compile is a process of its own with an empty cache,
-one after the other, the two sides in turn. Cycles are those of the vendor's performance model for a chip of
-that architecture, partitions added up; its time on the CPU between partitions is not in them.
+NPU, give all outputs, and have finalisation mode 3. Every compile is a process of its own with an empty
+cache, one after the other, the two sides in turn. Cycles are those of the vendor's performance model for a
+chip of that architecture, partitions added up; the time on the CPU between partitions is not in them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,12 @@ def _task(task: str, folder: Path | None = None, **arguments: Any) -> Any:
         command = [sys.executable, "-m", f"{__package__}.hexagon_tasks", task, json.dumps(arguments)]
         try:
             done = subprocess.run(
-                command, cwd=folder or empty, env=environment, capture_output=True, text=True, timeout=_LIMIT_S
+                command,
+                cwd=folder or empty,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_LIMIT_S,
             )
         except subprocess.TimeoutExpired:
             return {"refused": f"no end after {_LIMIT_S} s"}
@@ -164,11 +169,23 @@ def _cycles(pairs: _Pairs) -> Table:
                 *(str(x.get("uncosted", "")) for x in (own, peer)),
             ]
         )
-    both = [own["cycles"] / peer["cycles"] for _, own, peer in pairs if own.get("cycles") and peer.get("cycles")]
+    both = [
+        own["cycles"] / peer["cycles"] for _, own, peer in pairs if own.get("cycles") and peer.get("cycles")
+    ]
     notes = [f"Geometric mean over the rows: {geometric_mean(both) - 1:+.0%}."] if both else []
     return Table(
         "Cycles, simulated by Qualcomm's performance model",
-        ["model", "target", ">forgec", ">ORT QNN", ">difference", ">us", ">us, ORT", ">uncosted", ">uncosted, ORT"],
+        [
+            "model",
+            "target",
+            ">forgec",
+            ">ORT QNN",
+            ">difference",
+            ">us",
+            ">us, ORT",
+            ">uncosted",
+            ">uncosted, ORT",
+        ],
         rows,
         notes,
     )
@@ -188,7 +205,9 @@ def _where(pairs: _Pairs) -> Table:
     ]
     columns = ["NPU parts/CPU islands/transitions", ">DDR", ">spill and fill", ">code"]
     names = [f"{name}{side}" for name in columns for side in ("", ", ORT")]
-    return Table("Parts, bytes to and from memory (simulated), size of code", ["model", "target", *names], rows)
+    return Table(
+        "Parts, bytes to and from memory (simulated), size of code", ["model", "target", *names], rows
+    )
 
 
 def _seconds(pairs: _Pairs) -> Table:
@@ -228,7 +247,11 @@ def _folding(found: Sequence[Mapping[str, Any]]) -> Table:
             rows.append(
                 [
                     *(row["model"], row["target"], fold),
-                    *(f"{x:.1f}" for run in (cold, again) for x in (run["seconds"], sum(run["vendor"].values()))),
+                    *(
+                        f"{x:.1f}"
+                        for run in (cold, again)
+                        for x in (run["seconds"], sum(run["vendor"].values()))
+                    ),
                     mib(cold["code"]),
                 ]
             )

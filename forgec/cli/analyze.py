@@ -159,7 +159,7 @@ def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
 
 
 def fold_prices(executable: Executable) -> list[RepeatReport]:
-    """What repeats in the target's segments; of what the compile looked at itself as it says, else asked for."""
+    """What repeats in the target's segments: as the compile says if it looked itself, else asked for."""
     report = executable.report
     told = [repeat for p in (report.predictions if report else ()) for repeat in p.repeats]
     if told:
@@ -225,7 +225,16 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
             printer.gap()
         if a.fold:
             printer.table(
-                ("repeats", ">calls", ">folded", ">unfolded", ">price", ">code folded", ">code", "by default"),
+                (
+                    "repeats",
+                    ">calls",
+                    ">folded",
+                    ">unfolded",
+                    ">price",
+                    ">code folded",
+                    ">code",
+                    "by default",
+                ),
                 [_fold_row(repeat) for repeat in a.fold],
                 title="compiling repeated blocks once: simulated time of all calls",
             )

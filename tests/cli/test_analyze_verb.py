@@ -1,13 +1,16 @@
 """analyze: groups, reasons, shares and the exit code under --strict."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from cli_toy import toy
+from forgec.backends.base import DEFAULTS
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
+from forgec.backends.prediction import Repeat
 
-from forgec.cli.analyze import analyse_plan
+from forgec.cli.analyze import analyse_plan, fold_prices
 from forgec.plan.cost import CostModel
 
 
@@ -77,3 +80,17 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert [t["off_target"] for t in document["targets"]] == [1, 1]
+
+
+def test_what_folding_would_cost_is_asked_of_the_target():
+    repeat = Repeat("4 instructions, linear to add", 3, False, "not asked for", 30.0, 20.0, 10, 90, 1.0, 3.0)
+
+    class Repeating(NullBackend):
+        def fold_prices(self, segments, constants, settings=DEFAULTS):
+            assert [instr.op for program in segments for instr in program.main.body]
+            return [repeat]
+
+    backends = {"null": Repeating(pretend=True, cost_us=0.0), "cpu": CpuBackend(cost=lambda instr: 1e6)}
+    (found,) = fold_prices(toy(selftest=False, backend=backends.__getitem__, target="null"))
+    assert asdict(found) == asdict(repeat)
+    assert fold_prices(toy(selftest=False)) == []
