@@ -121,8 +121,8 @@ class Settings:
     ``timeout_s`` seconds and ``memory_bytes`` bytes are what one of its processes may take, None is no bound.
     ``jobs`` processes run at the same time. ``fold`` is whether what repeats is compiled once, with its
     weights as inputs: "on", "off", or "auto" for where the vendor's simulation says that it costs next to
-    nothing. ``predict`` is whether a vendor's model is asked for a prediction where that takes a compile of its
-    own.
+    nothing. ``predict`` is whether a vendor's model is asked for a prediction where that takes a compile of
+    its own.
     """
 
     timeout_s: float | None = 600.0
@@ -223,8 +223,8 @@ class Backend(ABC):
     def fold_prices(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[Repeat]:
-        """What repeats in the segments, with the prices of compiling it once and as often as it is called, for
-        a backend that does not find them out in every compile."""
+        """What repeats in the segments, with the prices of compiling it once and as often as it is called:
+        for a backend that does not find them out in every compile."""
         return []
 
     def prediction(self, code: bytes) -> Prediction | None:

@@ -1,7 +1,8 @@
 """What the benchmark of Hexagon does in processes of their own, one per compile.
 
-``python -m bench.hexagon_tasks TASK JSON`` prints one line of JSON as its last: ``own`` compiles a preset with
-forgec, ``export`` writes the peer's ONNX files, ``peer`` compiles one of them with ONNX Runtime's QNN provider.
+``python -m bench.hexagon_tasks TASK JSON`` prints one line of JSON as its last: ``own`` compiles a preset
+with forgec, ``export`` writes the peer's ONNX files, ``peer`` compiles one of them with ONNX Runtime's QNN
+provider.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _FIELDS = {
 
 def load(model: str, layers: int | None, dtype: str = "float32", seed: int = 0) -> Any:
     """A preset; MiniLM with its real weights where their package is installed."""
+    from forgec.models.packaged import sentence_encoder_dir
+
     from forgec import models
     from forgec.errors import ModelError
-    from forgec.models.packaged import sentence_encoder_dir
 
     spec = model
     if model == "minilm":
@@ -51,10 +53,10 @@ def own(
     Processes of the vendor's compiler run one at a time here, so that their seconds can be told apart.
     """
     import torch
+    from forgec.backends.qnn import compiler
 
     import forgec
     from forgec import models
-    from forgec.backends.qnn import compiler
 
     loaded = models.load("bert-base-tiny")
     forgec.compile(loaded.module, (), loaded.example_inputs(tokens=8)[1], target="cpu")  # imports
@@ -84,13 +86,17 @@ def own(
 
 def _compiled(executable: Any, target: str) -> dict[str, Any]:
     from forgec.backends.qnn import container
+
     from forgec.ir.op import get
 
     found = executable.report.predictions
     devices = {
         i: segment.device
         for i, segment in enumerate(executable.plan.segments)
-        if any(not get(instr.op).view for instr in executable.shared.segments[i].main.body)
+        if any(
+            not get(instr.op).view and instr.op != "copy"  # transfers are copies of the host's
+            for instr in executable.shared.segments[i].main.body
+        )
     }
     codes = [executable.shared.code(i) for i, device in devices.items() if device == target]
     told = [

@@ -1,9 +1,9 @@
 """Compiling for Intel's NPUs: forgec with repeated blocks compiled once, against plain OpenVINO and NPUW.
 
-The language model is a Llama of random weights, as prefill of a chunk and decode of one token after a past,
-with rows of the cache as inputs and the new rows as outputs on both sides. The peer's two models are
+The language model is a Llama of random weights, as prefill of a chunk and decode of one token, both after a
+past, with rows of the cache as inputs and the new rows as outputs on both sides. The peer's two models are
 ``openvino.convert_model`` of the same module exported by ``torch.export``, static, in f16, on looked-up
-embeddings; its prefill has no past, which favours it. They are compiled as they are, and by NPUW with the
+embeddings. They are compiled as they are, and by NPUW with the
 properties of OpenVINO's pipeline for language models. BERT is compiled plain and by forgec.
 
 All use the same compiler, one after the other in every round, from an empty cache. "CPU" is the processor
@@ -82,7 +82,7 @@ def _language_model(
 
     loaded = _llama(layers, past + tokens)
     models = {
-        "prefill": _step(loaded, tokens, 0),
+        "prefill": _step(loaded, tokens, past),
         "decode": _step(loaded, 1, past),
     }
     name = f"Llama, {layers} layers"
@@ -153,8 +153,9 @@ def _step(loaded: Any, tokens: int, past: int) -> Any:
 
         def forward(self, input_ids: Any, mask: Any, position_ids: Any, *rows: Any) -> Any:
             cache = DynamicCache(config=config)
-            for layer in range(len(rows) // 2):
-                cache.update(rows[2 * layer], rows[2 * layer + 1], layer)
+            for layer, keys, values in zip(cache.layers, rows[::2], rows[1::2], strict=True):
+                layer.lazy_initialization(keys, values)
+                layer.keys, layer.values = keys, values  # an update would append them to nothing
             out = self.model.model(
                 input_ids=input_ids,
                 attention_mask=mask,
@@ -172,9 +173,8 @@ def _step(loaded: Any, tokens: int, past: int) -> Any:
         "mask": torch.ones(1, 1, tokens, total).tril(past).log(),
         "position_ids": torch.arange(past, total)[None],
     }
-    if past:
-        rows = torch.zeros(1, config.num_key_value_heads, past, size)
-        inputs |= {f"rows{i}": rows for i in range(2 * config.num_hidden_layers)}
+    rows = torch.zeros(1, config.num_key_value_heads, past, size)
+    inputs |= {f"rows{i}": rows for i in range(2 * config.num_hidden_layers)}
     return converted(Step(), inputs, "export", positional=True)
 
 

@@ -2,9 +2,9 @@
 
 The peer is ``torch.onnx.export(dynamo=True)`` of the same module on the same inputs, in f16 and in f32 (which
 HTP computes in f16 too); whichever takes fewer simulated cycles counts. Both sides look embeddings up on the
-NPU, give all outputs, and have finalisation mode 3. Every compile is a process of its own with an empty cache,
-one after the other, the two sides in turn. Cycles are those of the vendor's performance model for a chip of
-that architecture, partitions added up; its time on the CPU between partitions is not in them.
+NPU, give all outputs, and have finalisation mode 3. Every compile is a process of its own with an empty
+cache, one after the other, the two sides in turn. Cycles are those of the vendor's performance model for a
+chip of that architecture, partitions added up; the time on the CPU between partitions is not in them.
 """
 
 from __future__ import annotations

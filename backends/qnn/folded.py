@@ -76,8 +76,8 @@ def compile_folded(
 def fold_prices(
     segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip
 ) -> list[Repeat]:
-    """Both prices of everything that repeats, estimated from one block with its weights as inputs and from one
-    and two in a row with them in the code; empty if nothing repeats.
+    """Both prices of everything that repeats, estimated from one block with its weights as inputs and from
+    one and two in a row with them in the code; empty if nothing repeats.
 
     Raises ``BackendError`` if one of these does not compile.
     """

@@ -168,7 +168,7 @@ def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
 
 
 def fold_prices(executable: Executable) -> list[RepeatReport]:
-    """What repeats in the target's segments; of what the compile looked at itself as it says, else asked for."""
+    """What repeats in the target's segments: as the compile says if it looked itself, else asked for."""
     report = executable.report
     told = [repeat for p in (report.predictions if report else ()) for repeat in p.repeats]
     if told:

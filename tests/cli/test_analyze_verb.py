@@ -2,14 +2,17 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 from cli_toy import toy
+from forgec.backends.base import DEFAULTS
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
+from forgec.backends.prediction import Repeat
 from report_samples import sample
 
-from forgec.cli.analyze import analyse_plan
+from forgec.cli.analyze import analyse_plan, fold_prices
 from forgec.plan.cost import FAMILIES, CostModel, Rates
 from forgec.report.report import Verdict
 
@@ -99,3 +102,17 @@ def test_times_are_those_of_the_device_and_the_verdict_is_said(forgec, fake_comp
     assert result.stdout.splitlines()[-1] == f"null, {said.sentence}"
     result = forgec("analyze", "-m", "toy", "-t", "null", "--format", "json")
     assert json.loads(result.stdout)["targets"][0]["verdict"]["placed_us"] == 1.0
+
+
+def test_what_folding_would_cost_is_asked_of_the_target():
+    repeat = Repeat("4 instructions, linear to add", 3, False, "not asked for", 30.0, 20.0, 10, 90, 1.0, 3.0)
+
+    class Repeating(NullBackend):
+        def fold_prices(self, segments, constants, settings=DEFAULTS):
+            assert [instr.op for program in segments for instr in program.main.body]
+            return [repeat]
+
+    backends = {"null": Repeating(pretend=True, cost_us=0.0), "cpu": CpuBackend(cost=lambda instr: 1e6)}
+    (found,) = fold_prices(toy(selftest=False, backend=backends.__getitem__, target="null"))
+    assert asdict(found) == asdict(repeat)
+    assert fold_prices(toy(selftest=False)) == []

@@ -21,6 +21,7 @@ def test_defaults():
         "memory": 0,
         "jobs": 2,
         "fold": "auto",
+        "predict": True,
         "costs": "server",
     }
 

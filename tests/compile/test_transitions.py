@@ -11,6 +11,7 @@ import pytest
 from forgec.backends.base import Answer, No
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
+from forgec.passes import optimise
 
 from forgec import models
 from forgec.capture import capture
@@ -18,7 +19,6 @@ from forgec.ir.in_place import flatten
 from forgec.ir.lowering import lower
 from forgec.ir.program import Instr
 from forgec.options import Options
-from forgec.passes import optimise
 from forgec.plan.plan import Plan
 from forgec.plan.planner import make_plan
 

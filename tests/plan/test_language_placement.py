@@ -88,3 +88,11 @@ def test_the_host_writes_after_all_have_read() -> None:
 def test_an_expensive_device_leaves_all_to_the_host() -> None:
     plan = planned(flatten(parse(CACHED), off_host=True), npu_us=1e6)
     assert {segment.device for segment in plan.segments} == {"cpu"}
+
+
+def test_other_counts_of_the_caller_are_the_hosts_too() -> None:
+    text = CACHED.replace('r2 "ids": i64[1]', 'r2 "ids": i64[1], r10 "count": i64[]')
+    text = text.replace('(r9 "y": f32[1,2,1,4])', '(r9 "y": f32[1,2,1,4], r11 "z": i64[])')
+    text = text.replace("  return r9", "  r11: i64[] = neg r10\n  return r9, r11")
+    body = planned(flatten(parse(text), off_host=True)).program.main.body
+    assert {instr.op: instr.device for instr in body}["neg"] == "cpu"

@@ -1,8 +1,8 @@
 """Products whose weight does not fit into a chip's memory as products of pieces that do.
 
 Before: ``g = linear x, w1; u = linear x, w2; h = gated g, u; y = linear h, w3, b, r``. After: for every piece
-of the columns ``gated(linear x, w1[:n], linear x, w2[:n])``, put side by side; ``linear h, w3[:n], b[:n]`` for
-every piece, put side by side, and ``r`` added. A weight that does not fit is fetched at half the rate on
+of the columns ``gated(linear x, w1[:n], linear x, w2[:n])``, put side by side; ``linear h, w3[:n], b[:n]``
+for every piece, put side by side, and ``r`` added. A weight that does not fit is fetched at half the rate on
 Hexagon, and the gate goes on while the next piece is fetched.
 
 Does not fire for weights computed in the segment or as small as ``limit`` bytes, and leaves a product alone

@@ -38,7 +38,7 @@ FORMS = [(8, 0, 40), (4, 0, 40), (4, 32, 64), (4, 64, 96), (8, 16, 48)]
 def test_products_are_emitted_on_their_codes(bits: int, group: int, depth: int) -> None:
     case = compressed_product(SEED, bits, group, depth)
     assert by_rule(case.instr) is None
-    model = emitted(case.program, case.constants, "test")
+    model = emitted(case.program, case.constants, "4000", "test")
     assert f'element_type="i{bits}"'.encode() in model.xml
     core = ov.Core()
     compiled = core.compile_model(

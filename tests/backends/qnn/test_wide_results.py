@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forgec.backends.qnn import container
+from forgec.backends.base import Settings
+from forgec.backends.qnn import compiler, container
 from forgec.backends.qnn.emit import emit, matrix
-from qnn_emulator import assert_close, compiled, emulated
+from forgec.backends.vendor.cache import Cache
+from qnn_emulator import CHIP, assert_close, compiled, emulated
 from qnn_programs import Case, single
 
 from forgec.ir.op import Sample
@@ -41,7 +43,9 @@ def test_what_is_read_inside_stays_whole(tmp_path: Path) -> None:
     case = _product()
     program = case.program
     result = program.main.results[0]
-    program.main.body.append(type(program.main.body[0])("relu", (result,), (type(result)(999, result.type),), {}))
+    program.main.body.append(
+        type(program.main.body[0])("relu", (result,), (type(result)(999, result.type),), {})
+    )
     emitted = emit(program, case.constants, tmp_path)
     assert len(emitted.outputs) == 1
 
@@ -50,3 +54,14 @@ def test_a_narrow_result_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(matrix, "_WIDE", 1 << 20)
     case = _product()
     assert len(emit(case.program, case.constants, tmp_path).outputs) == 1
+
+
+def test_a_prediction_may_be_left_out_and_asked_for_later(tmp_path: Path) -> None:
+    case = _product()
+    store = Cache(tmp_path / "cache")
+    found = []
+    for predict in (False, True, False):
+        settings = Settings(predict=predict)
+        (code,) = compiler.compile_segments([case.program], case.constants, settings, CHIP, store)
+        found.append(container.unpack(code, files=False).prediction is not None)
+    assert found == [False, True, True]

@@ -53,7 +53,9 @@ def _same(program: Program, rules: Any) -> Program:
     """The rewritten program, after comparing the numbers."""
     verify(program)
     rng = np.random.default_rng(SEED)
-    tensors = {c.key: rng.standard_normal(c.type.shape).astype(np.float32) for c in program.constants.values()}
+    tensors = {
+        c.key: rng.standard_normal(c.type.shape).astype(np.float32) for c in program.constants.values()
+    }
     inputs = [rng.standard_normal(r.type.shape).astype(np.float32) for r in program.main.params]
 
     def value(constant: Constant) -> np.ndarray:
@@ -88,12 +90,15 @@ def test_convolutions_over_time_become_products(length: int, taps: int, stride: 
 
 def test_channels_are_there_for_who_reads_them() -> None:
     text = TWO_CONVS.format(length=9, taps=3, stride=2, padding=1, after=5)
-    text = text.replace('(r5 "y": f32[2,5,5])', '(r5 "y": f32[2,5,5], r2 "z": f32[2,6,9])').replace("return r5", "return r5, r2")
+    text = text.replace('(r5 "y": f32[2,5,5])', '(r5 "y": f32[2,5,5], r2 "z": f32[2,6,9])').replace(
+        "return r5", "return r5, r2"
+    )
     assert _ops(_same(parse(text), conv_on_rows())).count("transpose") == 2
 
 
 @pytest.mark.parametrize(
-    ("weight", "attrs"), [("f32[6,2,3]", "padding=[1], groups=2"), ("f32[6,4,3]", "padding=[2], dilation=[2]")]
+    ("weight", "attrs"),
+    [("f32[6,2,3]", "padding=[1], groups=2"), ("f32[6,4,3]", "padding=[2], dilation=[2]")],
 )
 def test_other_convolutions_stay(weight: str, attrs: str) -> None:
     text = TWO_CONVS.format(length=9, taps=3, stride=2, padding=1, after=5)
@@ -116,7 +121,9 @@ def test_products_that_fit_stay() -> None:
 
 
 def test_a_gate_that_is_read_elsewhere_is_one_value() -> None:
-    text = GATE.replace('(r5 "y": f32[1,3,70])', '(r5 "y": f32[1,3,70], r1 "z": f32[1,3,192])').replace("return r5", "return r5, r1")
+    text = GATE.replace('(r5 "y": f32[1,3,70])', '(r5 "y": f32[1,3,70], r1 "z": f32[1,3,192])').replace(
+        "return r5", "return r5, r1"
+    )
     program = parse(text)
     assert _ops(_same(program, split_wide_products(program, LIMIT))).count("gated") == 1
 
