@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -13,6 +11,7 @@ from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
 from .graph import CapturedGraph
+from .report.bounds import COMPRESSED, bounds_of, compressed, largest
 from .report.metrics import differences, worst
 from .report.report import Fidelity
 from .weights import WeightSpec
@@ -25,18 +24,6 @@ wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
 LOW_PRECISION = 5e-2
 """The same for programs with 16-bit floats, and for devices that compute in them."""
-
-_HALF_SHARE = 1e-2
-_HALF_KL = 1e-3
-"""Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
-
-
-_COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
-"""The same for compressed weights, by the least exact format in use, as a share of the reference's norm: the
-distance that rounding the weights explains, with room for models that have learned nothing."""
-
-_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5}
-"""Bound of the divergence from eager in nats, by the least exact format in use."""
 
 
 def check_against_eager(
@@ -69,11 +56,14 @@ def check_against_eager(
         tolerance = LOW_PRECISION if low else TOLERANCE
         _same_function(name, found[name].max_abs, theirs, tolerance, captured.reference)
     executable.selftest = SelfTest([x.copy() for x in inputs], expected)
-    bounds: dict[str, float] = {}
-    if precision != "f32":
-        largest = max(map(_largest, expected), default=0.0)
-        bounds = {"bound_max_abs": _HALF_SHARE * largest, "bound_kl": _HALF_KL}
-    return worst(found.values(), reference=captured.reference, inputs="example", **bounds)
+    bounds = bounds_of(precision, expected)
+    return worst(
+        found.values(),
+        reference=captured.reference,
+        inputs="example",
+        bound_max_abs=bounds.max_abs,
+        bound_kl=bounds.kl,
+    )
 
 
 def _check_compressed(
@@ -94,7 +84,7 @@ def _check_compressed(
         difference = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         norm = float(np.linalg.norm(theirs[finite].astype(np.float64)))
         share = difference / max(norm, 1e-30)
-        if share > _COMPRESSED[least]:
+        if share > COMPRESSED[least]:
             raise FidelityError(
                 f"output {name or 'output'} differs from {reference} by {share:.2f} "
                 f"of its norm, more than rounding weights to {least} explains",
@@ -102,12 +92,13 @@ def _check_compressed(
             )
     executable.selftest = SelfTest([x.copy() for x in inputs], results)
     found = differences(expected, dict(zip(expected, results, strict=True)))
+    bounds = compressed(weights)
     return worst(
         found.values(),
         reference=f"{reference}, weights {least} here",
         inputs="example",
-        bound_max_abs=math.inf,
-        bound_kl=_COMPRESSED_KL[least],
+        bound_max_abs=bounds.max_abs,
+        bound_kl=bounds.kl,
     )
 
 
@@ -121,19 +112,13 @@ def _same_function(
 ) -> None:
     if not np.isfinite(difference):
         raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
-    scale = _largest(theirs)
+    scale = largest(theirs)
     if difference > tolerance * max(scale, 1e-3):
         raise FidelityError(
             f"output {name or 'output'} differs from {reference} by {difference:.2e} (largest value "
             f"{scale:.2e})",
             hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
         )
-
-
-def _largest(x: np.ndarray) -> float:
-    """Largest finite magnitude; without a copy where all are finite."""
-    found = max(float(x.max(initial=0)), -float(x.min(initial=0))) if x.size else 0.0
-    return found if np.isfinite(found) else float(np.abs(x[np.isfinite(x)]).max(initial=0))
 
 
 def find_nan(graph: CapturedGraph) -> list[str]:

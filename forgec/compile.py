@@ -36,6 +36,7 @@ from .plan.cost import CostModel
 from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
 from .report import compose, rss
+from .report.bounds import lowest_precision
 from .report.report import PassReport, Phase, PhaseName, Report
 from .report.verdict import verdict
 from .weights import FOUR_BITS, WeightSpec
@@ -282,11 +283,9 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            devices = {segment.device for segment in executable.plan.segments}
-            low = [p for p in (backends.get(device).precision for device in devices) if p != "f32"]
-            report.fidelity = check_against_eager(
-                executable, captured, WeightSpec.parse(self.options.weights), low[0] if low else "f32"
-            )
+            precision = lowest_precision(executable.plan, backends.get)
+            weights = WeightSpec.parse(self.options.weights)
+            report.fidelity = check_against_eager(executable, captured, weights, precision)
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(

@@ -12,12 +12,15 @@ from ..errors import OptionError
 from ..executable import Executable, sampled
 from ..executable.convert import to_array
 from ..report import metrics, units
+from ..report.bounds import EXACT, Bounds, bounds_of, compressed, lowest_precision
 from ..report.stepwise import first_divergence, interpret
+from ..weights import WeightSpec
 from .eager import can_widen, flat_outputs, run_eager
 from .subject import Subject
 
-__all__ = ["Case", "Comparison", "divergence", "fresh_cases", "sizes", "stored_case"]
+__all__ = ["STORED", "Case", "Comparison", "divergence", "fresh_cases", "sizes", "stored_case"]
 
+STORED = "stored outputs"
 _TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
 
 
@@ -36,6 +39,8 @@ class Comparison:
     kl: float
     cosine: float
     sqnr_db: float
+    bound_max_abs: float
+    bound_kl: float
     passed: bool
     note: str | None = None
 
@@ -59,7 +64,7 @@ def stored_case(executable: Executable) -> Case:
     stored = executable.selftest
     if stored is None:
         raise OptionError("the file stores no example to check", hint="give the model with -m")
-    return _compare(executable, list(stored.inputs), "stored", {"stored outputs": list(stored.outputs)})
+    return _compare(executable, list(stored.inputs), "stored", {STORED: list(stored.outputs)})
 
 
 def fresh_cases(executable: Executable, subject: Subject, seeds: int) -> Iterator[Case]:
@@ -102,13 +107,26 @@ def _compare(
     sides.append(("executable", got, "interpreter", reference))
     comparisons = []
     for result, values, against, wanted in sides:
+        bounds = _bounds(executable, result, against, wanted)
         for name, value, want in zip(names, values, wanted, strict=True):
             d = metrics.difference(want, value if want.shape == value.shape else sampled(value), name)
-            passed = d.within(metrics.BOUND_MAX_ABS, metrics.BOUND_KL)
-            comparisons.append(
-                Comparison(result, against, label, name, d.max_abs, d.kl, d.cosine, d.sqnr_db, passed)
-            )
+            figures = (d.max_abs, d.kl, d.cosine, d.sqnr_db, bounds.max_abs, bounds.kl)
+            comparisons.append(Comparison(result, against, label, name, *figures, bounds.hold(d)))
     return Case(inputs, comparisons, {"executable": got, "interpreter": reference})
+
+
+def _bounds(executable: Executable, result: str, against: str, wanted: Sequence[np.ndarray]) -> Bounds:
+    """The bounds of one way to compute the outputs against another.
+
+    Compressed weights are in the executable, the interpreter and what the file stores, not in eager. Only the
+    executable computes as its devices do.
+    """
+    weights = WeightSpec.parse(str(executable.shared.info.options.get("weights", "fp32")))
+    if weights.compresses and against not in ("interpreter", STORED):
+        return compressed(weights)
+    if result != "executable":
+        return EXACT
+    return bounds_of(lowest_precision(executable.plan, executable.shared.backend), wanted)
 
 
 def _with_wide_reference(case: Case, narrow: Mapping[str, list[np.ndarray]], wide: list[np.ndarray]) -> Case:
@@ -133,7 +151,8 @@ def _with_wide_reference(case: Case, narrow: Mapping[str, list[np.ndarray]], wid
 
 def divergence(executable: Executable, inputs: list[np.ndarray]) -> str | None:
     """Where executable and interpreter first differ on the inputs, as text."""
-    found = first_divergence(executable, inputs, metrics.BOUND_MAX_ABS)
+    bounds = bounds_of(lowest_precision(executable.plan, executable.shared.backend), ())
+    found = first_divergence(executable, inputs, bounds.relative)
     return None if found is None else f"{found} (max abs {units.metric(found.max_abs)})"
 
 

@@ -1,0 +1,71 @@
+"""How far a program's results may be from a reference, by what its devices compute in and how its weights are
+stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backends.base import Backend
+from ..plan.plan import Plan
+from ..weights import WeightSpec
+from .metrics import BOUND_KL, BOUND_MAX_ABS, Difference
+
+__all__ = ["COMPRESSED", "EXACT", "Bounds", "bounds_of", "compressed", "largest", "lowest_precision"]
+
+_HALF_SHARE = 1e-2
+_HALF_KL = 1e-3
+"""Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
+
+COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
+"""For compressed weights, by the least exact format in use, as a share of the reference's norm: the distance
+that rounding the weights explains, with room for models that have learned nothing."""
+
+_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5}
+"""Bound of the divergence from eager in nats, by the least exact format in use."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """``max_abs`` and ``kl`` as in a report; ``relative`` is the share of a value's largest magnitude by which
+    an intermediate result may be off."""
+
+    max_abs: float
+    kl: float
+    relative: float
+
+    def hold(self, found: Difference) -> bool:
+        """Whether a difference is within both."""
+        return found.within(self.max_abs, self.kl)
+
+
+EXACT = Bounds(BOUND_MAX_ABS, BOUND_KL, BOUND_MAX_ABS)
+"""The project's own, for f32 against eager PyTorch."""
+
+
+def lowest_precision(plan: Plan, backend: Callable[[str], Backend]) -> str:
+    """The element type that the least exact of a plan's devices computes floats in."""
+    devices = {segment.device for segment in plan.segments}
+    return next((p for p in (backend(device).precision for device in devices) if p != "f32"), "f32")
+
+
+def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
+    """The bounds for outputs like these, computed in ``precision``."""
+    if precision == "f32":
+        return EXACT
+    whole = max(map(largest, expected), default=0.0)
+    return Bounds(_HALF_SHARE * whole, _HALF_KL, _HALF_SHARE)
+
+
+def compressed(weights: WeightSpec) -> Bounds:
+    """The bounds of what compressed weights do to the outputs: those of the divergence alone."""
+    return Bounds(math.inf, _COMPRESSED_KL[weights.least_exact.name], math.inf)
+
+
+def largest(x: np.ndarray) -> float:
+    """Largest finite magnitude; without a copy where all are finite."""
+    found = max(float(x.max(initial=0)), -float(x.min(initial=0))) if x.size else 0.0
+    return found if np.isfinite(found) else float(np.abs(x[np.isfinite(x)]).max(initial=0))
