@@ -80,11 +80,8 @@ def _language_model(
 ) -> dict[tuple[str, str], Way]:
     import forgec
 
-    loaded = _llama(layers, past + tokens)
-    models = {
-        "prefill": _step(loaded, tokens, past),
-        "decode": _step(loaded, 1, past),
-    }
+    loaded, exported = (_llama(layers, past + tokens) for _ in range(2))  # an export changes its module
+    models = {"prefill": _step(exported, tokens, past), "decode": _step(exported, 1, past)}
     name = f"Llama, {layers} layers"
 
     def own(fold: str) -> dict[str, float]:
