@@ -107,7 +107,7 @@ def _inputs(loaded: Any, tokens: int) -> Mapping[str, Any]:
     from forgec.models.inputs import TOKEN_INPUTS
 
     timed = not TOKEN_INPUTS.isdisjoint(loaded.inputs)
-    return loaded.example_inputs(tokens=tokens if timed else None)[1]  # type: ignore[no-any-return]
+    return loaded.example_inputs(tokens=tokens if timed else None)[1]
 
 
 @contextmanager

@@ -80,14 +80,12 @@ def _language_model(
 ) -> dict[tuple[str, str], Way]:
     import forgec
 
-    loaded = _llama(layers, past + tokens)
-    models = {
-        "prefill": _step(loaded, tokens, past),
-        "decode": _step(loaded, 1, past),
-    }
+    exported = _llama(layers, past + tokens)
+    models = {"prefill": _step(exported, tokens, past), "decode": _step(exported, 1, past)}
     name = f"Llama, {layers} layers"
 
     def own(fold: str) -> dict[str, float]:
+        loaded = _llama(layers, past + tokens)  # a compile changes the module
         programs = forgec.compile_language_model(
             loaded, context=past + tokens, chunks=(tokens,), target=target, fold=fold, check=False
         )

@@ -87,10 +87,10 @@ def _part(build: Builder, x: Register, seen: Mapping[int, Instr], start: int, st
     instr = seen[x.id]
     if instr.op == "linear":
         given, *weights = instr.operands
-        parts = [
+        rows = [
             build.constant("slice", w, axis=0, start=start, stop=stop) if isinstance(w, ConstRef) else None
             for w in weights
         ]
-        return build.op("linear", given, *parts, **instr.attrs)
+        return build.op("linear", given, *rows, **instr.attrs)
     parts = [_part(build, y, seen, start, stop) for y in instr.operands if isinstance(y, Register)]
     return build.op(instr.op, *parts, **instr.attrs)
