@@ -63,8 +63,8 @@ def own(
     spent = {"build": 0.0, "estimate": 0.0}
     run_all = compiler.run_all
 
-    def timed(jobs: Any, settings: Any) -> Any:
-        outcomes = run_all(jobs, settings)
+    def timed(jobs: Any, settings: Any, cancel: Any = None) -> Any:
+        outcomes = run_all(jobs, settings, cancel)
         for job, outcome in zip(jobs, outcomes, strict=True):
             spent[job.folder.name] += outcome.seconds
         return outcomes
