@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -63,8 +63,8 @@ def own(
     spent = {"build": 0.0, "estimate": 0.0}
     run_all = compiler.run_all
 
-    def timed(jobs: Any, settings: Any) -> Any:
-        outcomes = run_all(jobs, settings)
+    def timed(jobs: Any, settings: Any, cancel: Any = None) -> Any:
+        outcomes = run_all(jobs, settings, cancel)
         for job, outcome in zip(jobs, outcomes, strict=True):
             spent[job.folder.name] += outcome.seconds
         return outcomes
@@ -77,7 +77,7 @@ def own(
         inputs = loaded.example_inputs()[1]
         start = perf_counter()
         with torch.no_grad():
-            options = {"fold": fold, "check": False, "jobs": 1, "predict": predict}
+            options: dict[str, Any] = {"fold": fold, "check": False, "jobs": 1, "predict": predict}
             executable = forgec.compile(loaded.module, (), inputs, target=target, **options)
         seconds = perf_counter() - start
         rows.append({**_compiled(executable, target), "seconds": seconds, "vendor": dict(spent)})
@@ -127,6 +127,7 @@ def export(model: str, layers: int | None, to: str, dtype: str) -> dict[str, Any
     start = perf_counter()
     with torch.no_grad():
         program = torch.onnx.export(loaded.module, (), kwargs=dict(inputs), dynamo=True, verbose=False)
+    assert program is not None
     program.save(str(Path(to) / "model.onnx"), external_data=True)
     return {"seconds": perf_counter() - start}
 
@@ -208,7 +209,7 @@ def _transitions(context: Path) -> int:
     return sum(made[name] != inside for name, inside in read)
 
 
-TASKS = {"own": own, "export": export, "peer": peer}
+TASKS: Mapping[str, Callable[..., Any]] = {"own": own, "export": export, "peer": peer}
 
 
 def main() -> None:
