@@ -54,11 +54,12 @@ class Case:
 
 UNTIMED = frozenset(
     {
-        *("call", "read_state", "write_state", "write_rows", "update_rows"),
+        *("call", "read_state", "write_state", "write_rows", "update_rows", "cache_mask"),
         *("aten", "quantise", "scales", "fitted_codes", "fitted_scales"),
     }
 )
-"""Ops without a kernel of their own, those of states, which cost what a copy does, and those of constants."""
+"""Ops without a kernel of their own, those of states, which cost what a copy does, what is done for caches once
+a run, and those of constants."""
 
 _SHAPES = (
     (1, 8, 16),

@@ -20,6 +20,7 @@ from forgec.ir.program import Program, Register
 
 from ..base import Memory, Step
 from ..vendor.calls import from_bytes, weights_of
+from ..vendor.parts import sources_of_copies
 from .container import Code, Compiled
 from .types import converted, packed_tensor
 
@@ -91,9 +92,19 @@ def _in_turn(code: Code, platform: str, segment: Program, memory: Memory) -> Ste
         for port, number in zip(models[call.part].outputs, call.outputs, strict=True):
             request.set_tensor(port, tensor_of(port, number))
         requests.append(request)
-    places = [tensors[r.id].data for r in main.params]
-    results = [tensors[r.id].data for r in main.results]
-    return _step(requests, _pairs(main.params, places, memory), _pairs(main.results, results, memory))
+    copies = sources_of_copies(segment)
+    read = [r for r in main.params if r.id in tensors]
+    inputs = _pairs(read, [tensors[r.id].data for r in read], memory)
+    outputs = []
+    for r in main.results:
+        source = copies.get(r.id, r)
+        if source in main.params:  # no part has it: it is kept from before results are written
+            held = np.empty_like(given[source.id])
+            inputs.append((given[source.id], held))
+        else:
+            held = tensors[source.id].data
+        outputs.append((memory(r), held))
+    return _step(requests, inputs, outputs)
 
 
 def _tensor(port: Any) -> ov.Tensor:

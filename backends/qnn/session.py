@@ -24,6 +24,7 @@ from forgec.ir.program import Program
 
 from ..base import Memory, Step
 from ..vendor.calls import from_bytes, weights_of
+from ..vendor.parts import sources_of_copies
 from .container import Container, Folded, unpack
 from .edge import to_float
 
@@ -64,13 +65,16 @@ def folded_steps(code: Folded, segment: Program, memory: Memory, what: str) -> l
         calls.append((bound, _Call(sessions[bound.part], parts[bound.part], weights, what)))
     main = segment.main
     inputs = {r.id: memory(r) for r in main.params}
-    outputs = [(r.id, memory(r)) for r in main.results]
+    copies = sources_of_copies(segment)
+    outputs = [(copies.get(r.id, r).id, memory(r)) for r in main.results]
+    handed_through = inputs.keys() & {number for number, _ in outputs}
 
     def run() -> None:
         registers = dict(inputs)
         for bound, call in calls:
             results = call([registers[number] for number in bound.inputs])
             registers.update(zip(bound.outputs, results, strict=True))
+        registers.update((number, inputs[number].copy()) for number in handed_through)
         for number, place in outputs:
             np.copyto(place, registers[number].reshape(place.shape), casting="unsafe")
 

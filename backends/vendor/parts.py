@@ -32,7 +32,7 @@ from forgec.ir.program import (
 )
 from forgec.ir.types import DType
 
-__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide"]
+__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide", "sources_of_copies"]
 
 _LOOK_UPS = ("embedding", "embedding_q", "gather")
 """A table that is only looked up in stays a constant: as an input it would be copied at every call."""
@@ -160,18 +160,39 @@ def divide(segments: Sequence[Program]) -> Division:
     return division
 
 
+def sources_of_copies(segment: Program) -> dict[int, Register]:
+    """What a register is a copy of, by its number, for all that a segment copies."""
+    found: dict[int, Register] = {}
+    for instr in segment.main.body:
+        source = instr.operands[0] if instr.op == "copy" else None
+        if isinstance(source, Register):
+            found[instr.results[0].id] = found.get(source.id, source)
+    return found
+
+
 def _without_copies(segment: Program) -> Program:
-    """The same segment without copies between registers, which mean nothing where values have no layout."""
+    """The same segment without copies between registers, which mean nothing where values have no layout.
+
+    Results that are copies are left to whoever runs the parts, with :func:`sources_of_copies`: code of a part
+    that hands a parameter through does not always write its result.
+    """
     main = segment.main
-    env: dict[Operand, Operand] = {}
-    body = []
-    for instr in main.body:
-        operands = tuple(env.get(x, x) for x in instr.operands)
-        if instr.op == "copy" and isinstance(operands[0], Register) and instr.results[0] not in main.results:
-            env[instr.results[0]] = operands[0]
-        else:
-            body.append(replace(instr, operands=operands))
-    return replace(segment, functions={segment.entry: replace(main, body=body)})
+    copies = sources_of_copies(segment)
+    env: dict[Operand, Operand] = {
+        instr.results[0]: copies[instr.results[0].id]
+        for instr in main.body
+        if instr.op == "copy" and instr.results[0].id in copies
+    }
+    body = [
+        replace(instr, operands=tuple(env.get(x, x) for x in instr.operands))
+        for instr in main.body
+        if not (instr.results and instr.results[0] in env)
+    ]
+    sources = dict.fromkeys(copies.get(r.id, r) for r in main.results)
+    results = tuple(r for r in sources if r not in main.params)
+    names = tuple(f"y{i}" for i in range(len(results)))
+    function = replace(main, body=body, results=results, result_names=names)
+    return replace(segment, functions={segment.entry: function})
 
 
 def _shared_first(segment: Program) -> Program:

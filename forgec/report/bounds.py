@@ -30,8 +30,8 @@ _COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8":
 
 @dataclass(frozen=True)
 class Bounds:
-    """``max_abs`` and ``kl`` as in a report; ``relative`` is the share of a value's largest magnitude by which
-    an intermediate result may be off."""
+    """``max_abs`` and ``kl`` as in a report; ``relative`` is the share of a value's largest magnitude by
+    which an intermediate result may be off."""
 
     max_abs: float
     kl: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from repeated_program import repeated_program
 
 from forgec.errors import ArtifactError
 from forgec.ir.interpreter import Interpreter
-from forgec.ir.program import Constant, ConstRef, Operand, Program
+from forgec.ir.program import Constant, ConstRef, Instr, Operand, Program, Register
 
 SEED = 3
 
@@ -131,3 +132,34 @@ def test_calls_that_do_not_fit_their_part_are_an_error(costs: None) -> None:
     damaged = Code(code.parts, None, code.calls.replace(b'"c0", ', b"", 1))
     with pytest.raises(ArtifactError, match="part 0"):
         runner.steps(damaged, "4000", of, values.of)
+
+
+def test_what_is_handed_through_is_a_result_too(costs: None) -> None:
+    """A parameter, and what a block makes, copied for a later segment; the first copy lies where the parameter
+    did, and results are written in order."""
+    of = program()
+    main = of.main
+    x, y = main.params[0], main.results[0]
+    first, second, third = (Register(900 + i, x.type) for i in range(3))
+    copies = [
+        Instr("copy", (x,), (first,)),
+        Instr("copy", (y,), (second,)),
+        Instr("copy", (first,), (third,)),
+    ]
+    names = tuple(f"y{i}" for i in range(4))
+    function = replace(
+        main, body=[*main.body, *copies], results=(y, first, second, third), result_names=names
+    )
+    of = replace(of, functions={of.entry: function})
+    values = Values(of)
+    values.memory[y] = values.memory[x]
+    found, _ = fold(of, values)
+    assert found.codes is not None
+    (step,) = runner.steps(found.codes[0], "4000", of, values.of)
+    given = np.random.default_rng(SEED + 1).normal(size=(2, 4)).astype(np.float32)
+    values.memory[x][...] = given
+    step()
+    want = Interpreter(of, lambda leaf: values.tensors["c" + leaf[1:]]).run([given])
+    for register, array in zip(function.results, want, strict=True):
+        np.testing.assert_allclose(values.memory[register], array, atol=1e-2, err_msg=f"seed {SEED}")
+    np.testing.assert_array_equal(values.memory[third], given)

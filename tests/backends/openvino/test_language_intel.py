@@ -43,9 +43,11 @@ def accepting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def costs(tmp_path: Path) -> str:
-    """Transfers that cost nothing, so that tiny models are worth them."""
+    """A slow CPU and transfers that cost nothing, so that tiny models are worth a device."""
     record = CostModel.load().to_json()
     record["transfer"] = {"bytes_per_us": 1e9, "overhead_us": 1e-4}
+    for rates in record["rates"].values():
+        rates["overhead_us"] = 1e5
     path = tmp_path / "costs.json"
     path.write_text(json.dumps(record))
     return str(path)

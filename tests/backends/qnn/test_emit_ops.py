@@ -27,6 +27,7 @@ NO_FORM = {
     "mod",
     "floor_div",
     "prod",
+    "cache_mask",
 } | {"scales", "quantise", "fitted_scales", "fitted_codes"}
 
 

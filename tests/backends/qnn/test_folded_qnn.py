@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from repeated_program import repeated_program
 
 from forgec.errors import BackendError
 from forgec.ir.interpreter import Interpreter
-from forgec.ir.program import Constant, ConstRef, Leaf, Operand
+from forgec.ir.program import Constant, ConstRef, Instr, Leaf, Operand, Register
 
 SEED = 5
 BLOCKS = 3
@@ -59,10 +60,25 @@ def test_folded_code_computes_what_the_program_does(tmp_path: Path, monkeypatch:
     def of_operand(operand: Operand) -> np.ndarray:
         return value(of.constants[operand.name]) if isinstance(operand, ConstRef) else memory[operand]  # type: ignore[index]
 
+    # Two copies for a later segment: of the parameter, where the result lies, and of the result.
+    x, y = main.params[0], main.results[0]
+    copied, again = Register(900, x.type), Register(901, y.type)
+    copies = [Instr("copy", (x,), (copied,)), Instr("copy", (y,), (again,))]
+    function = replace(
+        main, body=[*main.body, *copies], results=(y, copied, again), result_names=("a", "b", "c")
+    )
+    of = replace(of, functions={of.entry: function})
+    memory |= {
+        y: memory[x],
+        copied: np.zeros(x.type.shape, np.float32),
+        again: np.zeros(y.type.shape, np.float32),
+    }
     (step,) = session.folded_steps(folded, of, of_operand, "the test")
-    x = rng.normal(size=(4, 32)).astype(np.float32)
-    memory[main.params[0]][...] = x
+    given = rng.normal(size=(4, 32)).astype(np.float32)
+    memory[x][...] = given
     step()
-    want = Interpreter(of, tensors.__getitem__).run([x])[0]
-    got = memory[main.results[0]]
+    want = Interpreter(of, tensors.__getitem__).run([given])[0]
+    got = memory[y]
+    np.testing.assert_array_equal(memory[copied], given)
+    np.testing.assert_array_equal(memory[again], got)
     np.testing.assert_allclose(got, want, atol=1e-2 * np.abs(want).max(), err_msg=f"seed {SEED}")
