@@ -58,6 +58,13 @@ class Case:
         """Whether executable and interpreter disagree: a kernel or the plan is wrong."""
         return any(c.reference == "interpreter" and not c.passed for c in self.comparisons)
 
+    @property
+    def rewrite_suspect(self) -> bool:
+        """Whether executable and interpreter agree on what another way to compute the model does not give."""
+        others = ("interpreter", STORED)
+        wrong = any(c.reference not in others and not c.passed for c in self.comparisons)
+        return wrong and not self.executable_differs
+
 
 def stored_case(executable: Executable) -> Case:
     """The example in the file; :class:`OptionError` if there is none."""
@@ -153,7 +160,10 @@ def divergence(executable: Executable, inputs: list[np.ndarray]) -> str | None:
     """Where executable and interpreter first differ on the inputs, as text."""
     bounds = bounds_of(lowest_precision(executable.plan, executable.shared.backend), ())
     found = first_divergence(executable, inputs, bounds.relative)
-    return None if found is None else f"{found} (max abs {units.metric(found.max_abs)})"
+    if found is None:
+        return None
+    remark = f"; {found.remark}" if found.remark else ""
+    return f"{found} (max abs {units.metric(found.max_abs)}{remark})"
 
 
 def sizes(executable: Executable) -> tuple[int | None, int]:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
+_SUSPECT = (
+    "executable and interpreter agree: if the model and its weights are those that were compiled, a pass or "
+    "the capture is wrong. Compile again with FORGEC_PASSES=-NAME to leave out a pass, with "
+    "FORGEC_REWRITE_LIMIT=N to stop after N rewrites; bisecting N finds the first wrong one"
+)
+
 
 @verb(
     "forgec verify tiny.forge                    # the example stored in the file, without PyTorch",
@@ -45,7 +51,7 @@ def verify(
     Without a model: the outputs stored in the file and the reference interpreter, on the stored example. With
     the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen, and for
     an ONNX file also ONNX Runtime where that is installed. If the executable and the interpreter differ, the
-    first instruction where they do is named.
+    first instruction where they do is named; inside of an NPU's segment it is found by compiling parts of it.
     """
     from .. import executable as artifact
     from .comparison import divergence, fresh_cases, sizes, stored_case
@@ -72,18 +78,22 @@ def verify(
         wrong = next((case for case in cases if case.executable_differs), None)
         differs = None if wrong is None else divergence(executable, wrong.inputs)
     passed = all(c.passed for c in comparisons)
+    suspect = _SUSPECT if any(case.rewrite_suspect for case in cases) and differs is None else None
     document = {
         "file": str(file),
         "passed": passed,
         "comparisons": comparisons,
         "first_divergence": differs,
+        "suspect": suspect,
     }
-    output.result(document, lambda printer: _print(comparisons, differs, passed, printer))
+    output.result(document, lambda printer: _print(comparisons, differs, suspect, passed, printer))
     if not passed:
         raise typer.Exit(EXIT_CHECK)
 
 
-def _print(comparisons: list[Comparison], differs: str | None, passed: bool, printer: Printer) -> None:
+def _print(
+    comparisons: list[Comparison], differs: str | None, suspect: str | None, passed: bool, printer: Printer
+) -> None:
     """A table per output, each row the worst over all inputs."""
     inputs = ", ".join(dict.fromkeys(c.inputs for c in comparisons))
     for output in dict.fromkeys(c.output for c in comparisons):
@@ -99,6 +109,8 @@ def _print(comparisons: list[Comparison], differs: str | None, passed: bool, pri
         printer.gap()
     if differs:
         printer.line(styled("executable and interpreter first differ at ", BAD), differs)
+    if suspect:
+        printer.line(suspect)
     verdict = styled("passed", GOOD) if passed else styled("FAILED", BAD)
     printer.line(verdict)
 

@@ -2,7 +2,8 @@
 
 The program is bound as the executable itself binds it, with the same plan, addresses, constants and backends,
 but every instruction on the host device is a segment of its own with a hook around its steps; a segment on
-another device stays whole. So what is timed or compared is what a run does, planned memory included.
+another device stays whole. So what is timed or compared is what a run does, planned memory included; for what
+goes wrong inside of a segment see :mod:`.inside`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from ..executable.executable import Executable
 from ..executable.run import BoundProgram
 from ..executable.segments import segment_programs
 from ..ir.interpreter import Interpreter
+from ..ir.op import get
 from ..ir.printer import format_instr
 from ..ir.program import Instr, Leaf, Program
 from ..plan.plan import Plan, Segment
-from . import metrics
+from .inside import culprit, excess
 
 __all__ = ["Divergence", "StepTime", "first_divergence", "interpret", "profile"]
 
@@ -40,11 +42,15 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first instruction whose result differs from the interpreter's; ``index`` counts from 0."""
+    """The first instruction whose result differs from the interpreter's; ``index`` counts from 0.
+
+    ``remark`` says how it was found where its segment runs as a whole, or why only a result of that is named.
+    """
 
     index: int
     instr: Instr
     max_abs: float
+    remark: str = ""
 
     def __str__(self) -> str:
         source = f"  # {self.instr.source}" if self.instr.source else ""
@@ -81,16 +87,21 @@ def first_divergence(
     """The first instruction with a result further from the interpreter's than the bound allows, if any.
 
     The bound is absolute for results below 1 and relative to the largest element above. Each result is read
-    right after its instruction, before its place is reused. Needs memory for all intermediate results.
+    right after its instruction, before its place is reused. Needs memory for all intermediate results. A
+    segment off the host with a wrong result is compiled again in parts, to name the instruction inside of it.
     """
-    expected: dict[int, np.ndarray] = {}
+    plan, backend = executable.plan, executable.shared.backend
+    main = plan.program.main
+    expected = {r.id: value for r, value in zip(main.params, inputs, strict=True)}
 
     def keep(path: str, instr: Instr, results: tuple[np.ndarray, ...]) -> None:
+        if get(instr.op).view:  # perhaps of a state, which changes
+            results = tuple(value.copy() for value in results)
         expected.update((r.id, value) for r, value in zip(instr.results, results, strict=True))
 
     interpret(executable, inputs, observe=keep)
     found: list[Divergence] = []
-    index = {id(instr): i for i, instr in enumerate(executable.plan.program.main.body)}
+    index = {id(instr): i for i, instr in enumerate(main.body)}
 
     def hook(segment: Program, steps: list[Step], memory: Memory) -> list[Step]:
         def compare() -> None:
@@ -98,16 +109,22 @@ def first_divergence(
                 return
             for register in segment.main.results:
                 instr = next(instr for instr in segment.main.body if register in instr.results)
-                want = expected[register.id]
-                distance = metrics.max_abs(want, memory(register))
-                if distance > bound_max_abs * max(1.0, _largest(want)):
+                precision = backend(instr.device or plan.host).precision
+                distance = excess(expected[register.id], memory(register), bound_max_abs, precision)
+                if distance is not None:
                     found.append(Divergence(index[id(instr)], instr, distance))
                     return
 
         return [*steps, compare]
 
     _bind(executable, hook).run(inputs)
-    return found[0] if found else None
+    if not found or (found[0].instr.device or plan.host) == plan.host:
+        return found[0] if found else None
+    number = next(i for i, segment in enumerate(plan.segments) if segment.stop > found[0].index)
+    inside = culprit(executable, number, expected, _initial_states(executable), bound_max_abs)
+    if inside.index is None:
+        return replace(found[0], remark=inside.remark)
+    return Divergence(inside.index, main.body[inside.index], inside.max_abs, inside.remark)
 
 
 def interpret(
@@ -143,15 +160,12 @@ def _bind(executable: Executable, hook: Hook) -> BoundProgram:
             return shared.code(number)
         return shared.backend(plan.host).compile(programs[index], shared.constants.once)
 
-    states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in plan.program.states.items()}
-    for name, value in shared.initial.items():
-        states[name][...] = value
     return BoundProgram(
         fine,
         programs,
         code,
         shared.constants,
-        states,
+        _initial_states(executable),
         lambda device: _Hooked(shared.backend(device), hook),
         executable.threads,
     )
@@ -177,9 +191,12 @@ class _Hooked(Backend):
         return self._hook(segment, self._inner.load(segment, code, memory), memory)
 
 
-def _largest(array: np.ndarray) -> float:
-    magnitudes = np.abs(array.astype(np.float64))
-    return float(np.max(magnitudes, where=np.isfinite(magnitudes), initial=0.0))
+def _initial_states(executable: Executable) -> dict[str, np.ndarray]:
+    types = executable.plan.program.states
+    states = {name: np.zeros(t.shape, t.dtype.numpy) for name, t in types.items()}
+    for name, value in executable.shared.initial.items():
+        states[name][...] = value
+    return states
 
 
 def _step_time(segment: Program, seconds: list[float], host: str) -> StepTime:

@@ -14,6 +14,7 @@ from forgec import backends
 from forgec.executable import Executable, Info, SelfTest
 from forgec.executable.signature import Signature
 from forgec.ir.inline import inline
+from forgec.ir.op import get
 from forgec.ir.parser import parse
 from forgec.ir.verifier import verify
 from forgec.plan.planner import make_plan
@@ -69,10 +70,11 @@ def toy(
     selftest: bool = True,
     backend: Callable[[str], Backend] = backends.get,
     target: str = "cpu",
+    text: str = TEXT,
     **more: Any,
 ) -> Executable:
     """The executable, with its example and the outputs that it gives unless told not to store them."""
-    program = parse(TEXT)
+    program = parse(text)
     verify(program)
     plan = make_plan(
         inline(program), backends=[backend(name) for name in dict.fromkeys((target, "cpu"))], target=target
@@ -98,7 +100,7 @@ class Wrong(CpuBackend):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FORGEC_CPU", "numpy")  # which has one step per instruction
             steps = super().load(segment, code, memory)
-        kernels = list(segment.main.body)
+        kernels = [instr for instr in segment.main.body if not get(instr.op).view]
         return [
             step for instr, s in zip(kernels, steps, strict=True) for step in (s, self._spoil(instr, memory))
         ]

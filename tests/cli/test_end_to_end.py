@@ -73,6 +73,9 @@ def test_verify_against_eager_on_fresh_inputs(compiled, forgec):
     document = json.loads(wrong.stdout)
     assert {c["reference"] for c in document["comparisons"] if not c["passed"]} == {"eager"}
     assert document["first_divergence"] is None
+    assert "FORGEC_PASSES=-NAME" in document["suspect"]
+    assert "FORGEC_REWRITE_LIMIT=N" in document["suspect"]
+    assert json.loads(result.stdout)["suspect"] is None
 
 
 def imprecise_toy(error):
@@ -125,6 +128,7 @@ def test_a_wrong_executable_is_not_excused():
     failed = {(c.result, c.reference) for c in case.comparisons if not c.passed}
     assert failed == {("executable", "eager"), ("executable", "interpreter")}
     assert case.executable_differs
+    assert not case.rewrite_suspect
 
 
 def test_the_outputs_of_another_model_are_a_clear_error():
