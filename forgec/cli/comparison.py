@@ -60,10 +60,9 @@ class Case:
 
     @property
     def rewrite_suspect(self) -> bool:
-        """Whether executable and interpreter agree on what another way to compute the model does not give."""
-        others = ("interpreter", STORED)
-        wrong = any(c.reference not in others and not c.passed for c in self.comparisons)
-        return wrong and not self.executable_differs
+        """Whether executable and interpreter agree, and what the model gives without the compiler differs."""
+        wrong = [c for c in self.comparisons if c.result == "interpreter" and not c.passed]
+        return any(c.reference != STORED for c in wrong) and not self.executable_differs
 
 
 def stored_case(executable: Executable) -> Case:
