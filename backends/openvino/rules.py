@@ -60,12 +60,14 @@ _FORMS = {
     "4000": _Forms((16, 4), 2**18),
     "5010": _Forms(),
 }
-"""By platform, as its simulated runs have it: docs/intel.md."""
+"""By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the new
+ones join, neither is of use."""
 
 
 def legalise_segment(segment: Program, platform: str) -> Legal:
     """The segment in the form that :func:`forgec.backends.openvino.emit.emit` takes."""
-    forms = _FORMS[platform]
+    cached = any(instr.op == "attention" and instr.attrs.get("bounded") for instr in segment.main.body)
+    forms = _Forms() if cached else _FORMS[platform]
     legal = legalise(segment, [*split_projections(segment), *fold_attention_scale(segment)])
     if forms.hidden:
         legal = legal.then(part_hidden(legal.program, forms.hidden))

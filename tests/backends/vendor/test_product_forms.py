@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from forgec.backends.openvino.rules import legalise_segment
 from forgec.backends.vendor.legalise import Rule, legalise, part_hidden, patches_as_rows, rows_as_image
 
 from forgec.ir.interpreter import Interpreter
@@ -159,3 +160,16 @@ def test_layers_that_stay(text: str, elements: int) -> None:
 def test_what_is_read_twice_inside_stays() -> None:
     text = gated(second="r2").replace("  r1: f32[1,4,1040] = linear r0, c0, _, _\n", "")
     assert not rewritten(text.replace('  const c0: f32[1040,8] = "gate"\n', ""), in_parts(2000))["concat"]
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_around_attention_over_a_cache_products_stay_as_they_are(bounded: bool) -> None:
+    program = parse(f"""program @main(r0 "x": f32[1,2,32,8]) -> (r2 "y": f32[1,2,32,8]) {{
+  const c0: f32[8,8] = "w"
+  r1: f32[1,2,32,8] = linear r0, c0
+  r2: f32[1,2,32,8] = attention r1, r1, r1 {{scale=0.5, bounded={str(bounded).lower()}}}
+  return r2
+}}
+""")
+    ops = {instr.op for instr in legalise_segment(program, "4000").program.main.body}
+    assert ("conv" in ops) == (not bounded)
