@@ -58,8 +58,8 @@ UNTIMED = frozenset(
         *("aten", "quantise", "scales", "fitted_codes", "fitted_scales"),
     }
 )
-"""Ops without a kernel of their own, those of states, which cost what a copy does, those done for caches once a
-run, and those of constants."""
+"""Ops without a kernel of their own, those of states, which cost what a copy does, those done for caches once
+a run, and those of constants."""
 
 _SHAPES = (
     (1, 8, 16),

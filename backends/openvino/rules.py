@@ -60,8 +60,8 @@ _FORMS = {
     "4000": _Forms((16, 4), 2**18),
     "5010": _Forms(),
 }
-"""By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the new
-ones join, neither is of use."""
+"""By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
+new ones join, neither is of use."""
 
 
 def legalise_segment(segment: Program, platform: str) -> Legal:
