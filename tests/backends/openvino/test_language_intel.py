@@ -5,7 +5,6 @@ Intel's compiler is left out: it is taken to accept all but look-ups of codes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +17,10 @@ from forgec.backends.openvino import compiler, folded, prediction, runner, toolc
 from forgec.backends.openvino.backend import OpenVinoBackend
 from forgec.backends.openvino.compiler import Built, Model
 from forgec.backends.prediction import Prediction
+from worth_a_device import costs_file
 
 import forgec
 from forgec import models
-from forgec.plan.cost import CostModel
 
 SEED = 5
 TARGET = "intel-npu4000"
@@ -43,14 +42,7 @@ def accepting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def costs(tmp_path: Path) -> str:
-    """A slow CPU and transfers that cost nothing, so that tiny models are worth a device."""
-    record = CostModel.load().to_json()
-    record["transfer"] = {"bytes_per_us": 1e9, "overhead_us": 1e-4}
-    for rates in record["rates"].values():
-        rates["overhead_us"] = 1e5
-    path = tmp_path / "costs.json"
-    path.write_text(json.dumps(record))
-    return str(path)
+    return costs_file(tmp_path)
 
 
 def _compiled(loaded: models.LoadedModel, costs: str, **options: Any) -> forgec.Programs:
