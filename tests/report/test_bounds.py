@@ -1,0 +1,62 @@
+"""Bounds by the precision of devices and the format of weights, and that verify keeps to them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from forgec.backends.cpu import CpuBackend
+from forgec.backends.null import NullBackend
+from typer.testing import CliRunner
+
+import forgec
+from forgec.cli.main import app
+from forgec.ir.parser import parse
+from forgec.plan.planner import make_plan
+from forgec.report.bounds import EXACT, bounds_of, compressed, largest, lowest_precision
+from forgec.report.metrics import difference
+from forgec.weights import WeightSpec
+
+TEXT = """program @main(r0 "x": f32[4]) -> (r2 "y": f32[4]) {
+  r1: f32[4] = gelu r0
+  r2: f32[4] = exp r1
+  return r2
+}
+"""
+
+
+def test_f32_has_the_projects_own_and_16_bits_a_share_of_the_largest_value() -> None:
+    outputs = [np.array([1.0, -8.0]), np.array([np.inf, 3.0])]
+    assert bounds_of("f32", outputs) == EXACT
+    low = bounds_of("f16", outputs)
+    assert low.max_abs == pytest.approx(0.08) and low.relative == pytest.approx(0.01)
+    assert largest(outputs[1]) == 3.0 and largest(np.empty(0)) == 0.0
+    assert low.hold(difference(np.array([1.0, -8.0]), np.array([1.0, -7.95])))
+    assert not low.hold(difference(np.array([1.0, -8.0]), np.array([1.0, -7.9])))
+
+
+def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
+    found = compressed(WeightSpec.parse("int8,lm_head=int4"))
+    assert math.isinf(found.max_abs) and found.kl == compressed(WeightSpec.parse("int4")).kl
+    assert found.kl > compressed(WeightSpec.parse("int8")).kl
+
+
+def test_the_least_exact_device_counts() -> None:
+    half = NullBackend(refuses=("gelu",), pretend=True, cost_us=0.0)
+    half.precision = "f16"
+    slow = CpuBackend(cost=lambda instr: 1e6)
+    plan = make_plan(parse(TEXT), backends=[half, slow], target="null")
+    assert {s.device for s in plan.segments} == {"cpu", "null"}
+    assert lowest_precision(plan, {"null": half, "cpu": slow}.__getitem__) == "f16"
+    assert lowest_precision(plan, {"null": slow, "cpu": slow}.__getitem__) == "f32"
+
+
+def test_verify_of_compressed_weights(tmp_path: Path) -> None:
+    """Eager has the weights as they are, the interpreter and the stored outputs have the codes."""
+    path = tmp_path / "m.forge"
+    forgec.compile("gpt2-tiny", weights="int8").save(path)
+    for model in ([], ["-m", "gpt2-tiny"]):
+        result = CliRunner().invoke(app, ["verify", str(path), *model, "-q"])
+        assert result.exit_code == 0, result.output
