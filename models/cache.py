@@ -155,7 +155,8 @@ def hand_out(layers: Sequence[nn.Module]) -> None:
     :class:`ModelCache`, it returns what it always did.
     """
     for index, layer in enumerate(layers):
-        layer.__class__ = _cached_class(type(layer))  # type: ignore[arg-type]
+        if not hasattr(layer, "cache_index"):
+            layer.__class__ = _cached_class(type(layer))  # type: ignore[arg-type]
         layer.cache_index = index  # type: ignore[assignment]
 
 

@@ -251,3 +251,12 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
         forgec.compile_language_model(
             load("llama", None), context=24, weights="int4", calibration="text", check=False
         )
+
+
+def test_a_loaded_model_can_be_compiled_twice() -> None:
+    loaded = forgec.models.load("llama-3.2-1b-tiny")
+    texts = []
+    for context, chunk in ((40, 8), (64, 16)):
+        with forgec.LLM(forgec.compile_language_model(loaded, context=context, chunks=[chunk])) as llm:
+            texts.append([piece.token for piece in llm.generate([5, 6, 7], max_tokens=6, eos=())])
+    assert texts[0] == texts[1]
