@@ -14,6 +14,7 @@ from forgec.backends.openvino.compiler import Built, Model, Rejected
 from forgec.backends.openvino.container import Code, Compiled
 from forgec.backends.openvino.emission import emitted, renumbered
 from forgec.backends.openvino.toolchain import Toolchain, find, missing
+from worth_a_device import costs_file
 
 import forgec
 from forgec import backends
@@ -132,7 +133,7 @@ def compiler() -> Toolchain:
 class TestIntelsCompiler:
     @pytest.mark.parametrize("target", ["intel-npu3720", "intel-npu4000", "intel-npu5010"])
     def test_a_model_from_end_to_end(self, compiler: Toolchain, target: str, tmp_path: Path) -> None:
-        exe = forgec.compile("minilm-tiny", target=target)
+        exe = forgec.compile("minilm-tiny", target=target, costs=costs_file(tmp_path))
         report = exe.report
         assert report is not None and report.target == target
         (prediction,) = report.predictions

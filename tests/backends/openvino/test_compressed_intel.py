@@ -19,6 +19,7 @@ from forgec.backends.openvino.emission import emitted
 from forgec.backends.openvino.toolchain import find, missing
 from forgec.backends.prediction import Prediction
 from repeated_program import repeated_program
+from worth_a_device import costs_file
 
 import forgec
 from forgec import backends
@@ -145,8 +146,11 @@ def test_groups_say_why_they_are_folded(costs: None) -> None:
 def test_the_compiler_takes_every_form(fold: str, tmp_path: Path) -> None:
     """A tied head included. What is said to be compressed is so in the code of the unfolded model."""
     sizes = {}
+    costs = costs_file(tmp_path)
     for weights in ("fp32", "int8", "int4:channel", "int4:32"):
-        exe = forgec.compile("granite-350m-tiny", target="intel-npu4000", weights=weights, fold=fold)
+        exe = forgec.compile(
+            "granite-350m-tiny", target="intel-npu4000", weights=weights, fold=fold, costs=costs
+        )
         report = exe.report
         assert report is not None and report.fidelity is not None and report.fidelity.passed
         assert not any(row.op == "linear_q" for row in report.placement.fallbacks)
