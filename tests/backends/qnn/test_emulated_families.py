@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from worth_a_device import costs_file
 
 import forgec
 from forgec import models
@@ -26,11 +29,19 @@ PRESETS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
-def test_outputs_are_those_of_eager(name: str) -> None:
+def test_outputs_are_those_of_eager(name: str, tmp_path: Path) -> None:
     loaded = models.load(name)
     executable = forgec.compile(
-        loaded.module, (), loaded.example_inputs()[1], target="hexagon-v73", check=False, predict=False
+        loaded.module,
+        (),
+        loaded.example_inputs()[1],
+        target="hexagon-v73",
+        check=False,
+        predict=False,
+        costs=costs_file(tmp_path),
     )
+    devices = [instr.device for instr in executable.plan.program.main.body]
+    assert devices.count("hexagon-v73") > len(devices) / 2
     inputs = loaded.example_inputs(seed=1)[1]
     with torch.no_grad():
         expected = loaded.module(**inputs)
