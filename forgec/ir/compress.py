@@ -5,8 +5,9 @@
 *Does not fire* on weights that are no f32 matrices or that lowering computed, and in the format fp32.
 
 A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
-A table that an embedding reads is never i4: it takes int8 for all its uses, so that a tied head shares its
-bytes; so does a weight whose rows have an odd length. A function whose calls bind weights of different
+A table that an embedding reads is never i4: it takes 8 bits for all its uses, so that a tied head shares its
+bytes; so does a weight whose rows have an odd length. Instead of int4 that is int8, instead of w4a8 it is w8a8,
+whose products round activations to 8 bits too. A function whose calls bind weights of different
 formats becomes several functions. Linear in the instructions of all calls.
 
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
@@ -94,9 +95,9 @@ def _is_parameter(constant: Constant) -> bool:
 def _format(spec: WeightSpec, constant: Constant, is_table: bool) -> Format:
     chosen = spec.of(leaf.name for leaf in leaves(constant.recipe))
     depth = constant.type.shape[1]
-    if (chosen.name in FOUR_BITS and (is_table or depth % 2)) or (
-        chosen.name == "w8a8" and depth > MAX_DYNAMIC_DEPTH
-    ):
+    if chosen.name in FOUR_BITS and (is_table or depth % 2):
+        chosen = Format("w8a8" if chosen.name == "w4a8" else "int8")
+    if chosen.name == "w8a8" and depth > MAX_DYNAMIC_DEPTH:
         return Format("int8")
     return replace(chosen, group=0) if chosen.group >= depth else chosen
 
