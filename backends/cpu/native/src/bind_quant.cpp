@@ -50,6 +50,42 @@ int64_t group_of(const Call& call, int64_t k) {
   return std::max<int64_t>(1, group == 0 ? k : group);
 }
 
+// A product whose left factor's rows are quantised at run time, and the room for them.
+DynamicGemm rows_in_bytes(Binder& binder, const QuantGemm& q, Code code, int64_t m) {
+  const QuantKernels& kernels = *binder.kernels().quant;
+  const int64_t k = q.gemm.k;
+  DynamicGemm p{};
+  p.quant = q;
+  p.dot = kernels.dot;
+  p.nibble_dot = kernels.nibble_dot;
+  if (code == Code::i4) {
+    const int64_t groups = (k + q.group - 1) / q.group;
+    p.rows = binder.take(m * words_of(code, k) * 8);
+    p.row_scales = binder.floats(m * groups);
+    p.row_sums = reinterpret_cast<int32_t*>(binder.floats(m * groups));
+    p.quant.own_floats = groups * kCodePanel;
+    p.quant.own = binder.floats(p.quant.own_floats * binder.threads());
+    p.own_bytes = kMaxTile * (k + 64) / 64 * 64;
+    p.own = binder.take(p.own_bytes * binder.threads());
+    return p;
+  }
+  p.rows = binder.take(m * words_of(code, k) * p.dot->quad_bytes());
+  p.row_scales = binder.floats(m);
+  p.own_bytes = kMaxTile * (k + 64) * (p.dot->quad_bytes() / 4);
+  p.own_bytes = (p.own_bytes + 63) / 64 * 64;
+  p.own = binder.take(p.own_bytes * binder.threads());
+  return p;
+}
+
+// Whether rows are worth splitting into digits: few, in one tile, with instructions for products of bytes.
+bool splits(const QuantKernels& kernels, const QuantGemm& q, Code code) {
+  const Gemm& g = q.gemm;
+  if (code == Code::bf16 || !kernels.dot->bytes || g.m > kernels.thin_rows) return false;
+  const bool in_groups = q.group < g.k;
+  if ((code == Code::i8 && in_groups) || std::min(q.group, g.k) > kLongestSum) return false;
+  return kDigits * g.m <= (code == Code::i4 ? kernels.nibble_dot->rows : kernels.dot->rows);
+}
+
 void bind_linear_q(Binder& binder, const Call& call) {
   const Tensor &x = call.input(0), &weight = call.input(1), &out = call.out();
   require_dtype(x, DType::f32, "linear_q");
@@ -81,37 +117,30 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
-  if (!dynamic) {
-    if (g.m > kernels.thin_rows) {
-      g.packed_a = binder.floats(left_floats(g.m, g.k));
-      q.own_floats = kBlockFloats;
-      q.own = binder.floats(q.own_floats * binder.threads());
-    }
-    binder.emit(kernels.weights[static_cast<int>(code)], q, parallel);
+  if (dynamic) {
+    const DynamicGemm p = rows_in_bytes(binder, q, code, g.m);
+    binder.emit(code == Code::i4 ? kernels.dynamic_nibbles : kernels.dynamic, p, parallel);
     return;
   }
-  DynamicGemm p{};
-  p.quant = q;
-  p.dot = kernels.dot;
-  p.nibble_dot = kernels.nibble_dot;
-  if (code == Code::i4) {
-    const int64_t groups = (g.k + q.group - 1) / q.group;
-    p.rows = binder.take(g.m * words_of(code, g.k) * 8);
-    p.row_scales = binder.floats(g.m * groups);
-    p.row_sums = reinterpret_cast<int32_t*>(binder.floats(g.m * groups));
-    p.quant.own_floats = groups * kCodePanel;
-    p.quant.own = binder.floats(p.quant.own_floats * binder.threads());
-    p.own_bytes = kMaxTile * (g.k + 64) / 64 * 64;
-    p.own = binder.take(p.own_bytes * binder.threads());
-    binder.emit(kernels.dynamic_nibbles, p, parallel);
+  if (splits(kernels, q, code)) {
+    SplitGemm s{};
+    s.whole = q;
+    s.digits = binder.floats(kDigits * g.m * g.k);
+    s.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool)));
+    QuantGemm rows = q;
+    rows.gemm.a = s.digits;
+    rows.gemm.a_row = g.k;
+    rows.gemm.m = kDigits * g.m;
+    s.split = rows_in_bytes(binder, rows, code, rows.gemm.m);
+    binder.emit(kernels.split[static_cast<int>(code)], s, parallel);
     return;
   }
-  p.rows = binder.take(g.m * words_of(code, g.k) * p.dot->quad_bytes());
-  p.row_scales = binder.floats(g.m);
-  p.own_bytes = kMaxTile * (g.k + 64) * (p.dot->quad_bytes() / 4);
-  p.own_bytes = (p.own_bytes + 63) / 64 * 64;
-  p.own = binder.take(p.own_bytes * binder.threads());
-  binder.emit(kernels.dynamic, p, parallel);
+  if (g.m > kernels.thin_rows) {
+    g.packed_a = binder.floats(left_floats(g.m, g.k));
+    q.own_floats = kBlockFloats;
+    q.own = binder.floats(q.own_floats * binder.threads());
+  }
+  binder.emit(kernels.weights[static_cast<int>(code)], q, parallel);
 }
 
 struct EmbeddingQ {

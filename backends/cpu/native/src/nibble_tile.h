@@ -14,6 +14,7 @@ template <class I, int R>
 void nibble_tile(const NibbleArgs& t) {
   constexpr int W = I::columns, N = R == 1 ? kCodePanel / W : I::vectors;
   constexpr int parts = R == 1 ? 2 : 1;  // one row has few independent sums
+  constexpr bool few = R <= kDigits;     // memory is the limit
   // Scales of the groups some words ahead, at the end those of the panel that follows.
   const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
   const int64_t groups = (t.words + t.group_words - 1) / t.group_words;
@@ -31,7 +32,7 @@ void nibble_tile(const NibbleArgs& t) {
         typename I::Words w[N];
 #pragma GCC unroll 4
         for (int v = 0; v < N; ++v) {
-          if (R == 1 && v * W % 16 == 0) __builtin_prefetch(b + 2048 + v * W * 4);
+          if (few && v * W % 16 == 0) __builtin_prefetch(b + 2048 + v * W * 4);
           w[v] = I::load(b + v * W * 4);
         }
 #pragma GCC unroll 16
@@ -50,7 +51,7 @@ void nibble_tile(const NibbleArgs& t) {
     };
     for (int64_t left = t.words; left > 0; left -= t.group_words) {
       const int64_t words = left < t.group_words ? left : t.group_words;
-      if constexpr (R == 1) {  // a step of memory away from each other, so that the processor does not foresee them
+      if constexpr (few) {  // a step of memory away from each other, so that the processor does not foresee them
 #pragma GCC unroll 4
         for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(soon + v * W);
         soon += t.scale_row;

@@ -80,6 +80,15 @@ struct DynamicGemm {
   int64_t own_bytes;
 };
 
+// Floats times codes of i8 or i4, each row as three of 8 bits; see split.h.
+constexpr int kDigits = 3;
+struct SplitGemm {
+  QuantGemm whole;
+  DynamicGemm split;     // of kDigits * m rows, all in one tile
+  float* digits;         // room for these rows
+  bool* fits;            // whether the rows of this run have digits; else their codes are decoded
+};
+
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
   const char* from;
@@ -95,6 +104,7 @@ struct QuantKernels {
   Run weights[kCodes];   // QuantGemm
   Run dynamic;           // DynamicGemm, i8
   Run dynamic_nibbles;   // DynamicGemm, i4
+  Run split[2];          // SplitGemm, i8 and i4, where dot products of bytes are instructions
   Run pack;              // PackCodes
 };
 

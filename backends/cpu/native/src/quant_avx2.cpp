@@ -2,7 +2,7 @@
 // products of any two of them are exact; a lane then sums two of the four k of a column. Half a panel at a time.
 #include "vec_avx2.h"
 
-#include "quant_gemm.h"
+#include "quant_table.h"
 
 namespace forgec {
 namespace {

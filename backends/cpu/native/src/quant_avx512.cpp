@@ -2,7 +2,7 @@
 // bits, so that products of any two of them are exact; a lane then sums two of the four k of a column.
 #include "vec_avx512.h"
 
-#include "quant_gemm.h"
+#include "quant_table.h"
 
 namespace forgec {
 namespace {

@@ -314,16 +314,27 @@ void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column
   }
 }
 
+// Of a panel of i8; rows and sums are the tile's own.
+inline DotArgs dot_args(const DynamicGemm& p, int64_t panel) {
+  DotArgs args{};
+  args.words = words_of(Code::i8, p.quant.gemm.k);
+  args.b = p.quant.codes + panel * panel_bytes(Code::i8, p.quant.gemm.k);
+  return args;
+}
+
+// What 128 added to every byte of A adds to the sums of a panel.
+inline const int32_t* offsets_of(const DotArgs& args) {
+  return reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
+}
+
 // One panel times tiles [first, last) in integers.
 template <class V>
 void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
   const Gemm& g = p.quant.gemm;
-  DotArgs args;
-  args.words = words_of(Code::i8, g.k);
-  args.b = p.quant.codes + panel * panel_bytes(Code::i8, g.k);
+  DotArgs args = dot_args(p, panel);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
-  const auto* offsets = reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
+  const int32_t* offsets = offsets_of(args);
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
@@ -383,12 +394,12 @@ void quantise_left_groups(const DynamicGemm& p, const Tiles& tiles, Context& con
   }
 }
 
-// One panel of codes of four bits times tiles [first, last).
+// Of a panel of i4; rows and sums are the tile's own. `padded` has room for the scales of a panel.
 template <class V>
-void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, float* padded) {
+NibbleArgs nibble_args(const DynamicGemm& p, int64_t panel, float* padded) {
   const Gemm& g = p.quant.gemm;
   const int64_t groups = (g.k + p.quant.group - 1) / p.quant.group, col = panel * kCodePanel;
-  NibbleArgs args;
+  NibbleArgs args{};
   args.words = words_of(Code::i4, g.k);
   args.group_words = p.quant.group < g.k ? p.quant.group / per_word(Code::i4) : args.words;
   args.b = p.quant.codes + panel * panel_bytes(Code::i4, g.k);
@@ -401,6 +412,15 @@ void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64
     args.scales = padded;
     args.scale_row = kCodePanel;
   }
+  return args;
+}
+
+// One panel of codes of four bits times tiles [first, last).
+template <class V>
+void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, float* padded) {
+  const Gemm& g = p.quant.gemm;
+  const int64_t groups = (g.k + p.quant.group - 1) / p.quant.group, col = panel * kCodePanel;
+  NibbleArgs args = nibble_args<V>(p, panel, padded);
   alignas(64) float sums[kMaxTile * kCodePanel];
   args.c = sums;
   for (int64_t t = first; t < last; ++t) {
@@ -465,19 +485,6 @@ void pack_codes(const void* params, Context& context) {
     for (int i = 0; i < kCodePanel; ++i) sums[i] *= 128;
     std::memcpy(to + words * kCodePanel * 4, sums, sizeof(sums));
   }
-}
-
-template <class V>
-constexpr QuantKernels make_quant_kernels(const Dot* dot, const NibbleDot* nibble_dot) {
-  return {
-      Codes<V>::thin_rows,
-      dot,
-      nibble_dot,
-      {linear_compressed<V, Code::i8>, linear_compressed<V, Code::i4>, linear_compressed<V, Code::bf16>},
-      linear_dynamic<V>,
-      linear_nibbles<V>,
-      pack_codes<V>,
-  };
 }
 
 }  // namespace forgec

@@ -1,7 +1,7 @@
 // Compiled with the flags of its instruction set; see build.py. Integer tiles in plain C++.
 #include "vec_portable.h"
 
-#include "quant_gemm.h"
+#include "quant_table.h"
 
 namespace forgec {
 namespace {
