@@ -143,6 +143,21 @@ def test_values_that_are_not_finite(isa: str, kind: str, rows: int) -> None:
         check(got[finite.all(axis=1)], want[finite.all(axis=1)])
 
 
+@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", "bf16"])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_few_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> None:
+    """Of any size: where they are split into digits, a third one is needed, and tiny rows have none to split."""
+    rng = np.random.default_rng(rows)
+    codes, scales, attrs = weight_of(rng, kind, 70, 512, 128)
+    x = _x(rng, rows, 512)
+    x[:, 128:256] = 0
+    for size in (1.0, 1e30, 1e-18, 1e-25, 1e-34):
+        operands = [x * np.float32(size), codes, scales, None, None]
+        got = run(operands, attrs, np.empty((rows, 70), np.float32), packed=True, threads=2)
+        want = expected(operands, attrs)
+        assert np.sqrt(np.mean((got / size - want / size) ** 2)) < 1e-6 * np.sqrt(np.mean((want / size) ** 2))
+
+
 def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str) -> None:
     """Sums of the largest products, which a saturating instruction would cut off."""
     depth = 4096

@@ -31,10 +31,7 @@ void nibble_tile(const NibbleArgs& t) {
       for (; words > 0; --words, a += 8 * R, b += kCodePanel * 4) {
         typename I::Words w[N];
 #pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) {
-          if (few && v * W % 16 == 0) __builtin_prefetch(b + 2048 + v * W * 4);
-          w[v] = I::load(b + v * W * 4);
-        }
+        for (int v = 0; v < N; ++v) w[v] = I::load(b + v * W * 4);
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
           const typename I::Quad x = I::quad(a + 4 * i);
