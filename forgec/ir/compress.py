@@ -6,9 +6,9 @@
 
 A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
 A table that an embedding reads is never i4: it takes 8 bits for all its uses, so that a tied head shares its
-bytes; so does a weight whose rows have an odd length. Instead of int4 that is int8, instead of w4a8 it is w8a8,
-whose products round activations to 8 bits too. A function whose calls bind weights of different
-formats becomes several functions. Linear in the instructions of all calls.
+bytes; so does a weight whose rows have an odd length. Instead of int4 that is int8, and instead of w4a8 it is
+w8a8, whose products round activations to 8 bits too. A function whose calls bind weights of different formats
+becomes several functions. Linear in the instructions of all calls.
 
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
 """
