@@ -96,12 +96,16 @@ class Programs(Mapping[str, Executable]):
         self.close()
 
 
-def load_programs(path: str | os.PathLike[str], verify_weights: bool = True) -> Programs:
+def load_programs(
+    path: str | os.PathLike[str], verify_weights: bool = True, hold_weights: bool = False
+) -> Programs:
     """All programs of a ``.forge`` file; one that has a single program gives that, under the name ``""``.
 
-    Raises :class:`ArtifactError` as ``forgec.load`` does.
+    Weights are mapped: a load is quick, and processes share them. With ``hold_weights`` they are read into large
+    pages of this process, which every later run reads faster, unless they take over half of the memory that is
+    available. Raises :class:`ArtifactError` as ``forgec.load`` does.
     """
-    return Programs._of(load_entries(path, verify_weights))
+    return Programs._of(load_entries(path, verify_weights, hold_weights))
 
 
 def _union(tables: list[tuple[Mapping[str, Constant], Constants]]) -> Constants:

@@ -17,7 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..errors import ArtifactError
+from ..plan.plan import ALIGNMENT
 from .archive import MANIFEST, Manifest, Member, digest, in_file
+from .pages import read
 from .tensorfile import parse_header
 from .zipformat import Entry, read_directory
 
@@ -61,8 +63,11 @@ class Archive:
         """The bytes of a member, checked against its digest."""
         return bytes(self._checked(name))
 
-    def tensors(self, name: str, verify: bool = True) -> dict[str, np.ndarray]:
-        """Read-only arrays on the map, by name; ``verify=False`` trusts their contents, not their bounds."""
+    def tensors(self, name: str, verify: bool = True, held: bool = False) -> dict[str, np.ndarray]:
+        """Read-only arrays by name, on the map or, if ``held``, on a copy of the member in large pages.
+
+        ``verify=False`` trusts their contents, not their bounds.
+        """
         member = self._member(name)
         entry = self._entries[name]
         try:
@@ -74,14 +79,14 @@ class Archive:
         digests = member.tensors or {}
         if digests.keys() != layout.slots.keys():
             raise self._damaged(f"the tensor list of {name!r}")
+        data = self._held(entry) if held else self._slice(entry)
         if verify:
-            data = self._slice(entry)
             parts = {key: data[s.start : s.start + s.type.nbytes] for key, s in layout.slots.items()}
             for key, found in _digests(parts).items():
                 if found != digests[key]:
                     raise self._damaged(f"tensor {key!r} of {name!r}")
         return {
-            key: np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._map, entry.start + slot.start)
+            key: np.ndarray(slot.type.shape, slot.type.dtype.numpy, data, slot.start)
             for key, slot in layout.slots.items()
         }
 
@@ -94,6 +99,14 @@ class Archive:
 
     def _slice(self, entry: Entry) -> memoryview:
         return self._data[entry.start : entry.start + entry.size]
+
+    def _held(self, entry: Entry) -> memoryview:
+        """A copy of a member, its tensors as aligned as in the file."""
+        skip = entry.start % ALIGNMENT
+        try:
+            return memoryview(read(self.path, entry.start - skip, entry.size + skip))[skip:].toreadonly()
+        except OSError as error:
+            raise ArtifactError(f"the file cannot be read: {error}", self.path) from error
 
     def _member(self, name: str) -> Member:
         if name not in self.manifest.members:

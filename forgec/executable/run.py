@@ -10,7 +10,6 @@ Constants are bound by reference. A view of a constant or state is that of its a
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -24,27 +23,9 @@ from ..ir.op import Op, get
 from ..ir.program import Constant, ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 from ..plan.plan import ALIGNMENT, Plan
 from .constants import Constants
+from .pages import allocate
 
-__all__ = ["BoundProgram", "allocate"]
-
-_LARGE_PAGE = 2 << 20
-
-
-def allocate(nbytes: int) -> np.ndarray:
-    """Aligned bytes, in large pages where there are many; :class:`PlanError` if memory is short."""
-    large = nbytes >= _LARGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
-    unit = _LARGE_PAGE if large else ALIGNMENT
-    try:
-        if large:
-            pages = mmap.mmap(-1, nbytes + 2 * unit, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            pages.madvise(mmap.MADV_HUGEPAGE)
-            raw = np.frombuffer(pages, np.uint8)
-        else:
-            raw = np.empty(nbytes + unit, np.uint8)
-    except (MemoryError, ValueError, OverflowError, OSError) as error:
-        raise PlanError(f"an arena of {nbytes:,} bytes cannot be allocated: {error}") from error
-    skip = -raw.ctypes.data % unit
-    return raw[skip : skip + nbytes]
+__all__ = ["BoundProgram"]
 
 
 class BoundProgram:

@@ -42,6 +42,7 @@ from .archive import (
 )
 from .constants import from_file
 from .executable import Executable, Shared
+from .pages import worth_holding
 from .reader import Archive
 from .samples import SelfTest, stored_selftest
 from .states import States
@@ -112,8 +113,13 @@ def _chosen(path: str | os.PathLike[str], entries: Mapping[str, Executable], tar
     return here[0] if here else first
 
 
-def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> dict[str, Executable]:
-    """All programs of a file by name, the main one first; they share weights and states."""
+def load_entries(
+    path: str | os.PathLike[str], verify_weights: bool = True, hold_weights: bool = False
+) -> dict[str, Executable]:
+    """All programs of a file by name, the main one first; they share weights and states.
+
+    ``hold_weights`` reads weights into memory of the process instead of mapping them, if there is enough of it.
+    """
     archive = Archive(path)
     archive.check()
     manifest = archive.manifest
@@ -124,7 +130,8 @@ def load_entries(path: str | os.PathLike[str], verify_weights: bool = True) -> d
             prefix: _plan(parse_json(archive.read(prefix + PLAN), prefix + PLAN), program)
             for prefix, program in programs.items()
         }
-        weights = archive.tensors(WEIGHTS, verify_weights)
+        held = hold_weights and WEIGHTS in archive and worth_holding(manifest.members[WEIGHTS].size)
+        weights = archive.tensors(WEIGHTS, verify_weights, held)
         constants = from_file(weights, [plan.program.constants for plan in plans.values()])
         types = common_states([plan.program.states for plan in plans.values()])
         initial = {k.removeprefix(_STATE): array for k, array in weights.items() if k.startswith(_STATE)}

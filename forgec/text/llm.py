@@ -48,12 +48,16 @@ class LLM:
     """A ``.forge`` file with prefill and decode programs, as ``forgec compile --context`` writes it.
 
     One text is generated at a time: starting another ends the one before. What both begin with stays in the
-    cache and is not read again. Raises :class:`ArtifactError` if
-    the file has no such programs, or its tokenizer does not fit them.
+    cache and is not read again. Weights are read into large pages of this process, where decoding reads them
+    faster, if they take at most half of the memory available; with ``hold_weights=False`` they are mapped, and
+    processes share them. Raises :class:`ArtifactError` if the file has no such programs, or its tokenizer does
+    not fit them.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Programs) -> None:
-        self.programs = source if isinstance(source, Programs) else load_programs(source)
+    def __init__(self, source: str | os.PathLike[str] | Programs, hold_weights: bool = True) -> None:
+        if not isinstance(source, Programs):
+            source = load_programs(source, hold_weights=hold_weights)
+        self.programs = source
         main = self.programs.main
         if FILE not in main.extra_names:
             raise ArtifactError(

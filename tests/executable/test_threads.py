@@ -11,7 +11,7 @@ from forgec.backends.cpu import native
 
 from forgec.errors import OptionError
 from forgec.executable import load
-from forgec.executable.run import allocate
+from forgec.executable.pages import allocate
 from forgec.report.kernels import trace
 
 

@@ -55,7 +55,6 @@ double read_bandwidth(const std::shared_ptr<Team>& team, const py::array_t<uint8
     uint64_t sums[8] = {};
     for (; begin + 8 <= end; begin += 8) {
       for (int i = 0; i < 8; ++i) sums[i] += read.data[begin + i];
-      __builtin_prefetch(read.data + begin + 256);
     }
     volatile uint64_t keep = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
     (void)keep;
