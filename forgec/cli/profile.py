@@ -21,12 +21,16 @@ __all__ = ["profile"]
     "forgec profile tiny.forge",
     "forgec profile tiny.forge --trace run.json               # open in chrome://tracing or Perfetto",
     "forgec profile tiny.forge --input input_ids=random:3 --repeat 50 --format json",
+    "forgec profile llama.forge --program prefill.128",
 )
 def profile(
     file: flags.Artifact,
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", "-i", metavar="INPUT", help="As for run.  [default: the stored example]"),
+    ] = None,
+    program: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a file with several.  [default: the main one]")
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs; the fastest is shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write a Chrome trace.")] = None,
@@ -45,7 +49,9 @@ def profile(
 
     output = Output(fmt, quiet)
     require_writable(trace)
-    with artifact.load(file, threads=threads) as executable:
+    chosen = artifact.load(file) if program is None else artifact.load_programs(file)[program]
+    with chosen as executable:
+        executable.threads = threads
         arrays, _ = parse_inputs(inputs or [], executable)
         run = kernels.trace(executable, arrays, repeat)
         name = executable.info.name

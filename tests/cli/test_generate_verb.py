@@ -62,6 +62,15 @@ def test_generate_as_json(forgec, file):
     assert document["measured"]["prompt_tokens"] == 5
 
 
+def test_profile_takes_one_of_the_programs(forgec, file):
+    inputs = ("-i", "input_ids=1,2,3,4,5,6,7,8", "-i", "position=0", "-i", "count=8")
+    result = forgec("profile", file, "--program", "prefill.8", *inputs, "--repeat", 1, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert any("1x8x" in row["what"] for row in json.loads(result.stdout)["kernels"])
+    result = forgec("profile", file, "--program", "prefill.9")
+    assert result.exit_code == 2 and "one of: decode, prefill.8" in result.stderr
+
+
 def test_chat_takes_turns(forgec, file):
     result = forgec("chat", "-m", str(file), "-n", "2", input="hey\n\n")
     assert result.exit_code == 0, result.stderr
