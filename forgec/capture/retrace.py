@@ -14,6 +14,7 @@ import operator
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -145,14 +146,15 @@ class _Recorder(ProxyTorchDispatchMode):
             raise RetraceError(f"{func} is one that torch.export replaces")
         operands, named = pytree.tree_map_only(torch.Tensor, self.node, (args, kwargs))
         node = self.graph.call_function(func, operands, named)
-        node.meta = {"type": types_of(result), "source": self._source(func, sys._getframe(1))}
+        source = self._source(str(func).removesuffix(".default"), sys._getframe(1))
+        node.meta = {"type": types_of(result), "source": source}
         if _is_tensor(result):
             self._know(result, node)
             return result
         for index, value in enumerate(result):
             if _is_tensor(value):
                 item = self.graph.call_function(operator.getitem, (node, index))
-                item.meta = {"type": types_of(value), "source": node.meta["source"]}
+                item.meta = {"type": types_of(value), "source": replace(source, aten=str(operator.getitem))}
                 self._know(value, item)
         return result
 
@@ -171,17 +173,19 @@ class _Recorder(ProxyTorchDispatchMode):
         self._nodes[tensor] = node
         return tensor
 
-    def _source(self, func: Any, frame: FrameType | None) -> Source:
-        """Line of the innermost frame that is the model's own, and path of the innermost module that runs."""
+    def _source(self, aten: str, frame: FrameType | None) -> Source:
+        """Line of the model's innermost ``forward``, which is what an export notes, and path of the innermost
+        module."""
         line: tuple[str | None, int | None] = (None, None)
         path = None
-        while frame is not None and path is None:
-            if line[0] is None:
-                line = user_line_of(frame.f_code.co_filename, frame.f_lineno)
-            if frame.f_code is _CALL:
+        while frame is not None and (line[0] is None or path is None):
+            code = frame.f_code
+            if line[0] is None and code.co_name == "forward":
+                line = user_line_of(code.co_filename, frame.f_lineno)
+            elif path is None and code is _CALL:
                 path = self._paths.get(id(frame.f_locals["self"]))
             frame = frame.f_back
-        return Source(str(func).removesuffix(".default"), *line, path or None)
+        return Source(aten, *line, path or None)
 
 
 _CALL = nn.Module._call_impl.__code__
