@@ -77,8 +77,9 @@ def compile(
     of the returned dictionary that are their next values: they become states, which live in the executable
     from run to run and are zero at first. ``readers`` give the values of weights that the module has
     stand-ins for, by name (``models.load`` with ``stream``), one at a time when they are written; then
-    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4
-    weights are fitted to what they meet in runs on these, which costs time and the memory of all weights.
+    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: weights
+    of 4 bits (int4, w4a8) are fitted to what they meet in runs on these, which costs time and the memory of all
+    weights.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 

@@ -50,7 +50,7 @@ def compile_language_model(
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
     chunk longer than the context is cut to it. ``calibration`` is a text like those that the model will meet,
-    or its tokens: int4 weights are fitted to it (see ``forgec.compile``). The result is for
+    or its tokens: weights of 4 bits (int4, w4a8) are fitted to it (see ``forgec.compile``). The result is for
     :class:`forgec.LLM`, directly or saved.
 
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that

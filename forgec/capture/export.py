@@ -27,6 +27,7 @@ from ..graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from ..ir.lowering import is_supported
 from ..ir.types import DType
 from .source import node_source, user_frame
+from .tensors import lifted_name
 
 __all__ = ["ASSERTIONS", "ExportedGraph", "export_module", "graph_of", "has_no_lowering", "types_of"]
 
@@ -40,8 +41,8 @@ ASSERTIONS = {
 
 @dataclass
 class ExportedGraph:
-    """A traced module. ``constants`` are the tensors that ``get_attr`` and ``read_state`` nodes name; ``states`` the names
-    among them that ``write_state`` nodes change."""
+    """A traced module. ``constants`` are the tensors that ``get_attr`` and ``read_state`` nodes name;
+    ``states`` the names among them that ``write_state`` nodes change."""
 
     graph: fx.Graph
     constants: dict[str, torch.Tensor]
@@ -91,9 +92,12 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
                     "keep only tensors and plain Python values in the model",
                 )
             name = str(spec.target)
-            constants[name] = tensors[name]
+            tensor = tensors[name]
+            if spec.kind is InputKind.CONSTANT_TENSOR:
+                name = lifted_name(tensor)
+            constants[name] = tensor
             env[node] = graph.call_function(read_state, (name,)) if name in changed else graph.get_attr(name)
-            env[node].meta = {"type": tensor_type(tensors[name]), "source": node_source(node, prefix)}
+            env[node].meta = {"type": tensor_type(tensor), "source": node_source(node, prefix)}
         elif node.op == "output":
             results = list(node.args[0])
             user = []

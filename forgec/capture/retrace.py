@@ -1,11 +1,11 @@
 """Trace a module again for other sizes, in a fraction of what ``torch.export`` takes.
 
-``torch.export`` has captured the module before, so that what it checks (parts that are no tensors, state that
-changes, values that decide) was checked. Here the module's own code runs once more, on fake tensors of the new
-sizes and in the context that an export gives it, and every operator that it calls is written down at the same
-level, before autograd and decompositions. Nothing is carried over from the other sizes: a branch on a size is
-taken as the code takes it. Whatever is not a pure operator on tensors of known origin raises
-:class:`RetraceError`, and the caller exports.
+``torch.export`` has captured the module before, and checked what it checks (parts that are no tensors, state
+that changes, values that decide). Here the module's own code runs once more, on fake tensors of the new sizes,
+in the context that an export gives it, and every operator that it calls is written down at the same level,
+before autograd and decompositions. Nothing is carried over from the other sizes: a branch on a size is taken
+as the code takes it. Whatever is not a pure operator on tensors of known origin raises :class:`RetraceError`,
+and the caller exports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-import xxhash
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._export.non_strict_utils import _NonStrictTorchFunctionHandler
@@ -33,6 +32,7 @@ from ..ir.program import Source
 from .blocks import BLOCK_OP, empty_results
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, types_of
 from .source import user_line_of
+from .tensors import lifted_name
 
 __all__ = ["RetraceError", "retrace_module"]
 
@@ -47,7 +47,7 @@ class RetraceError(Exception):
 def retrace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
     """The graph of a call, as :func:`.export.export_module` gives it; :class:`RetraceError` if only that can
     tell."""
-    fake = FakeTensorMode()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # a table that the code holds is a constant
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     recorder = _Recorder(module, fake)
     with recorder.weights(), ExitStack() as stack:
@@ -73,7 +73,7 @@ class _Recorder(ProxyTorchDispatchMode):
     """Writes down the operators that are called while it is entered.
 
     It takes the place of torch's own tracing mode before autograd, the only one that operators are handed to
-    undecomposed. A tensor is known by its identity, and not kept alive: torch copies what somebody else holds.
+    undecomposed. A tensor is known by its identity and not kept alive: torch copies what somebody else holds.
     """
 
     def __init__(self, module: nn.Module, fake: FakeTensorMode) -> None:
@@ -119,11 +119,9 @@ class _Recorder(ProxyTorchDispatchMode):
         if isinstance(tensor, FakeTensor) or tensor.numel() * tensor.element_size() > _LIFTED_LIMIT:
             raise RetraceError(f"a tensor {list(tensor.shape)} comes from no operator")
         with torch.utils._python_dispatch._disable_current_modes():
-            content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            kind = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-            digest = xxhash.xxh3_64_hexdigest(kind + content.tobytes())
+            name = lifted_name(tensor)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            self._constant(f"lifted.{digest}", tensor, tensor)
+            self._constant(name, tensor, tensor)
         return self._nodes[tensor]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,12 +130,11 @@ class _Recorder(ProxyTorchDispatchMode):
             raise RetraceError(f"{func} is no operator")
         if func is torch.ops.aten.lift_fresh.default:
             func = torch.ops.aten.lift_fresh_copy.default
+        if func is torch.ops.aten.detach_.default:
+            return args[0]  # of a new tensor; there are no gradients here
         if func._schema.is_mutable:
             raise RetraceError(f"{func} changes its operand")
-        if func is BLOCK_OP:
-            result = empty_results(args[1])
-        else:
-            result = func(*args, **kwargs)
+        result = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
         results, _ = pytree.tree_flatten(result)
         if not any(map(_is_tensor, results)) or func in ASSERTIONS:
             # A number that fake tensors can tell depends on no input's values.

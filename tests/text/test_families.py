@@ -27,7 +27,9 @@ def test_greedy_is_token_identical(family, tmp_path):
     expected = {length: generated(model, prompt(length), room[length]) for length in LENGTHS}
     programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
     reports = [programs[name].report for name in programs]
-    assert all(report.fidelity.passed and not report.warnings for report in reports)
+    assert all(report.fidelity.passed for report in reports)
+    said = [text for report in reports for text in report.warnings]
+    assert all("changes its operand" in text for text in said) and bool(said) is (family == "mixtral")
     with forgec.LLM(programs) as llm:
         for length in LENGTHS:
             pieces = llm.generate(prompt(length), max_tokens=room[length], eos=())
