@@ -1,11 +1,11 @@
 """Trace a module again for other sizes, in a fraction of what ``torch.export`` takes.
 
 ``torch.export`` has captured the module before, and checked what it checks (parts that are no tensors, state
-that changes, values that decide). Here the module's own code runs once more, on fake tensors of the new sizes,
-in the context that an export gives it, and every operator that it calls is written down at the same level,
-before autograd and decompositions. Nothing is carried over from the other sizes: a branch on a size is taken
-as the code takes it. Whatever is not a pure operator on tensors of known origin raises :class:`RetraceError`,
-and the caller exports.
+that changes, values that decide). Here the module's own code runs once more, on fake tensors of the new
+sizes, in the context that an export gives it, and every operator that it calls is written down at the same
+level, before autograd and decompositions. Nothing is carried over from the other sizes: a branch on a size is
+taken as the code takes it. Whatever is not a pure operator on tensors of known origin raises
+:class:`RetraceError`, and the caller exports.
 """
 
 from __future__ import annotations
