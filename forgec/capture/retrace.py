@@ -77,7 +77,7 @@ class _Recorder(ProxyTorchDispatchMode):
     """
 
     def __init__(self, module: nn.Module, fake: FakeTensorMode) -> None:
-        super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
+        super().__init__(None, "fake", pre_dispatch=True)
         self.graph = fx.Graph()
         self.constants: dict[str, torch.Tensor] = {}
         self._module = module
@@ -134,7 +134,7 @@ class _Recorder(ProxyTorchDispatchMode):
             return args[0]  # of a new tensor; there are no gradients here
         if func._schema.is_mutable:
             raise RetraceError(f"{func} changes its operand")
-        result = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
+        result: Any = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
         results, _ = pytree.tree_flatten(result)
         if not any(map(_is_tensor, results)) or func in ASSERTIONS:
             # A number that fake tensors can tell depends on no input's values.
