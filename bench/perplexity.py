@@ -28,7 +28,7 @@ CALIBRATED = " calibrated"
 FORMATS = (
     *("fp32", "bf16", "int8", "w8a8"),
     *(f"int4:{group}{how}" for group in (128, 64, 32) for how in ("", CALIBRATED)),
-    *(f"w4a8:{group}{how}" for group in (128, 32) for how in ("", CALIBRATED)),
+    *(f"w4a8:{group}{how}" for group in (128, 64, 32) for how in ("", CALIBRATED)),
 )
 _CALIBRATION_WINDOWS = 64
 

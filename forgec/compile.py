@@ -77,8 +77,9 @@ def compile(
     of the returned dictionary that are their next values: they become states, which live in the executable
     from run to run and are zero at first. ``readers`` give the values of weights that the module has
     stand-ins for, by name (``models.load`` with ``stream``), one at a time when they are written; then
-    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: int4
-    weights are fitted to what they meet in runs on these, which costs time and the memory of all weights.
+    nothing is checked. ``calibration`` has further inputs, each a mapping of keywords or a tuple: weights
+    of 4 bits (int4, w4a8) are fitted to what they meet in runs on these, which costs time and the memory of
+    all weights.
 
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
@@ -193,7 +194,7 @@ class _Job:
                 with self._phase("executable"):
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, model, unfused)
                     placed = [i for i in plan.program.main.body if i.device == backend.name]
-                    report.warnings += backend.remarks(placed)
+                    report.warnings += backend.remarks(placed) + compose.gathered_weights(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     predicted = executable.shared.compile_segments(self._settings())
                     report.predictions = compose.prediction_reports(plan, predicted)

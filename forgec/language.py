@@ -50,7 +50,7 @@ def compile_language_model(
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
     chunk longer than the context is cut to it. ``calibration`` is a text like those that the model will meet,
-    or its tokens: int4 weights are fitted to it (see ``forgec.compile``). The result is for
+    or its tokens: weights of 4 bits (int4, w4a8) are fitted to it (see ``forgec.compile``). The result is for
     :class:`forgec.LLM`, directly or saved.
 
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
@@ -98,9 +98,20 @@ def compile_language_model(
         )
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
+    _tell(programs)
     if chosen.check and not WeightSpec.parse(chosen.weights).compresses:
         _check_text(decoder, programs, min(context, max(sizes, default=1) + 3))
     return programs
+
+
+def _tell(programs: Programs) -> None:
+    """Put what the user should know of prefill into the report of decode, which is the one that is shown."""
+    shown = programs.main.report
+    assert shown is not None
+    for name in programs:
+        report = programs[name].report
+        if report is not None and report is not shown:
+            shown.warnings += [f"{name}: {text}" for text in report.warnings]
 
 
 def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: int) -> list[int]:

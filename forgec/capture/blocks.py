@@ -27,7 +27,16 @@ from torch.utils import _pytree as pytree
 from ..graph import tensor_type, torch_dtype
 from ..ir.types import TensorType
 
-__all__ = ["BlockCall", "Recorded", "is_block_call", "record", "run_unchanged", "stubbed"]
+__all__ = [
+    "BLOCK_OP",
+    "BlockCall",
+    "Recorded",
+    "empty_results",
+    "is_block_call",
+    "record",
+    "run_unchanged",
+    "stubbed",
+]
 
 _library = torch.library.Library("forgec", "DEF")
 _library.define("block(Tensor[] args, int call) -> Tensor[]")
@@ -36,7 +45,11 @@ _result_types: dict[int, list[TensorType]] = {}
 
 
 def _block_meta(args: list[torch.Tensor], call: int) -> list[torch.Tensor]:
-    device = args[0].device if args else "cpu"
+    return empty_results(call, args[0].device if args else "cpu")
+
+
+def empty_results(call: int, device: torch.device | str = "cpu") -> list[torch.Tensor]:
+    """New tensors of the types that a call gives."""
     return [torch.empty(t.shape, dtype=torch_dtype(t.dtype), device=device) for t in _result_types[call]]
 
 

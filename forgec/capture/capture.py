@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, s
 from .export import ExportedGraph, export_module, graph_of
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
+from .retrace import RetraceError, retrace_module
 from .source import first_line, user_frame
 from .states import bind_states
 from .structure import build_signature, parameter_names
 
 __all__ = ["Capture", "capture"]
+
+Trace = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], ExportedGraph]
+"""What gives the graph of a call of a module."""
 
 
 @dataclass
@@ -96,8 +101,7 @@ def capture(
     with _collector_paused():
         recorded = _recorded(model, name, args, kwargs, fake)
         call = _Call(model, name, args, kwargs, recorded)
-        full = mode == "full" or not recorded.blocks
-        graph = call.assemble_full() if full else _assemble_blocks(call, mode)
+        graph = _assembled(call, mode)
     if mode == "blocks" and not graph.blocks:
         raise CaptureError(
             f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
@@ -143,6 +147,29 @@ def _recorded(
         ) from error
 
 
+_exported: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Modules that ``torch.export`` has captured: other calls of theirs are traced again without it."""
+
+
+def _assembled(call: _Call, mode: str) -> CapturedGraph:
+    """The graphs of a call: traced again if the module was captured before, else, or where only that can
+    tell, by ``torch.export``."""
+    full = mode == "full" or not call.recorded.blocks
+    assemble = _Call.assemble_full if full else _Call.assemble_blocks
+    refusal = None
+    if call.model in _exported:
+        try:
+            return assemble(replace(call, trace=retrace_module))
+        except (RetraceError, CaptureError) as error:
+            refusal = f"captured by torch.export again, because tracing it again failed: {first_line(error)}"
+            log(1, refusal)
+    graph = call.assemble_full() if full else _assemble_blocks(call, mode)
+    _exported.add(call.model)
+    if refusal is not None:
+        graph.notes.append(refusal)
+    return graph
+
+
 def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:
     """Block by block; the full trace where a block cannot stand alone, unless the mode insists."""
     try:
@@ -164,16 +191,17 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     recorded: Recorded
+    trace: Trace = export_module
 
     def assemble_full(self) -> CapturedGraph:
-        exported = export_module(self.model, self.args, self.kwargs)
+        exported = self.trace(self.model, self.args, self.kwargs)
         return self._captured(exported, {}, _ConstantTable(), "full")
 
     def assemble_blocks(self) -> CapturedGraph:
         try:
             exported, made = self._export_stubbed(hide=True)
-        except CaptureError as error:
-            log(1, f"traced again with the blocks' weights: {error.what}")
+        except (CaptureError, RetraceError) as error:
+            log(1, f"traced again with the blocks' weights: {first_line(error)}")
             exported, made = self._export_stubbed(hide=False)
         kinds: dict[str, list[BlockCall]] = {}
         for call in made:
@@ -182,7 +210,7 @@ class _Call:
         blocks: dict[str, Block] = {}
         captured = self._captured(exported, blocks, table, "blocks")
         for kind, calls in kinds.items():
-            blocks[kind] = _export_block(kind, calls, table)
+            blocks[kind] = _export_block(kind, calls, table, self.trace)
         _resolve_calls(exported.graph, made)
         for kind, calls in kinds.items():
             if len(calls) == 1:
@@ -191,7 +219,7 @@ class _Call:
 
     def _export_stubbed(self, hide: bool) -> tuple[ExportedGraph, list[BlockCall]]:
         with stubbed(self.recorded, hide) as made:
-            return export_module(self.model, self.args, self.kwargs), made
+            return self.trace(self.model, self.args, self.kwargs), made
 
     def _captured(
         self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str
@@ -246,7 +274,7 @@ def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
             node.target = rename.get(str(node.target), node.target)
 
 
-def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> Block:
+def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable, trace: Trace) -> Block:
     """Export the representative of a kind and bind every instance's constants.
 
     Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor
@@ -254,7 +282,7 @@ def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable) -> B
     """
     first = calls[0]
     args, kwargs = first.example()
-    exported = export_module(first.module, args, kwargs)
+    exported = trace(first.module, args, kwargs)
     if exported.states:
         raise CaptureError(f"block {first.path} changes its buffer {min(exported.states)!r}")
     own = _own_tensors(first.module)

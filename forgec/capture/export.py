@@ -27,10 +27,11 @@ from ..graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from ..ir.lowering import is_supported
 from ..ir.types import DType
 from .source import node_source, user_frame
+from .tensors import lifted_name
 
-__all__ = ["ExportedGraph", "export_module", "graph_of"]
+__all__ = ["ASSERTIONS", "ExportedGraph", "export_module", "graph_of", "has_no_lowering", "types_of"]
 
-_ASSERTIONS = {
+ASSERTIONS = {
     torch.ops.aten._assert_tensor_metadata.default,
     torch.ops.aten._assert_async.msg,
     torch.ops.aten._assert_scalar.default,
@@ -40,13 +41,12 @@ _ASSERTIONS = {
 
 @dataclass
 class ExportedGraph:
-    """``constants`` are the tensors that ``get_attr`` and ``read_state`` nodes name; ``states`` the names
-    among them that ``write_state`` nodes change."""
+    """A traced module. ``constants`` are the tensors that ``get_attr`` and ``read_state`` nodes name;
+    ``states`` the names among them that ``write_state`` nodes change."""
 
     graph: fx.Graph
     constants: dict[str, torch.Tensor]
     states: set[str]
-    program: ExportedProgram
 
 
 def export_module(
@@ -92,9 +92,12 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
                     "keep only tensors and plain Python values in the model",
                 )
             name = str(spec.target)
-            constants[name] = tensors[name]
+            tensor = tensors[name]
+            if spec.kind is InputKind.CONSTANT_TENSOR:
+                name = lifted_name(tensor)
+            constants[name] = tensor
             env[node] = graph.call_function(read_state, (name,)) if name in changed else graph.get_attr(name)
-            env[node].meta = {"type": tensor_type(tensors[name]), "source": node_source(node, prefix)}
+            env[node].meta = {"type": tensor_type(tensor), "source": node_source(node, prefix)}
         elif node.op == "output":
             results = list(node.args[0])
             user = []
@@ -113,13 +116,13 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
                         "clone the input before changing it",
                     )
             graph.output(tuple(user))
-        elif node.op == "call_function" and node.target in _ASSERTIONS:
+        elif node.op == "call_function" and node.target in ASSERTIONS:
             continue
         else:
             new = graph.node_copy(node, lambda n: env[n])
             new.meta = {"type": _types(node), "source": node_source(node, prefix)}
             env[node] = new
-    return ExportedGraph(graph, constants, changed, program)
+    return ExportedGraph(graph, constants, changed)
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -127,7 +130,7 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     how."""
     for _ in range(3):
         missing = {
-            n.target for n in program.graph.nodes if n.op == "call_function" and _has_no_lowering(n.target)
+            n.target for n in program.graph.nodes if n.op == "call_function" and has_no_lowering(n.target)
         }
         if not missing:
             break
@@ -143,9 +146,9 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _has_no_lowering(target: Any) -> bool:
+def has_no_lowering(target: Any) -> bool:
     fused_or_structure = not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten"
-    return not fused_or_structure and target not in _ASSERTIONS and not is_supported(target)
+    return not fused_or_structure and target not in ASSERTIONS and not is_supported(target)
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -169,6 +172,12 @@ def _types(node: fx.Node) -> Any:
                 str(node_source(node)),
                 "export without dynamic shapes; compile once per size",
             )
+    return types_of(value)
+
+
+def types_of(value: Any) -> Any:
+    """IR type of a tensor, a tuple of types for several, None for all else."""
+    if isinstance(value, torch.Tensor):
         return tensor_type(value)
     if isinstance(value, tuple | list):
         return tuple(tensor_type(v) for v in value)

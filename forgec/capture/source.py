@@ -15,7 +15,7 @@ from torch import fx
 
 from ..ir.program import Source
 
-__all__ = ["IMPORTED", "first_line", "node_source", "short_path", "user_frame"]
+__all__ = ["IMPORTED", "first_line", "node_source", "short_path", "user_frame", "user_line_of"]
 
 IMPORTED = "forgec_imported"
 """Key of the annotation that names the node of the file that a traced node was imported from."""
@@ -58,10 +58,18 @@ def node_source(node: fx.Node, prefix: str = "") -> Source:
 @lru_cache(maxsize=8192)
 def _user_line(trace: str) -> tuple[str | None, int | None]:
     """The innermost frame that is neither torch's own nor Python's."""
-    for path, line in reversed(_FRAME.findall(trace)):
-        if not _LIBRARY.search(path):
-            return short_path(path), int(line)
-    return None, None
+    frames = ((path, int(line)) for path, line in reversed(_FRAME.findall(trace)))
+    return next((found for frame in frames if (found := user_line_of(*frame))[0]), (None, None))
+
+
+def user_line_of(path: str, line: int) -> tuple[str | None, int | None]:
+    """A line of a file as sources name it; nothing if the file is torch's own or Python's."""
+    return (None, None) if _is_library(path) else (short_path(path), line)
+
+
+@lru_cache(maxsize=4096)
+def _is_library(path: str) -> bool:
+    return _LIBRARY.search(path) is not None
 
 
 def first_line(error: BaseException) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import torch
+import xxhash
 
-__all__ = ["as_numpy"]
+__all__ = ["as_numpy", "lifted_name"]
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -15,3 +16,12 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def lifted_name(tensor: torch.Tensor) -> str:
+    """Name of a constant that is no parameter or buffer. It is that of its content: programs share constants
+    by their names, and code may make another table for every size."""
+    content = as_numpy(tensor.contiguous().reshape(-1).view(torch.uint8))
+    digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(content.data)
+    return f"lifted.{digest.hexdigest()}"

@@ -74,7 +74,7 @@ def boundary() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         files = ", ".join(map(str, _written))
-        _message("interrupted, " + (f"written before: {files}" if files else "nothing written"))
+        _message("interrupted, " + (f"written before: {files}" if files else "no file written"))
         raise typer.Exit(_EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         # Python flushes stdout once more when it ends; give it somewhere to go.

@@ -62,7 +62,8 @@ def compile(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="With --context and int4: fit weights to this text, a few thousand words."
+            metavar="FILE",
+            help="With --context, int4 or w4a8: fit weights to this text, a few thousand words.",
         ),
     ] = None,
     capture: Annotated[

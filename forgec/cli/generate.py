@@ -42,7 +42,8 @@ def generate(
 ) -> None:
     """Continue a text, as it is written; needs no PyTorch.
 
-    The times are measured: until the first token, and tokens a second of prefill and decode.
+    The times are measured: until the first token, and tokens a second of prefill and decode. Where an NPU is
+    emulated they are the emulation's, and the line says so.
     """
     from ..text import LLM
 
@@ -122,7 +123,15 @@ def _summary(llm: LLM) -> str:
         f"decode {s.decode_rate:.1f} tokens/s" if s.tokens > 1 else "",
         f"peak memory {units.nbytes(peak_rss())}",
     ]
-    return "; ".join(filter(None, parts)) + " (measured)"
+    return "; ".join(filter(None, parts)) + f" ({_kind(llm)})"
+
+
+def _kind(llm: LLM) -> str:
+    """ "emulated" if any device of the programs is a stand-in here, whose times say nothing of it."""
+    from .. import backends
+
+    devices = {segment.device for name in llm.programs for segment in llm.programs[name].plan.segments}
+    return "emulated" if any(backends.get(name).kind == "emulated" for name in devices) else "measured"
 
 
 def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
@@ -136,6 +145,7 @@ def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
             for p in pieces
         ],
         "finish": s.finish,
+        "kind": _kind(llm),
         "measured": {
             "prompt_tokens": s.prompt_tokens,
             "kept_tokens": s.kept_tokens,

@@ -13,10 +13,11 @@ from forgec.backends.prediction import Prediction
 
 from ..errors import UnsupportedOpError
 from ..ir.op import get
-from ..ir.program import Leaf, Program
+from ..ir.program import ConstRef, Leaf, Program
 from ..plan.cost import CostModel, work
 from ..plan.plan import Plan
 from ..version import __version__
+from . import units
 from .metrics import fgr
 from .report import (
     BlockReport,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "capture_report",
     "cost_report",
+    "gathered_weights",
     "graph_report",
     "memory_report",
     "placement_report",
@@ -139,6 +141,27 @@ def memory_report(plan: Plan, program: Program) -> MemoryReport:
         weight_bytes=sum(by_key.values()),
         constants=len(by_key),
     )
+
+
+def gathered_weights(program: Program) -> list[str]:
+    """A warning if a run of a flat program copies more of some weights than there is, as a mixture of experts
+    does that reads many tokens at once: its matrices are gathered anew for every token and expert."""
+    copied: dict[str, int] = {}
+    largest = 0
+    for instr in program.main.body:
+        weight = instr.operands[0] if instr.op == "gather" else None
+        if isinstance(weight, ConstRef) and instr.results[0].type.nbytes > weight.type.nbytes:
+            nbytes = instr.results[0].type.nbytes
+            copied[weight.name] = copied.get(weight.name, 0) + nbytes
+            largest = max(largest, nbytes)
+    if not copied:
+        return []
+    held = sum(program.constants[name].type.nbytes for name in copied)
+    return [
+        f"experts are gathered for every token: a run copies {units.nbytes(sum(copied.values()))} of their "
+        f"matrices, {units.nbytes(largest)} at once, and the model holds {units.nbytes(held)}; "
+        "smaller chunks copy less"
+    ]
 
 
 def cost_report(unfused_us: float, fused_us: float, cost: CostModel) -> CostReport:

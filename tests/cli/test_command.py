@@ -225,6 +225,6 @@ def test_ctrl_c_in_a_compile(tmp_path):
     process.send_signal(signal.SIGINT)
     out_text, err = process.communicate(timeout=60)
     assert process.returncode == 130, "".join(lines) + err
-    assert err == "error: interrupted, nothing written\n"
+    assert err == "error: interrupted, no file written\n"
     assert out_text == ""
     assert list(tmp_path.iterdir()) == []

@@ -113,7 +113,7 @@ def test_a_missing_directory_is_found_before_the_model_is_loaded(forgec, fake_co
         (BackendError("the compiler died"), 4, "the compiler died"),
         (TargetError("no npu"), 5, "no npu"),
         (MemoryError(), 1, "out of memory"),
-        (KeyboardInterrupt(), 130, "interrupted, nothing written"),
+        (KeyboardInterrupt(), 130, "interrupted, no file written"),
     ],
 )
 def test_errors_have_their_exit_code_and_no_traceback(forgec, fake_compile, tmp_path, error, code, text):

@@ -1,0 +1,147 @@
+"""A module captured for a second size: traced again as its code runs there, or exported, and never reused."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import forgec
+from forgec import Dim
+from forgec.capture import capture
+from forgec.errors import CaptureError
+
+SIZES = (4, 1)
+
+
+class Branching(nn.Module):
+    """Another function for one row than for several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return torch.relu(y) if x.shape[0] > 1 else torch.tanh(y) - x.shape[0]
+
+
+class Table(nn.Module):
+    """A table made from the size, which no parameter holds."""
+
+    def forward(self, x):
+        return x * torch.tensor([float(x.shape[0]), 2.0, 3.0])
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        y = x * 2
+        y += 1
+        return y
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen.add_(x.shape[0])
+        return x + self.seen
+
+
+class Deciding(nn.Module):
+    """A value decides for one row only."""
+
+    def forward(self, x):
+        if x.shape[0] == 1 and bool((x > 0).all()):
+            return x
+        return -x
+
+
+class Several(nn.Module):
+    """An operator with several results, one of them unused."""
+
+    def forward(self, x):
+        values, places = x.topk(2, dim=-1)
+        return values + places, x.chunk(3, dim=-1)[1]
+
+
+def _compiled(model, rows):
+    generator = torch.Generator().manual_seed(rows)
+    example, other = (torch.randn(rows, 3, generator=generator) for _ in range(2))
+    return forgec.compile(model, (example,)), other
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [(Branching, ""), (Table, ""), (Several, ""), (InPlace, "add_"), (Counting, "add_")],
+    ids=lambda x: getattr(x, "__name__", x),
+)
+def test_the_second_size_is_what_the_code_does_there(made, refused):
+    torch.manual_seed(0)
+    model = made().eval()
+    for rows in SIZES:
+        executable, x = _compiled(model, rows)
+        with torch.no_grad():
+            wanted = pytree.tree_leaves(copy.deepcopy(model)(x))  # a copy, as one counts its calls
+        found = pytree.tree_leaves(executable(x))
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, atol=1e-6)
+        said = [text for text in executable.report.warnings if "torch.export again" in text]
+        assert bool(said) is (bool(refused) and rows == SIZES[1])
+        assert all(refused in text for text in said)
+
+
+def test_values_that_decide_are_the_error_of_an_export():
+    model = Deciding().eval()
+    capture(model, (torch.ones(4, 3),))
+    with pytest.raises(CaptureError, match="cannot capture"):
+        capture(model, (torch.ones(1, 3),))
+
+
+def test_no_export_is_made_for_a_second_size(monkeypatch):
+    """What costs the time is not called."""
+    model = Branching().eval()
+    capture(model, (torch.ones(4, 3),))
+    module = importlib.import_module("forgec.capture.capture")
+
+    def export(*_):
+        raise AssertionError("exported")
+
+    monkeypatch.setattr(module, "export_module", export)
+    monkeypatch.setattr(torch.export, "export", export)
+    captured = capture(model, (torch.ones(1, 3),)).graph
+    targets = [str(node.target) for node in captured.graph.nodes if node.op == "call_function"]
+    assert targets == ["aten.linear.default", "aten.tanh.default", "aten.sub.Tensor"]
+    assert [x.data_ptr() for x in captured.constants.values()] == [p.data_ptr() for p in model.parameters()]
+    assert not captured.notes
+
+
+def test_the_model_is_left_as_it_was():
+    model = Branching().eval()
+    before = dict(model.inner.named_parameters())
+    for rows in SIZES:
+        capture(model, (torch.ones(rows, 3),))
+    assert all(model.inner.get_parameter(name) is p for name, p in before.items())
+    refused = InPlace().eval()
+    for rows in SIZES:
+        capture(refused, (torch.ones(rows, 3),))
+    assert torch.equal(refused(torch.ones(1)), torch.tensor([3.0]))
+
+
+def test_tables_of_several_sizes_are_kept_apart(tmp_path):
+    """Programs of one file share constants by name."""
+    model = Table().eval()
+    rows = Dim("rows", 2, 4)
+    buckets = forgec.compile_buckets(model, (torch.ones(4, 3),), dynamic_shapes={"x": {0: rows}}, check=False)
+    buckets.save(tmp_path / "m.forge")
+    for opened in (buckets, forgec.Buckets(tmp_path / "m.forge")):
+        for size in (2, 4):
+            x = torch.randn(size, 3, generator=torch.Generator().manual_seed(size))
+            np.testing.assert_allclose(opened(x), model(x).numpy(), rtol=1e-6)

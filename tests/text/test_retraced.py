@@ -1,0 +1,69 @@
+"""Decoders traced again: for every family what torch.export makes of the same call, node by node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from forgec.models.decoder import decoder_of
+from text_models import CONFIGS, PRESETS, load
+from torch import fx
+
+from forgec.capture import capture
+from forgec.graph import CapturedGraph
+
+FAST = ("gpt2", "llama", "lfm2", "longrope")
+EXPORTED = ("mixtral",)
+"""Their code changes tensors in place."""
+
+
+def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
+    """Every node that something depends on: operator, operands by number, constants by name, type, source.
+
+    The flag of a layer norm that is for GPUs alone is left out, and its epsilon before that.
+    """
+    found: list[tuple[Any, ...]] = []
+    for name, graph, calls in captured.graphs():
+        output = next(iter(reversed(graph.nodes)))
+        alive: set[fx.Node] = set()
+        waiting = [output, *(node for node in graph.nodes if node.op == "placeholder")]
+        while waiting:
+            node = waiting.pop()
+            if node not in alive:
+                alive.add(node)
+                waiting += node.all_input_nodes
+        order = [node for node in graph.nodes if node in alive and node.op != "get_attr"]
+        shown = {node: f"%{i}" for i, node in enumerate(order)}
+        shown |= {node: str(node.target) for node in alive if node.op == "get_attr"}
+        for node in order:
+            args = node.args[:4] if node.target is torch.ops.aten.layer_norm.default else node.args
+            operands = fx.node.map_arg((args, dict(node.kwargs)), shown.__getitem__)
+            target = str(node.target) if node.op == "call_function" else ""
+            source = node.meta.get("source") if node.op == "call_function" else None
+            found.append((name, calls, target, str(operands), node.meta.get("type"), source))
+    return found
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in (*PRESETS, *CONFIGS)],
+)
+def test_a_second_trace_is_that_of_an_export(family, tmp_path):
+    """For a chunk and for one token, each exported and traced in turn."""
+    model = load(family, tmp_path)
+    context = min(model.max_tokens or 80, 80)
+    decoder = decoder_of(model, context, [8])
+    for tokens in (8, 1):
+        args, kwargs = decoder.example(tokens)
+        other = decoder.example(9 - tokens)
+        fresh = decoder_of(load(family, tmp_path), context, [8])
+        exported = capture(fresh, args, kwargs, fake=True).graph
+        capture(decoder, *other, fake=True)
+        traced = capture(decoder, args, kwargs, fake=True).graph
+        assert bool(traced.notes) is (family in EXPORTED)
+        assert described(traced) == described(exported)
+        shapes = {name: (tuple(x.shape), x.dtype) for name, x in exported.constants.items()}
+        assert {name: (tuple(x.shape), x.dtype) for name, x in traced.constants.items()} == shapes
+        blocks = [(block.name, block.instances) for block in exported.blocks.values()]
+        assert [(block.name, block.instances) for block in traced.blocks.values()] == blocks
