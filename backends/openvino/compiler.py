@@ -1,12 +1,14 @@
 """Driving Intel's NPU compiler: models in, blobs and what it said about them out.
 
-Every model is compiled in a process of its own, several at a time; a batch of tiny models shares one process.
+Models are spread over a few processes, which compile theirs in turn: to start the compiler takes as long as a
+small model. What was not done when a process ended badly goes on in others, the model that it was at alone.
 Results are kept in the compile cache under the model's content, the platform, the options and the compiler.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ from forgec.errors import BackendError
 from ..base import Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.worker import Job, Outcome, error_of, run, run_all
-from .messages import NO_REASON, clean, failures, translate
+from .messages import NO_MESSAGE, NO_REASON, clean, failures, translate
 from .toolchain import Toolchain
 
 __all__ = ["Built", "Model", "Rejected", "build", "build_batch"]
@@ -35,7 +37,10 @@ _END = {
     "cancelled": "was cancelled at it",
 }
 
-_TRACE = "compileTimeScheduleTrace.json"
+_MODEL, _BLOB, _TRACE = "model", "model.blob", "compileTimeScheduleTrace.json"
+
+_LEAST = 0.25
+"""A further process takes a model that is at least so large a part of the largest."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Model:
             ov.serialize(model, xml, weights)
             return cls(what, xml.read_bytes(), weights.read_bytes())
 
-    def write(self, folder: Path, name: str = "model") -> Path:
+    def write(self, folder: Path) -> Path:
         """Write the two files; the path of the first."""
-        (folder / f"{name}.bin").write_bytes(self.weights)
-        path = folder / f"{name}.xml"
+        (folder / f"{_MODEL}.bin").write_bytes(self.weights)
+        path = folder / f"{_MODEL}.xml"
         path.write_bytes(self.xml)
         return path
 
@@ -119,14 +124,36 @@ def build(
         found = cache.get(key)
         if found is not None:
             results[key] = Built.from_bytes(found)
-    uncached = [key for key in distinct if key not in results]
-    with tempfile.TemporaryDirectory() as temporary:
-        jobs = [_job([distinct[key]], Path(temporary) / key, options, toolchain) for key in uncached]
-        for key, job, outcome in zip(uncached, jobs, run_all(jobs, settings), strict=True):
-            results[key] = result = _result(job, outcome, settings)
-            if isinstance(result, Built):
-                cache.put(key, result.to_bytes())
+    groups = _spread({key: model for key, model in distinct.items() if key not in results}, settings.jobs)
+    while groups:
+        with tempfile.TemporaryDirectory() as temporary:
+            jobs = [
+                _job([distinct[key] for key in group], Path(temporary) / str(number), options, toolchain)
+                for number, group in enumerate(groups)
+            ]
+            left: list[list[str]] = []
+            for group, job, outcome in zip(groups, jobs, run_all(jobs, settings), strict=True):
+                done = _results(job, outcome, settings, len(group))
+                for key, result in zip(group, done, strict=False):
+                    results[key] = result
+                    if isinstance(result, Built):
+                        cache.put(key, result.to_bytes())
+                left += [rest for rest in (group[len(done) + 1 :], group[len(done) : len(done) + 1]) if rest]
+            groups = left
     return [results[key] for key in keys]
+
+
+def _spread(models: Mapping[str, Model], processes: int) -> list[list[str]]:
+    """Keys of models by the process that is to compile them, of about equal length of graph."""
+    lengths = {key: len(model.xml) for key, model in models.items()}
+    groups: list[list[str]] = []
+    for key in sorted(lengths, key=lambda key: -lengths[key]):
+        worth = not groups or lengths[key] >= _LEAST * lengths[groups[0][0]]
+        if worth and len(groups) < max(1, processes):
+            groups.append([key])
+        else:
+            min(groups, key=lambda group: sum(lengths[key] for key in group)).append(key)
+    return groups
 
 
 def build_batch(
@@ -146,10 +173,10 @@ def build_batch(
             if -1 in failed:
                 raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
             for index in range(len(rest)):
-                blob = job.folder / f"{index}.blob"
+                blob = job.folder / str(index) / _BLOB
                 if index in failed:
                     reason = translate(failed[index], log)
-                    results.append(Rejected(reason, silent=reason.endswith(NO_REASON)))
+                    results.append(Rejected(reason, silent=reason.endswith((NO_REASON, NO_MESSAGE))))
                 elif f"@done {index} " in log:
                     results.append(Built(blob.read_bytes(), "", b""))
                 else:
@@ -174,23 +201,33 @@ def _key(model: Model, options: Mapping[str, str], toolchain: Toolchain) -> str:
 
 def _job(models: Sequence[Model], folder: Path, options: Mapping[str, str], toolchain: Toolchain) -> Job:
     folder.mkdir(exist_ok=True)
-    lines = []
     for index, model in enumerate(models):
-        model.write(folder, str(index))
-        lines += [f"{index}.xml", f"{index}.blob"]
-    (folder / "jobs").write_text("\n".join(lines) + "\n")
+        (folder / str(index)).mkdir()
+        model.write(folder / str(index))
+    (folder / "jobs").write_text("".join(f"{index}\n" for index in range(len(models))))
     what = models[0].what if len(models) == 1 else f"{len(models)} models"
     return Job(what, toolchain.command("NPU", "jobs", options), folder, toolchain.environment)
 
 
-def _result(job: Job, outcome: Outcome, settings: Settings) -> Built | Rejected:
+def _results(job: Job, outcome: Outcome, settings: Settings, count: int) -> list[Built | Rejected]:
+    """Of the first models of a process, as many as it finished; an error if it had but one and did not."""
     log = clean(outcome.log)
     failed = failures(log)
     if -1 in failed:
         raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
-    if 0 in failed:
-        return Rejected(translate(failed[0], log), log=log)
-    blob, trace = job.folder / "0.blob", job.folder / _TRACE
-    if outcome.stopped or "@done 0 " not in log or not blob.exists():
-        raise error_of(job, outcome, settings)
-    return Built(blob.read_bytes(), log, trace.read_bytes() if trace.exists() else b"", outcome.seconds)
+    results: list[Built | Rejected] = []
+    for index in range(count):
+        own = re.search(rf"^@begin {index}\n(.*?)(?=^@begin |\Z)", log, re.M | re.S)
+        said = "" if own is None else own[1]
+        done = re.search(rf"^@done {index} ([\d.]+)", said, re.M)
+        blob, trace = (job.folder / str(index) / name for name in (_BLOB, _TRACE))
+        if index in failed:
+            results.append(Rejected(translate(failed[index], said), log=said))
+        elif done is not None and blob.exists():
+            schedule = trace.read_bytes() if trace.exists() else b""
+            results.append(Built(blob.read_bytes(), said, schedule, float(done[1])))
+        elif count == 1 or outcome.stopped == "cancelled":
+            raise error_of(job, outcome, settings)
+        else:
+            break
+    return results

@@ -1,9 +1,11 @@
 /* driver.exe DEVICE JOBS [KEY=VALUE ...]: compiles OpenVINO models with openvino_c.dll, under Wine or on Windows.
  *
- * JOBS has two lines per model: the path of its .xml, the path to write its compiled form to. "-" as JOBS only
- * prints versions. Prints a line for every event:
+ * JOBS has a line per model: a folder with model.xml and model.bin, in which the compiled form model.blob and the
+ * compiler's own files appear. "-" as JOBS only prints versions. Prints a line for every event:
  *   @version OPENVINO COMPILER            @begin INDEX            @done INDEX SECONDS            @failed INDEX STAGE
  * with the library's message between @failed and @end. A model that fails does not end the others.
+ *
+ * Properties go with every compile, not to the device: of some the plugin takes notice only there.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,10 @@
 #include "openvino/c/openvino.h"
 
 #define LINE 4096
+#define MOST 16
+
+static const char *keys[MOST], *values[MOST];
+static size_t properties;
 
 static double seconds(void) {
     LARGE_INTEGER frequency, count;
@@ -28,18 +34,19 @@ static int failed(int index, const char *stage) {
     return 1;
 }
 
-static int compile(ov_core_t *core, const char *device, int index, const char *xml, const char *blob) {
+#define P(i) keys[i], values[i]
+
+static int compile(ov_core_t *core, const char *device, int index) {
     ov_model_t *model = NULL;
     ov_compiled_model_t *compiled = NULL;
     double start = seconds();
     int bad = 0;
-    printf("@begin %d\n", index);
-    fflush(stdout);
-    if (ov_core_read_model(core, xml, NULL, &model))
+    if (ov_core_read_model(core, "model.xml", NULL, &model))
         bad = failed(index, "read");
-    else if (ov_core_compile_model(core, model, device, 0, &compiled))
+    else if (ov_core_compile_model(core, model, device, 2 * properties, &compiled, P(0), P(1), P(2), P(3), P(4),
+                                   P(5), P(6), P(7), P(8), P(9), P(10), P(11), P(12), P(13), P(14), P(15)))
         bad = failed(index, "compile");
-    else if (ov_compiled_model_export_model(compiled, blob))
+    else if (ov_compiled_model_export_model(compiled, "model.blob"))
         bad = failed(index, "export");
     else
         printf("@done %d %.3f\n", index, seconds() - start);
@@ -61,39 +68,48 @@ static int read_line(FILE *file, char *line) {
 int main(int count, char **words) {
     ov_core_t *core = NULL;
     int bad = 0;
-    if (count < 3) {
-        fprintf(stderr, "usage: driver DEVICE JOBS [KEY=VALUE ...]\n");
+    if (count < 3 || count - 3 > MOST) {
+        fprintf(stderr, "usage: driver DEVICE JOBS [KEY=VALUE ...], at most %d of these\n", MOST);
         return 2;
     }
-    if (ov_core_create(&core))
-        return failed(-1, "start");
-    for (int i = 3; i < count && !bad; i++) {
+    for (int i = 3; i < count; i++) {
         char *value = strchr(words[i], '=');
         if (!value) {
             fprintf(stderr, "%s is not KEY=VALUE\n", words[i]);
             return 2;
         }
         *value++ = 0;
-        if (ov_core_set_property(core, words[1], words[i], value))
-            bad = failed(-1, words[i]);
+        keys[properties] = words[i];
+        values[properties++] = value;
     }
-    if (!bad && !strcmp(words[2], "-")) {
+    if (ov_core_create(&core))
+        return failed(-1, "start");
+    if (!strcmp(words[2], "-")) {
         ov_version_t version;
         char *compiler = NULL;
+        for (size_t i = 0; i < properties && !bad; i++)
+            if (ov_core_set_property(core, words[1], keys[i], values[i]))
+                bad = failed(-1, keys[i]);
         ov_get_openvino_version(&version);
-        if (ov_core_get_property(core, words[1], "NPU_COMPILER_VERSION", &compiler))
+        if (!bad && ov_core_get_property(core, words[1], "NPU_COMPILER_VERSION", &compiler))
             bad = failed(-1, "version");
-        else
+        else if (!bad)
             printf("@version %s %s\n", version.buildNumber, compiler);
-    } else if (!bad) {
-        char xml[LINE], blob[LINE];
+    } else {
+        char folder[LINE], home[LINE];
         FILE *jobs = fopen(words[2], "r");
-        if (!jobs) {
+        if (!jobs || !GetCurrentDirectoryA(LINE, home)) {
             fprintf(stderr, "cannot read %s\n", words[2]);
             return 2;
         }
-        for (int index = 0; read_line(jobs, xml) && read_line(jobs, blob); index++)
-            bad |= compile(core, words[1], index, xml, blob);
+        for (int index = 0; read_line(jobs, folder); index++) {
+            printf("@begin %d\n", index);
+            fflush(stdout);
+            if (SetCurrentDirectoryA(home) && SetCurrentDirectoryA(folder))
+                bad |= compile(core, words[1], index);
+            else
+                bad |= failed(index, "folder");
+        }
     }
     fflush(stdout);
     TerminateProcess(GetCurrentProcess(), bad); /* the plugin's own tear-down hangs under Wine */

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["NO_REASON", "clean", "failures", "translate"]
+__all__ = ["NO_MESSAGE", "NO_REASON", "clean", "failures", "translate"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(r"^(Exception from |Check '|\[ ?(INFO|WARNING|DEBUG|TRACE)|compilerAdapter|\s*$)")
 
 NO_REASON = "Compilation failed"
 """What the compiler says when it says nothing."""
+
+NO_MESSAGE = "no message"
+"""What we say when it does not even say that."""
 
 _TABLE: tuple[tuple[str, str], ...] = (
     (r"Failed to find BLOCKED for 0", "an input or output has more than 5 axes, the most that the NPU takes"),
@@ -45,7 +48,7 @@ def translate(message: str, log: str) -> str:
     errors = re.findall(r"^\[ ?ERROR\][^\]]*\](.*)$", log, re.M)
     text = message + "\n" + "\n".join(errors)
     node = re.search(r"[nN]ode '([^']+)'", text)
-    own = next((line.strip() for line in _said(message)), "no message")
+    own = next((line.strip() for line in _said(message)), NO_MESSAGE)
     for pattern, wording in _TABLE:
         match = re.search(pattern, text)
         if match:

@@ -6,6 +6,7 @@ lines printed. It runs in a process of its own, as the compiler may die.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,14 +20,15 @@ def main(words: list[str]) -> int:
     device, jobs, *properties = words
     core = ov.Core()
     config = dict(text.split("=", 1) for text in properties)
-    lines = [line for line in Path(jobs).read_text().splitlines() if line]
+    folders = [Path(line).absolute() for line in Path(jobs).read_text().splitlines() if line]
     failed = False
-    for index, (xml, blob) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
+    for index, folder in enumerate(folders):
         print(f"@begin {index}", flush=True)
         start = time.perf_counter()
+        os.chdir(folder)
         try:
-            compiled = core.compile_model(core.read_model(xml), device, config)
-            Path(blob).write_bytes(compiled.export_model())
+            compiled = core.compile_model(core.read_model("model.xml"), device, config)
+            Path("model.blob").write_bytes(compiled.export_model())
         except RuntimeError as error:
             failed = True
             print(f"@failed {index} compile\n{error}\n@end", flush=True)

@@ -9,6 +9,7 @@ with the zig compiler, which pip has too. Wine itself comes from the system's pa
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -46,7 +47,7 @@ _LIBRARIES = (
 )
 _NATIVE = "libopenvino_intel_npu_compiler.so"
 _WINE_PLACES = ("/usr/lib/wine/wine64", "/usr/lib/x86_64-linux-gnu/wine/wine64")
-_DRIVER = "driver.exe"
+_SOURCE = Path(__file__).with_name("driver.c")
 _RECORD = "toolchain.json"
 _PROPERTIES = {"NPU_COMPILER_TYPE": "PLUGIN"}
 
@@ -67,12 +68,18 @@ class Toolchain:
         """The command that compiles the models of a list of jobs; see ``driver.c`` for what it prints."""
         given = [f"{key}={value}" for key, value in properties.items()]
         if self.wine:
-            return [self.wine, str(self.folder / _DRIVER), device, self.path(jobs), *given]
+            return [self.wine, str(self.folder / _driver()), device, self.path(jobs), *given]
         return [sys.executable, "-m", "forgec.backends.openvino.native_driver", device, str(jobs), *given]
 
     def path(self, path: Path | str) -> str:
         """A path as the compiler's side wants it."""
         return f"Z:{path}" if self.wine and str(path).startswith("/") else str(path)
+
+
+@cache
+def _driver() -> str:
+    """Name of the driver program that is built from our source: another version has another name."""
+    return f"driver-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:8]}.exe"
 
 
 def home() -> Path:
@@ -147,7 +154,7 @@ def _wine_route(folder: Path) -> Toolchain | None:
         identity = str(json.loads((folder / _RECORD).read_text())["identity"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return _toolchain(folder, identity) if _wine() else None
+    return _toolchain(folder, identity) if _wine() and (folder / _driver()).exists() else None
 
 
 def _toolchain(folder: Path, identity: str) -> Toolchain:
@@ -212,10 +219,9 @@ def _fetch_libraries(folder: Path, say: Say) -> None:
 
 def _build_driver(folder: Path, say: Say) -> None:
     say("building the driver program")
-    source = Path(__file__).with_name("driver.c")
     names = ("x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-gcc-win32")
     found = next(filter(None, map(shutil.which, names)), None)
-    flags = ["-O1", "-s", "-I", str(folder / "include"), "-o", str(folder / _DRIVER), str(source)]
+    flags = ["-O1", "-s", "-I", str(folder / "include"), "-o", str(folder / _driver()), str(_SOURCE)]
     flags.append(str(folder / "openvino_c.lib"))
     if found:
         _run([found, *flags], "mingw-w64")

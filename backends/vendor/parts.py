@@ -25,6 +25,7 @@ from forgec.ir.program import (
     Function,
     Instr,
     Leaf,
+    Literal,
     Operand,
     Program,
     Register,
@@ -199,16 +200,27 @@ def _shared_first(segment: Program) -> Program:
     """The same segment with what blocks share in front, as a mask made of inputs: where it stands at its
     first use it would make that block unlike the others.
 
-    That is what is computed without weights from the segment's parameters and read more than once.
+    That is what is computed without weights from the segment's parameters and read more than once, be it that
+    every block computes it anew.
     """
     main = segment.main
     made: dict[Register, Instr] = {}
-    known = set(main.params)
+    known, results = set(main.params), set(main.results)
+    first: dict[object, Instr] = {}
+    same: dict[Operand, Operand] = {}
+    whole: list[Instr] = []
     for instr in main.body:
+        instr = replace(instr, operands=tuple(same.get(x, x) for x in instr.operands))
         weights = any(isinstance(x, ConstRef) and _is_weight(x) for x in instr.operands)
         if not weights and known.issuperset(instr.registers()):
+            earlier = first.setdefault(_meaning(instr), instr)
+            if earlier is not instr and not results.intersection(instr.results):
+                same.update(zip(instr.results, earlier.results, strict=True))
+                continue
             known.update(instr.results)
             made.update((r, instr) for r in instr.results)
+        whole.append(instr)
+    main = replace(main, body=whole)
     readers = Counter(r for i in main.body if not made.keys() & i.results for r in set(i.registers()))
     needed = {r for r in made if readers[r] > 1}
     for instr in reversed(main.body):
@@ -216,6 +228,13 @@ def _shared_first(segment: Program) -> Program:
             needed.update(r for r in instr.registers() if r in made)
     body = sorted(main.body, key=lambda instr: not needed.intersection(instr.results))
     return replace(segment, functions={segment.entry: replace(main, body=body)})
+
+
+def _meaning(instr: Instr) -> object:
+    """Equal for instructions that compute the same."""
+    operands = tuple((type(x.value), x) if isinstance(x, Literal) else x for x in instr.operands)
+    types = tuple(r.type for r in instr.results)
+    return instr.op, operands, types, repr(sorted(instr.attrs.items()))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..base import Settings
 __all__ = ["Job", "Outcome", "error_of", "run", "run_all"]
 
 _LOG = "log.txt"
-_LOG_BYTES = 1 << 20
+_LOG_BYTES = 1 << 23
 """Bytes of the end of a compiler's output that are kept."""
 
 

@@ -13,6 +13,7 @@ from forgec.backends.vendor.parts import chain, divide
 from forgec.errors import ArtifactError
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
+from forgec.ir.printer import to_text
 from forgec.ir.program import Program
 from forgec.ir.verifier import verify
 
@@ -52,6 +53,20 @@ def test_blocks_of_one_segment_are_one_part() -> None:
     ]
     made, first = division.calls[0][0], division.calls[0][1]
     assert made.inputs == (1,) and set(first.inputs) == {10, 5}  # exp reads the input, its copy is gone
+
+
+def test_what_every_block_makes_of_the_inputs_is_made_once() -> None:
+    """Each block's own exp of the input, which stands at its first product, comes to the front, as one."""
+    text = to_text(segment(4)).replace("r4: f32[2,4] = copy r1", "").replace("exp r4", "exp r1")
+    for number in range(1, 4):
+        first = f"r{12 + 6 * number}: f32[2,4] = add r{11 + 6 * number}, r"
+        assert first + "5" in text
+        own = f"r{100 + number}: f32[2,4] = exp r1\n  {first}{100 + number}"
+        text = text.replace(first + "5", own, 1)
+    division = divide([parse(text)])
+    assert [call.part for call in division.calls[0]] == [0, 1, 1, 1, 1, 2]
+    assert [instr.op for instr in division.parts[0].program.main.body] == ["exp"]
+    assert all(5 in call.inputs for call in division.calls[0][1:-1])
 
 
 def test_equal_blocks_of_several_segments_are_one_part() -> None:
