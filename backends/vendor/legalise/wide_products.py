@@ -27,8 +27,8 @@ _ALIGN = 64
 def split_wide_products(
     segment: Program, limit: int, itemsize: int = 2, most: int | None = None
 ) -> list[Rule]:
-    """The rules for one segment; weights count ``itemsize`` bytes a number, and of larger ones there are at
-    most so many pieces."""
+    """The rules for one segment; weights count ``itemsize`` bytes a number. A piece has up to ``limit`` bytes
+    or, if that is more, the ``most``-th part of the weight, rounded down to whole tiles."""
     users = readers(segment)
     made: dict[int, Instr] = {}
 
