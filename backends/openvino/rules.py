@@ -72,7 +72,7 @@ class _Forms:
 
 
 _PIECES = 8
-"""Of a larger weight a piece is such a part: each piece is more work for the compiler."""
+"""Pieces of a weight at most: each is more work for the compiler."""
 
 _FORMS = {
     "3720": _Forms((16, 4), weights=2**19, norms=2**17),

@@ -1,8 +1,7 @@
 """Attention over many rows, a few heads at a time.
 
 Before: ``y = attention q[1,6,1500,64], k, v``. After, with parts of at most 2^21 scores: six times
-``attention q[:,i:i+1], k[:,i:i+1], v[:,i:i+1]`` and a ``concat``. All scores of a part are then on the chip at
-once.
+``attention q[:,i:i+1], k[:,i:i+1], v[:,i:i+1]`` and a ``concat``. The scores of a part fit the chip.
 
 Does not fire when all scores are that few, for one head, or where only the first of the keys count.
 """

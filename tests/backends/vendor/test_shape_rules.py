@@ -115,10 +115,12 @@ def test_a_gate_and_its_products_come_in_pieces() -> None:
     assert ops.count("add") == 1
 
 
-def test_pieces_of_a_large_weight_grow_with_it() -> None:
+@pytest.mark.parametrize("most", [1, 2])
+def test_pieces_are_no_more_than_allowed(most: int) -> None:
     program = parse(GATE)
-    ops = _ops(_same(program, split_wide_products(program, LIMIT, most=1)))
-    assert ops.count("gated") == 1 and ops.count("linear") == 4
+    ops = _ops(_same(program, split_wide_products(program, LIMIT, most=most)))
+    assert ops.count("gated") == most
+    assert ops.count("linear") == 2 * most + most + 1
 
 
 def test_products_that_fit_stay() -> None:
