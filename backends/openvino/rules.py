@@ -39,16 +39,12 @@ from ..vendor.legalise import (
 
 __all__ = ["legalise_segment"]
 
-_SCORES = 2**21
-"""Scores of attention over which heads go one after the other."""
-
 _RULES: tuple[Rule, ...] = (
     patches_as_rows,
     split_residual_norm,
     split_linear,
     split_gated,
     split_rope,
-    part_heads(_SCORES),
     decompose_attention("fold rows of one"),
     even_groups,
     flatten_rows("linear", "linear_q", "rms_norm"),
@@ -61,7 +57,8 @@ class _Forms:
 
     ``heights`` are those that the image of a product's rows may have, ``hidden`` the elements of a wide
     layer's part, ``narrowing`` the parts of a product that narrows, ``weights`` the bytes of a piece of a
-    weight, ``norms`` the elements over which a norm's scale goes into weights.
+    weight, ``norms`` the elements over which a norm's scale goes into weights, ``scores`` those of attention
+    over which heads go some at a time.
     """
 
     heights: tuple[int, ...] = ()
@@ -69,15 +66,16 @@ class _Forms:
     narrowing: int = 1
     weights: int = 0
     norms: int | None = None
+    scores: int | None = None
 
 
 _PIECES = 8
 """Pieces of a weight at most: each is more work for the compiler."""
 
 _FORMS = {
-    "3720": _Forms((16, 4), weights=2**19, norms=2**17),
-    "4000": _Forms((16, 4), hidden=2**17, norms=2**17),
-    "5010": _Forms(narrowing=2, norms=0),
+    "3720": _Forms((16, 4), weights=2**19, norms=2**17, scores=2**16),
+    "4000": _Forms((16, 4), hidden=2**17, norms=2**17, scores=2**21),
+    "5010": _Forms(narrowing=2, norms=0, scores=2**21),
 }
 """By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
 new ones join, neither is of use."""
@@ -96,4 +94,6 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
         legal = legal.then(part_narrowing(legal.program, forms.narrowing))
     if forms.weights:
         legal = legal.then(split_wide_products(legal.program, forms.weights, most=_PIECES))
+    if forms.scores is not None:
+        legal = legal.then([part_heads(forms.scores)])
     return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights)])

@@ -3,7 +3,8 @@
 Before: ``y = attention q[1,6,1500,64], k, v``. After, with parts of at most 2^21 scores: six times
 ``attention q[:,i:i+1], k[:,i:i+1], v[:,i:i+1]`` and a ``concat``. The scores of a part fit the chip.
 
-Does not fire when all scores are that few, for one head, or where only the first of the keys count.
+Does not fire when all scores are that few, for one head, with a mask for every head that is no constant, or
+where only the first of the keys count.
 """
 
 from __future__ import annotations
@@ -32,30 +33,31 @@ def part_heads(scores: int) -> Rule:
         heads, groups = query.shape[1], key.shape[1]
         wanted = math.ceil(query.shape[0] * heads * query.shape[2] * key.shape[2] / scores)
         count = min(wanted, groups)
-        if count < 2 or filled is not None:
+        if count < 2 or filled is not None or (_by_head(mask) and not isinstance(mask, ConstRef)):
             return None
         ratio = heads // groups
         parts = []
         for start, stop in pairwise(groups * i // count for i in range(count + 1)):
             of_queries = start * ratio, stop * ratio
-            here = (
-                _heads(build, q, *of_queries),
-                _heads(build, k, start, stop),
-                _heads(build, v, start, stop),
-            )
-            parts.append(build.op("attention", *here, _heads(build, mask, *of_queries), None, **instr.attrs))
+            bounds = (of_queries, (start, stop), (start, stop))
+            some = [_heads(build, x, *bound) for x, bound in zip((q, k, v), bounds, strict=True)]
+            masked = _heads(build, mask, *of_queries) if _by_head(mask) else mask
+            parts.append(build.op("attention", *some, masked, None, **instr.attrs))
         seq_major = {**get("attention").attrs, **instr.attrs}["seq_major"]
         return (build.op("concat", *parts, axis=2 if seq_major else 1),)
 
     return rule
 
 
+def _by_head(mask: Operand) -> bool:
+    kind = type_of(mask)
+    return kind is not None and kind.rank > 2 and kind.shape[-3] > 1
+
+
 def _heads(build: Builder, x: Operand, start: int, stop: int) -> Operand:
-    """Some heads of a value whose third axis from behind they are; itself if all share it."""
+    """Some heads of a value whose third axis from the end they are."""
     kind = type_of(x)
-    if kind is None or kind.rank < 3 or kind.shape[-3] == 1:
-        return x
-    axis = kind.rank - 3
+    assert kind is not None
     if isinstance(x, ConstRef):
-        return build.constant("slice", x, axis=axis, start=start, stop=stop)
-    return build.op("slice", x, axis=axis, start=start, stop=stop, step=1)
+        return build.constant("slice", x, axis=kind.rank - 3, start=start, stop=stop)
+    return build.op("slice", x, axis=kind.rank - 3, start=start, stop=stop, step=1)

@@ -27,8 +27,8 @@ _ALIGN = 64
 def split_wide_products(
     segment: Program, limit: int, itemsize: int = 2, most: int | None = None
 ) -> list[Rule]:
-    """The rules for one segment; weights count ``itemsize`` bytes a number. Pieces have up to ``limit`` bytes,
-    and more where there would be more than ``most`` of them."""
+    """The rules for one segment; weights count ``itemsize`` bytes a number. Pieces have up to ``limit``
+    bytes, and more where there would be more than ``most`` of them."""
     users = readers(segment)
     made: dict[int, Instr] = {}
     done: set[str] = set()

@@ -91,13 +91,14 @@ def test_products_that_stay_whole(text: str) -> None:
 def attention(mask: str = "r3", attrs: str = "", out: str = "1,6,5,4") -> str:
     return f"""program @main(r0 "q": f32[1,6,5,4], r1 "k": f32[1,3,7,4], r2 "v": f32[1,3,7,4], r3 "m": f32[1,6,5,7],
     r4 "row": f32[7], r5 "s": f32[1,1,5,7]) -> (r9 "y": f32[{out}]) {{
+  const c0: f32[1,6,5,7] = "bias"
   r9: f32[{out}] = attention r0, r1, r2, {mask}, _ {{scale=0.5{attrs}}}
   return r9
 }}
 """.replace(",\n    r4", ", r4")
 
 
-@pytest.mark.parametrize("mask", ["r3", "r4", "r5", "_"])
+@pytest.mark.parametrize("mask", ["r4", "r5", "c0", "_"])
 @pytest.mark.parametrize(
     ("attrs", "out"), [("", "1,6,5,4"), (", seq_major=true, causal=true", "1,5,6,4")], ids=["", "rows first"]
 )
@@ -106,10 +107,14 @@ def test_heads_go_one_after_the_other(mask: str, attrs: str, out: str) -> None:
     assert rewritten(text, lambda _: [part_heads(10)]) == {
         "attention": 3,
         "concat": 1,
-        "slice": 9 + 3 * (mask == "r3"),
+        "slice": 9,
     }
     assert rewritten(text, lambda _: [part_heads(140)])["attention"] == 2
 
 
 def test_few_scores_stay_together() -> None:
-    assert rewritten(attention(), lambda _: [part_heads(210)]) == {"attention": 1}
+    assert rewritten(attention("r5"), lambda _: [part_heads(210)]) == {"attention": 1}
+
+
+def test_heads_with_a_mask_each_stay_together() -> None:
+    assert rewritten(attention("r3"), lambda _: [part_heads(10)]) == {"attention": 1}
