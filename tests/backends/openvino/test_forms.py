@@ -45,10 +45,12 @@ BLOCK = parse(
 
 
 @pytest.mark.parametrize(
-    ("platform", "products", "image", "hidden"),
-    [("3720", 8, True, 3), ("4000", 5, True, 2), ("5010", 5, False, 1)],
+    ("platform", "products", "image", "hidden", "heads"),
+    [("3720", 8, True, 3, 16), ("4000", 5, True, 2, 2), ("5010", 5, False, 1, 2)],
 )
-def test_a_block_in_the_forms_of_a_platform(platform: str, products: int, image: bool, hidden: int) -> None:
+def test_a_block_in_the_forms_of_a_platform(
+    platform: str, products: int, image: bool, hidden: int, heads: int
+) -> None:
     rng = np.random.default_rng(SEED)
     tensors = {
         c.recipe.name: (rng.standard_normal(c.type.shape) / c.type.shape[-1] ** 0.5).astype(np.float32)
@@ -58,7 +60,7 @@ def test_a_block_in_the_forms_of_a_platform(platform: str, products: int, image:
     legal = legalise_segment(BLOCK, platform)
     ops = Counter(instr.op for instr in legal.program.main.body)
     assert ops["conv" if image else "linear"] == products and ops["gelu"] == hidden, ops
-    assert ops["softmax"] == 2, "heads go in two parts"
+    assert ops["softmax"] == heads
     norms = [instr for instr in legal.program.main.body if instr.op == "layer_norm"]
     assert len(norms) == 2 and all(instr.operands[1:] == (None, None) for instr in norms)
 
