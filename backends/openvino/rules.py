@@ -3,9 +3,9 @@
 Slices of a wide product become products of their own, and attention's scale goes into the weights of the
 queries, which takes a few percent off a simulated run. A convolution over patches is a product. Norms and
 matrix products go in two axes; on the platforms where that helps, products with constant weights become
-convolutions over an image of their rows, and wide hidden layers are made in parts. Where grouped queries have
-several rows the key heads are repeated: folding the group into the rows makes the compiler's own attention
-matcher fail on the mask.
+convolutions over an image of their rows, wide hidden layers and products that narrow are made in parts, and a
+layer norm's scale goes into weights. Where grouped queries have several rows the key heads are repeated:
+folding the group into the rows makes the compiler's own attention matcher fail on the mask.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from forgec.ir.program import Program
 from ..vendor.legalise import (
     Legal,
     Rule,
+    conv_on_rows,
     decompose_attention,
     even_groups,
     flatten_rows,
     fold_attention_scale,
+    fold_norm_scale,
     legalise,
+    part_heads,
     part_hidden,
+    part_narrowing,
     patches_as_rows,
     rows_as_image,
     split_gated,
@@ -30,6 +34,7 @@ from ..vendor.legalise import (
     split_projections,
     split_residual_norm,
     split_rope,
+    split_wide_products,
 )
 
 __all__ = ["legalise_segment"]
@@ -48,17 +53,29 @@ _RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class _Forms:
-    """``heights`` that the image of a product's rows may have, and ``hidden``, the elements of a wide layer's
-    part; without either products stay as they are."""
+    """Without any of it products stay as they are.
+
+    ``heights`` are those that the image of a product's rows may have, ``hidden`` the elements of a wide
+    layer's part, ``narrowing`` the parts of a product that narrows, ``weights`` the bytes of a piece of a
+    weight, ``norms`` the elements over which a norm's scale goes into weights, ``scores`` those of attention
+    over which heads go some at a time.
+    """
 
     heights: tuple[int, ...] = ()
     hidden: int = 0
+    narrowing: int = 1
+    weights: int = 0
+    norms: int | None = None
+    scores: int | None = None
 
+
+_PIECES = 8
+"""Pieces of a weight at most: each is more work for the compiler."""
 
 _FORMS = {
-    "3720": _Forms((16, 4), 2**18),
-    "4000": _Forms((16, 4), 2**18),
-    "5010": _Forms(),
+    "3720": _Forms((16, 4), weights=2**19, norms=2**17, scores=2**16),
+    "4000": _Forms((16, 4), hidden=2**17, norms=2**17, scores=2**21),
+    "5010": _Forms(narrowing=2, norms=0, scores=2**21),
 }
 """By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
 new ones join, neither is of use."""
@@ -69,6 +86,14 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
     cached = any(instr.op == "attention" and instr.attrs.get("bounded") for instr in segment.main.body)
     forms = _Forms() if cached else _FORMS[platform]
     legal = legalise(segment, [*split_projections(segment), *fold_attention_scale(segment)])
+    if forms.norms is not None:
+        legal = legal.then(fold_norm_scale(legal.program, forms.norms))
     if forms.hidden:
         legal = legal.then(part_hidden(legal.program, forms.hidden))
-    return legal.then([*_RULES, rows_as_image(*forms.heights)] if forms.heights else _RULES)
+    if forms.narrowing > 1:
+        legal = legal.then(part_narrowing(legal.program, forms.narrowing))
+    if forms.weights:
+        legal = legal.then(split_wide_products(legal.program, forms.weights, most=_PIECES))
+    if forms.scores is not None:
+        legal = legal.then([part_heads(forms.scores)])
+    return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights)])

@@ -11,7 +11,10 @@ from .even_groups import even_groups
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
+from .head_parts import part_heads
 from .hidden_parts import part_hidden
+from .narrowing import part_narrowing
+from .norm_scale import fold_norm_scale
 from .patches import patches_as_rows
 from .residual_norm import split_residual_norm
 from .rotary import split_rope
@@ -28,8 +31,11 @@ __all__ = [
     "even_groups",
     "flatten_rows",
     "fold_attention_scale",
+    "fold_norm_scale",
     "legalise",
+    "part_heads",
     "part_hidden",
+    "part_narrowing",
     "patches_as_rows",
     "rows_as_image",
     "split_gated",

@@ -6,7 +6,7 @@ Gated layers have two first products. What is point-wise then works on a part wh
 one come.
 
 Does not fire when something in between has another reader or is not point-wise, when weights are computed in
-the segment, when the values are small, or when there are so many rows that parts would be narrow.
+the segment, or when the values are small or narrow.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _POINTWISE = {"gated", "mul", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "t
 _MULTIPLE = 16
 """Parts begin at multiples of this many channels."""
 
-_LEAST = 256
+_LEAST = 960
 """Channels of a part; with fewer, what a product has to do is too small to hide anything behind it."""
 
 
-def part_hidden(segment: Program, elements: int) -> list[Rule]:
+def part_hidden(segment: Program, elements: int, least: int = _LEAST) -> list[Rule]:
     """The rule for one segment; what first products give is parted where it has more than so many
-    elements in all, into as many parts as it takes."""
+    elements in all, into as many parts as it takes, each of at least ``least`` channels."""
     made = {r.id: instr for instr in segment.main.body for r in instr.results}
     users = readers(segment)
     parts: dict[int, int] = {}
@@ -45,8 +45,8 @@ def part_hidden(segment: Program, elements: int) -> list[Rule]:
         if not chain or (len(chain) == 1 and not made[hidden.id].attrs.get("act")):
             continue
         wide = sum(made[r].results[0].type.numel for r in chain if made[r].op == "linear")
-        count = math.ceil(wide / elements)
-        if count > 1 and hidden.type.shape[-1] // count >= _LEAST:
+        count = min(math.ceil(wide / elements), hidden.type.shape[-1] // least)
+        if count > 1:
             parts[hidden.id] = count
             inside.update(chain)
     seen: dict[int, Instr] = {}

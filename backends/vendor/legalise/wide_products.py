@@ -24,16 +24,23 @@ _ALIGN = 64
 """Columns of a tile."""
 
 
-def split_wide_products(segment: Program, limit: int, itemsize: int = 2) -> list[Rule]:
-    """The rules for one segment; weights count ``itemsize`` bytes a number."""
+def split_wide_products(
+    segment: Program, limit: int, itemsize: int = 2, most: int | None = None
+) -> list[Rule]:
+    """The rules for one segment; weights count ``itemsize`` bytes a number. Pieces have up to ``limit``
+    bytes, and more where there would be more than ``most`` of them."""
     users = readers(segment)
     made: dict[int, Instr] = {}
+    done: set[str] = set()
 
     def wide(instr: Instr | None) -> bool:
         weight = instr.operands[1] if instr is not None and instr.op == "linear" else None
-        if not isinstance(weight, ConstRef):
+        if not isinstance(weight, ConstRef) or weight.name in done:
             return False
         return weight.type.shape[0] > _ALIGN and weight.type.numel * itemsize > limit
+
+    def steps(instr: Instr | None) -> list[tuple[int, int]]:
+        return _steps(instr, limit, itemsize, most)
 
     def gate(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         if instr.op != "gated":
@@ -44,8 +51,8 @@ def split_wide_products(segment: Program, limit: int, itemsize: int = 2) -> list
         if any(len(users.get(getattr(x, "id", -1), ())) != 1 for x in instr.operands):
             return None
         pieces = []
-        for start, stop in _steps(sides[0], limit, itemsize):
-            gate, up = (_piece(build, side, start, stop) for side in sides if side is not None)
+        for start, stop in steps(sides[0]):
+            gate, up = (_piece(build, side, start, stop, done) for side in sides if side is not None)
             pieces.append(build.op("gated", gate, up, **instr.attrs))
         return (build.op("concat", *pieces, axis=instr.results[0].type.rank - 1),)
 
@@ -57,7 +64,7 @@ def split_wide_products(segment: Program, limit: int, itemsize: int = 2) -> list
         if _plain(instr) and [user.op if user else "" for user in read] == ["gated"]:
             made[result] = instr
             return None
-        pieces = [_piece(build, instr, *step) for step in _steps(instr, limit, itemsize)]
+        pieces = [_piece(build, instr, *step, done) for step in steps(instr)]
         y = build.op("concat", *pieces, axis=instr.results[0].type.rank - 1)
         residual = instr.operands[3]
         return (y if residual is None else build.op("add", y, residual),)
@@ -69,22 +76,26 @@ def _plain(instr: Instr | None) -> bool:
     return instr is not None and not instr.attrs.get("act") and instr.operands[3] is None
 
 
-def _steps(instr: Instr | None, limit: int, itemsize: int) -> list[tuple[int, int]]:
+def _steps(instr: Instr | None, limit: int, itemsize: int, pieces: int | None) -> list[tuple[int, int]]:
     """Bounds of pieces of the outputs, as even as whole tiles allow."""
     assert instr is not None
     kind = type_of(instr.operands[1])
     assert kind is not None
     outputs, inputs = kind.shape
     most = max(_ALIGN, limit // (inputs * itemsize) // _ALIGN * _ALIGN)
+    if pieces is not None:
+        most = max(most, -(-outputs // (pieces * _ALIGN)) * _ALIGN)
     tiles = -(-outputs // -(-outputs // most) // _ALIGN)
     step = tiles * _ALIGN
     return [(start, min(start + step, outputs)) for start in range(0, outputs, step)]
 
 
-def _piece(build: Builder, instr: Instr, start: int, stop: int) -> Register:
+def _piece(build: Builder, instr: Instr, start: int, stop: int, done: set[str]) -> Register:
+    """The product with a piece of the weight, whose name is noted in ``done``."""
     x, weight, bias, _ = instr.operands
     assert isinstance(weight, ConstRef)
     part = build.constant("slice", weight, axis=0, start=start, stop=stop)
+    done.add(part.name)
     shift = (
         build.constant("slice", bias, axis=0, start=start, stop=stop) if isinstance(bias, ConstRef) else bias
     )

@@ -129,8 +129,8 @@ def gated(width: int = 1040, second: str = "r1") -> str:
 """
 
 
-def in_parts(elements: int) -> Rules:
-    return lambda program: part_hidden(program, elements)
+def in_parts(elements: int, least: int = 256) -> Rules:
+    return lambda program: part_hidden(program, elements, least)
 
 
 def test_a_wide_layer_goes_in_parts() -> None:
@@ -141,16 +141,20 @@ def test_a_gated_layer_goes_in_parts() -> None:
     assert rewritten(gated(), in_parts(3000)) == {"linear": 7, "gated": 3, "concat": 1}
 
 
+def test_parts_of_a_layer_do_not_get_narrow() -> None:
+    assert rewritten(hidden(), in_parts(800)) == {"linear": 5, "concat": 1}
+    assert rewritten(hidden(), in_parts(800, least=521)) == {"linear": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "elements"),
     [
         (hidden(), 4160),
-        (hidden(), 800),
         (hidden(result=1), 2000),
         (hidden(act=""), 2000),
         (hidden(more="\n  r10: f32[1,4,1040] = neg r1\n  r11: f32[1,4,8] = linear r10, c2, _, _"), 2000),
     ],
-    ids=["small", "narrow parts", "it is a result", "nothing between", "another reader"],
+    ids=["small", "it is a result", "nothing between", "another reader"],
 )
 def test_layers_that_stay(text: str, elements: int) -> None:
     ops = rewritten(text, in_parts(elements))

@@ -115,6 +115,14 @@ def test_a_gate_and_its_products_come_in_pieces() -> None:
     assert ops.count("add") == 1
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_pieces_are_no_more_than_allowed(most: int) -> None:
+    program = parse(GATE)
+    ops = _ops(_same(program, split_wide_products(program, LIMIT, most=most)))
+    assert ops.count("gated") == most
+    assert ops.count("linear") == 2 * most + most + 1
+
+
 def test_products_that_fit_stay() -> None:
     program = parse(GATE)
     assert _ops(_same(program, split_wide_products(program, 1 << 20))) == _ops(program)
