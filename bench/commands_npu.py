@@ -106,15 +106,14 @@ def run_hexagon(
     models: Models = None,
     target: Targets = None,
     layers: Layers = None,
-    folded: Annotated[
-        bool, typer.Option("--folded/--no-folded", help="Fold the deep models as well.")
-    ] = True,
+    folded: Annotated[bool, typer.Option("--folded/--no-folded", help="Fold a deep model as well.")] = True,
+    rows: Annotated[bool, typer.Option("--models/--no-models", help="Compare the models.")] = True,
 ) -> Job:
     """Qualcomm's Hexagon, simulated: forgec against ONNX Runtime's QNN provider."""
-    chosen, targets = models or npu_hexagon.MODELS, target or npu_hexagon.TARGETS
-    deep = npu_hexagon.FOLDED if folded else ()
+    chosen, targets = (models or npu_hexagon.MODELS) if rows else (), target or npu_hexagon.TARGETS
+    depths = npu_hexagon.DEPTHS if folded else ()
 
     def measure() -> Mapping[str, Any]:
-        return npu_hexagon.measure(chosen, targets, layers=layers, folded=deep, say=say)
+        return npu_hexagon.measure(chosen, targets, layers=layers, depths=depths, say=say)
 
     return Job({"layers": layers or f"{npu_hexagon.LAYERS}, MiniLM all"}, measure)
