@@ -131,8 +131,8 @@ def _peer(exported: Mapping[str, Any], soc: int, predict: bool = True) -> dict[s
 
 
 def _folded(layers: int, looked_up: bool, target: str, say: Say) -> dict[str, Any]:
-    """Compiles of the whole and of folded code, of that again with other weights, and of the peer; cycles by
-    further compiles."""
+    """Compiles of the whole and of folded code, of that again with other weights, and of the peer; where the
+    work is the same on both sides, cycles by further compiles."""
     from forgec.backends.qnn.socs import CHIPS
 
     given: dict[str, Any] = {"model": FOLDED, "target": target, "layers": layers, "looked_up": looked_up}
@@ -142,9 +142,10 @@ def _folded(layers: int, looked_up: bool, target: str, say: Say) -> dict[str, An
         row["off"] = _task("own", **given, fold="off", predict=False)
         row["peer"] = _peer(exported, CHIPS[target].soc, predict=False)
         row["on"] = _task("own", **given, fold="on", predict=False, seeds=2)
-        predicted = {fold: _task("own", **given, fold=fold) for fold in ("off", "on")}
-        row["cycles"] = {fold: _own({"own": found}) for fold, found in predicted.items()}
-        row["cycles"]["peer"] = _peer(exported, CHIPS[target].proxy)
+        if looked_up:
+            predicted = {fold: _task("own", **given, fold=fold) for fold in ("off", "on")}
+            row["cycles"] = {fold: _own({"own": found}) for fold, found in predicted.items()}
+            row["cycles"]["peer"] = _peer(exported, CHIPS[target].proxy)
     say(f"{row['model']} on {target}: folded")
     return row
 
@@ -339,14 +340,14 @@ def _spent(way: Mapping[str, Any]) -> dict[str, float]:
 
 def _folding_cycles(found: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
-    for row in found:
+    for row in (row for row in found if "cycles" in row):
         off, on, peer = (row["cycles"][key] for key in ("off", "on", "peer"))
         blocks = on.get("repeats", ())
         folded, whole = (sum(x[key] or 0 for x in blocks) for key in ("folded_us", "unfolded_us"))
         both = off.get("cycles") and on.get("cycles")
         rows.append(
             [
-                *(row["model"], _SCOPES[row["looked_up"]]),
+                row["model"],
                 *(f"{x['cycles']:,}" if x.get("cycles") else "refused" for x in (off, on)),
                 ratio(on["cycles"] / off["cycles"]) if both else "",
                 f"{peer['cycles']:,}" if peer.get("cycles") else "refused",
@@ -355,9 +356,9 @@ def _folding_cycles(found: Sequence[Mapping[str, Any]]) -> Table:
             ]
         )
     return Table(
-        "What folding costs, simulated: cycles, and us of all blocks together as the report has them",
+        "What folding costs, simulated, from rows: cycles, and us of all blocks together as reported",
         [
-            *("model", "from", ">whole", ">folded", ">folded / whole", ">ORT QNN"),
+            *("model", ">whole", ">folded", ">folded / whole", ">ORT QNN"),
             *(">blocks whole, us", ">blocks folded, us", ">price"),
         ],
         rows,
