@@ -14,7 +14,9 @@ from forgec.backends.qnn.backend import QnnBackend
 from forgec.backends.qnn.compiler import Built
 from forgec.backends.qnn.container import Folded, pack_folded, unpack_folded
 from forgec.backends.qnn.folded import compile_folded, fold_prices
+from forgec.backends.qnn.legalise import FITS
 from forgec.backends.qnn.socs import CHIPS, TARGETS
+from forgec.backends.vendor.parts import divide
 from repeated_program import repeated_program
 
 from forgec.errors import BackendError
@@ -78,6 +80,36 @@ def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -
     (code,) = qnn.compile_all([of], lambda c: zeros(c), Settings(fold="on"))
     prediction = qnn.prediction(code)
     assert prediction is not None and prediction.repeats == (repeat,)
+
+
+def test_a_large_weight_that_is_read_once_stays_in_the_code() -> None:
+    """A head behind the blocks: over what fits on the chip it is a constant with its value, else an input."""
+    for wide in (3000, 200_000):
+        text = to_text(repeated_program(BLOCKS, rows=4, width=32))
+        end = 8 * BLOCKS
+        text = text.replace(f'-> (r{end} "y": f32[4,32])', f'-> (r{end + 1} "y": f32[4,{wide}])')
+        text = text.replace(
+            f"  return r{end}",
+            f"  r{end + 1}: f32[4,{wide}] = linear r{end}, c99\n  return r{end + 1}",
+        )
+        first = text.index("  const")
+        text = f'{text[:first]}  const c99: f32[{wide},32] = "head"\n{text[first:]}'
+        of = parse(text)
+        division = divide([of])
+        (last,) = (part for part in range(len(division.parts)) if division.times(part) == 1)
+        asked: list[str] = []
+
+        def value(constant: Constant, asked: list[str] = asked) -> np.ndarray:
+            asked.append(constant.name)
+            return zeros(constant)
+
+        wanted = folded_module._wanted(division, last, [of], value)
+        large = wide * 32 * 2 > FITS
+        assert bool(wanted.bound) != large
+        if large:
+            (name,) = wanted.program.constants
+            wanted.constants(wanted.program.constants[name])
+            assert asked == ["c99"]
 
 
 def zeros(constant: Constant) -> np.ndarray:
