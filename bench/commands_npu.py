@@ -107,11 +107,12 @@ def run_hexagon(
     target: Targets = None,
     layers: Layers = None,
     folded: Annotated[bool, typer.Option("--folded/--no-folded", help="Fold a deep model as well.")] = True,
+    depth: Annotated[list[int] | None, typer.Option(min=2, help="Its layers, several times.")] = None,
     rows: Annotated[bool, typer.Option("--models/--no-models", help="Compare the models.")] = True,
 ) -> Job:
     """Qualcomm's Hexagon, simulated: forgec against ONNX Runtime's QNN provider."""
     chosen, targets = (models or npu_hexagon.MODELS) if rows else (), target or npu_hexagon.TARGETS
-    depths = npu_hexagon.DEPTHS if folded else ()
+    depths = (depth or npu_hexagon.DEPTHS) if folded else ()
 
     def measure() -> Mapping[str, Any]:
         return npu_hexagon.measure(chosen, targets, layers=layers, depths=depths, say=say)
