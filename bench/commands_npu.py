@@ -108,6 +108,9 @@ def run_hexagon(
     layers: Layers = None,
     folded: Annotated[bool, typer.Option("--folded/--no-folded", help="Fold a deep model as well.")] = True,
     depth: Annotated[list[int] | None, typer.Option(min=2, help="Its layers, several times.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option("--from", help="Its input, ids or rows, several times.")
+    ] = None,
     rows: Annotated[bool, typer.Option("--models/--no-models", help="Compare the models.")] = True,
 ) -> Job:
     """Qualcomm's Hexagon, simulated: forgec against ONNX Runtime's QNN provider."""
@@ -115,6 +118,8 @@ def run_hexagon(
     depths = (depth or npu_hexagon.DEPTHS) if folded else ()
 
     def measure() -> Mapping[str, Any]:
-        return npu_hexagon.measure(chosen, targets, layers=layers, depths=depths, say=say)
+        return npu_hexagon.measure(
+            chosen, targets, layers=layers, depths=depths, scopes=scope or npu_hexagon.SCOPES, say=say
+        )
 
     return Job({"layers": layers or f"{npu_hexagon.LAYERS}, MiniLM all"}, measure)

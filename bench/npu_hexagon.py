@@ -30,7 +30,7 @@ from .round_robin import Say
 from .session import model_label
 from .tables import Table, mib, ratio
 
-__all__ = ["DEPTHS", "FOLDED", "LAYERS", "MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
+__all__ = ["DEPTHS", "FOLDED", "LAYERS", "MODELS", "NAME", "SCOPES", "TARGETS", "TITLE", "measure", "tables"]
 
 NAME = "npu-hexagon"
 TITLE = "Qualcomm's Hexagon"
@@ -51,6 +51,8 @@ TARGETS = ("hexagon-v73", "hexagon-v81")
 FOLDED = "bert-base"
 """The preset that is compiled whole and folded too, at these numbers of layers."""
 DEPTHS = (12, 24)
+SCOPES = ("ids", "rows")
+"""What it is compiled from: ids of words, or rows looked up already."""
 
 _WHOLE = ("minilm",)
 """Presets small enough for their full depth."""
@@ -64,9 +66,11 @@ def measure(
     *,
     layers: int | None,
     depths: Sequence[int],
+    scopes: Sequence[str],
     say: Say,
 ) -> Mapping[str, Any]:
-    """A row for every model and target; :data:`FOLDED` folded at each of ``depths`` for the first target."""
+    """A row for every model and target; :data:`FOLDED` folded at each of ``depths``, from each of ``scopes``,
+    for the first target."""
     from forgec.backends.qnn.socs import CHIPS
 
     rows = []
@@ -80,8 +84,8 @@ def measure(
                 row["own"] = _task("own", model=name, target=target, layers=depth)
                 say(f"{row['model']} on {target}: {_said(row)}")
                 rows.append(row)
-    scopes = [(depth, looked_up) for depth in depths for looked_up in (False, True)]
-    return {"rows": rows, "folded": [_folded(*scope, targets[0], say) for scope in scopes]}
+    deep = [_folded(depth, scope == SCOPES[True], targets[0], say) for depth in depths for scope in scopes]
+    return {"rows": rows, "folded": deep}
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -284,12 +288,12 @@ def _folding_seconds(found: Sequence[Mapping[str, Any]]) -> Table:
         theirs = _spent(ways["ORT QNN"])
         for label, way in ways.items():
             spent = _spent(way)
-            head = [row["model"], _SCOPES[row["looked_up"]], label]
+            head = [row["model"], SCOPES[row["looked_up"]], label]
             if not spent:
                 rows.append([*head, *[""] * 7, way["refused"]])
                 continue
             keys = ("before", "vendor", "total")
-            shares = [ratio(theirs[key] / spent[key]) if theirs else "" for key in keys[1:]]
+            shares = [ratio(theirs[key] / spent[key]) if theirs and spent[key] else "" for key in keys[1:]]
             rows.append(
                 [
                     *head,
@@ -308,9 +312,6 @@ def _folding_seconds(found: Sequence[Mapping[str, Any]]) -> Table:
         ],
         rows,
     )
-
-
-_SCOPES = {False: "ids", True: "rows"}
 
 
 def _ways(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
