@@ -188,17 +188,22 @@ def compile_parts(
         if runs:
             job = _job(runs, Path(name), settings.jobs)
             (outcome,) = run_all([job], settings)
-            for run in runs:
-                said = run.result()["error"]
-                if said != "" and outcome.stopped:
-                    raise error_of(job, outcome, settings)
-                if said != "":
-                    raise BackendError(
-                        f"Qualcomm's compiler failed: {said or 'it died'}"[:300],
-                        run.what,
-                        "compile with fold=off",
-                    )
+            for work in works:
+                _require(work.build or work.estimate, job, outcome, settings)
         return [_finish(work, chip, store) for work in works]
+
+
+def _require(run: _Run | None, job: Job, outcome: Outcome, settings: Settings) -> None:
+    """``BackendError`` if a run of a job for several did not end well; a prediction beside code may fail."""
+    said = "" if run is None else run.result()["error"]
+    if run is None or said == "":
+        return
+    if outcome.stopped:
+        raise error_of(job, outcome, settings)
+    what = f"Qualcomm's compiler failed: {said or 'it died'}"[:300]
+    error = BackendError(what, run.what, "compile with fold=off")
+    error.log = outcome.log
+    raise error
 
 
 def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, settings: Settings) -> _Work:
