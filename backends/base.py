@@ -167,6 +167,10 @@ class Backend(ABC):
         missing."""
         return self.available()
 
+    def under(self, settings: Settings) -> Backend:
+        """The backend as it answers under these settings: itself, unless they change what it should run."""
+        return self
+
     @property
     def compiler(self) -> str:
         """The vendor's compiler, by version; empty if there is none. Only asked where it is available."""

@@ -106,15 +106,20 @@ def run_hexagon(
     models: Models = None,
     target: Targets = None,
     layers: Layers = None,
-    folded: Annotated[
-        bool, typer.Option("--folded/--no-folded", help="Fold the deep models as well.")
-    ] = True,
+    folded: Annotated[bool, typer.Option("--folded/--no-folded", help="Fold a deep model as well.")] = True,
+    depth: Annotated[list[int] | None, typer.Option(min=2, help="Its layers, several times.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option("--from", help="Its input, ids or rows, several times.")
+    ] = None,
+    rows: Annotated[bool, typer.Option("--models/--no-models", help="Compare the models.")] = True,
 ) -> Job:
     """Qualcomm's Hexagon, simulated: forgec against ONNX Runtime's QNN provider."""
-    chosen, targets = models or npu_hexagon.MODELS, target or npu_hexagon.TARGETS
-    deep = npu_hexagon.FOLDED if folded else ()
+    chosen, targets = (models or npu_hexagon.MODELS) if rows else (), target or npu_hexagon.TARGETS
+    depths = (depth or npu_hexagon.DEPTHS) if folded else ()
 
     def measure() -> Mapping[str, Any]:
-        return npu_hexagon.measure(chosen, targets, layers=layers, folded=deep, say=say)
+        return npu_hexagon.measure(
+            chosen, targets, layers=layers, depths=depths, scopes=scope or npu_hexagon.SCOPES, say=say
+        )
 
     return Job({"layers": layers or f"{npu_hexagon.LAYERS}, MiniLM all"}, measure)

@@ -2,9 +2,15 @@
 
 The peer is ``torch.onnx.export(dynamo=True)`` of the same module on the same inputs, in f16 and in f32 (which
 HTP computes in f16 too); whichever takes fewer simulated cycles counts. Both sides look embeddings up on the
-NPU, give all outputs, and have finalisation mode 3. Every compile is a process of its own with an empty
-cache, one after the other, the two sides in turn. Cycles are those of the vendor's performance model for a
-chip of that architecture, partitions added up; the time on the CPU between partitions is not in them.
+NPU, give all outputs, run all on the NPU that it takes, and have finalisation mode 3. Every compile is a
+process of its own with an empty cache, one after the other, the two sides in turn. Cycles are those of the
+vendor's performance model for a chip of that architecture, partitions added up; the time on the CPU between
+partitions is not in them. Where forgec's own placement differs from that, at the costs that it ships, is in a
+column of its own.
+
+Folding is measured on one model at several depths, each in two scopes: from the ids of words, where forgec
+folded leaves look-ups to the host, and from rows that are looked up already, which is the same work on both
+sides. No side makes a prediction in these; a compile with predictions, not timed, gives the cycles.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
@@ -23,7 +30,7 @@ from .round_robin import Say
 from .session import model_label
 from .tables import Table, mib, ratio
 
-__all__ = ["FOLDED", "LAYERS", "MODELS", "NAME", "TARGETS", "TITLE", "measure", "tables"]
+__all__ = ["DEPTHS", "FOLDED", "LAYERS", "MODELS", "NAME", "SCOPES", "TARGETS", "TITLE", "measure", "tables"]
 
 NAME = "npu-hexagon"
 TITLE = "Qualcomm's Hexagon"
@@ -41,15 +48,16 @@ MODELS = (
 )
 LAYERS = 2
 TARGETS = ("hexagon-v73", "hexagon-v81")
-FOLDED = ("bert-base",)
-"""Presets that are also compiled at their full depth, whole and folded."""
+FOLDED = "bert-base"
+"""The preset that is compiled whole and folded too, at these numbers of layers."""
+DEPTHS = (12, 24)
+SCOPES = ("ids", "rows")
+"""What it is compiled from: ids of words, or rows looked up already."""
 
 _WHOLE = ("minilm",)
 """Presets small enough for their full depth."""
 _DTYPES = ("float16", "float32")
-_LIMIT_S = 900
-_LARGE = 1 << 30
-"""Bytes of an exported model in f32 from which the peer is measured in f16 alone."""
+_LIMIT_S = 1500
 
 
 def measure(
@@ -57,10 +65,12 @@ def measure(
     targets: Sequence[str],
     *,
     layers: int | None,
-    folded: Sequence[str],
+    depths: Sequence[int],
+    scopes: Sequence[str],
     say: Say,
 ) -> Mapping[str, Any]:
-    """A row for every model and target, and one for every preset in ``folded``."""
+    """A row for every model and target; :data:`FOLDED` folded at each of ``depths``, from each of ``scopes``,
+    for the first target."""
     from forgec.backends.qnn.socs import CHIPS
 
     rows = []
@@ -74,7 +84,8 @@ def measure(
                 row["own"] = _task("own", model=name, target=target, layers=depth)
                 say(f"{row['model']} on {target}: {_said(row)}")
                 rows.append(row)
-    return {"rows": rows, "folded": [_folded(name, targets[0], say) for name in folded]}
+    deep = [_folded(depth, scope == SCOPES[True], targets[0], say) for depth in depths for scope in scopes]
+    return {"rows": rows, "folded": deep}
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -105,32 +116,42 @@ def _task(task: str, folder: Path | None = None, **arguments: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _export(model: str, layers: int | None, folder: Path) -> dict[str, Any]:
+def _export(model: str, layers: int | None, folder: Path, looked_up: bool = False) -> dict[str, Any]:
     folder.mkdir()
-    found = _task("export", model=model, layers=layers, to=str(folder), dtype=folder.name)
+    found = _task(
+        "export", model=model, layers=layers, to=str(folder), dtype=folder.name, looked_up=looked_up
+    )
     return {**found, "folder": str(folder)}
 
 
-def _peer(exported: Mapping[str, Any], soc: int) -> dict[str, Any]:
+def _peer(exported: Mapping[str, Any], soc: int, predict: bool = True) -> dict[str, Any]:
     if "refused" in exported:
         return dict(exported)
     source = Path(exported["folder"])
-    size = sum(path.stat().st_size for path in source.iterdir())
-    if source.name == "float32" and size > _LARGE:
-        return {"refused": f"not tried at {size >> 20} MiB"}
     with tempfile.TemporaryDirectory(prefix="forgec-bench-") as folder:
-        found = _task("peer", Path(folder), model=str(source / "model.onnx"), soc=soc)
-    return found if "refused" in found else {**found, "export": exported["seconds"]}
+        found = _task("peer", Path(folder), model=str(source / "model.onnx"), soc=soc, predict=predict)
+    exporting = {key: exported[key] for key in ("seconds", "cpu")}
+    return found if "refused" in found else {**found, "export": exporting}
 
 
-def _folded(name: str, target: str, say: Say) -> dict[str, Any]:
-    """Seconds of the whole and of folded code, without predictions, and again with other weights."""
-    found = {
-        fold: _task("own", model=name, target=target, layers=None, fold=fold, predict=False, seeds=2)
-        for fold in ("off", "on")
-    }
-    say(f"{name} on {target}: folded")
-    return {"model": name, "target": target, **found}
+def _folded(layers: int, looked_up: bool, target: str, say: Say) -> dict[str, Any]:
+    """Compiles of the whole and of folded code, of that again with other weights, and of the peer; where the
+    work is the same on both sides, cycles by further compiles."""
+    from forgec.backends.qnn.socs import CHIPS
+
+    given: dict[str, Any] = {"model": FOLDED, "target": target, "layers": layers, "looked_up": looked_up}
+    row: dict[str, Any] = {"model": model_label(FOLDED, layers), "target": target, "looked_up": looked_up}
+    with tempfile.TemporaryDirectory(prefix="forgec-bench-") as folder:
+        exported = _export(FOLDED, layers, Path(folder) / "float16", looked_up)
+        row["off"] = _task("own", **given, fold="off", predict=False)
+        row["peer"] = _peer(exported, CHIPS[target].soc, predict=False)
+        row["on"] = _task("own", **given, fold="on", predict=False, seeds=2)
+        if looked_up:
+            predicted = {fold: _task("own", **given, fold=fold) for fold in ("off", "on")}
+            row["cycles"] = {fold: _own({"own": found}) for fold, found in predicted.items()}
+            row["cycles"]["peer"] = _peer(exported, CHIPS[target].proxy)
+    say(f"{row['model']} on {target}: folded")
+    return row
 
 
 def _own(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,7 +170,14 @@ def _best(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """Cycles, what runs where, seconds, and what folding gives."""
     pairs = [(row, _own(row), _best(row)) for row in data["rows"]]
-    return [_cycles(pairs), _where(pairs), _seconds(pairs), _folding(data["folded"])]
+    return [
+        _cycles(pairs),
+        _where(pairs),
+        _bytes(pairs),
+        _seconds(pairs),
+        _folding_seconds(data["folded"]),
+        _folding_cycles(data["folded"]),
+    ]
 
 
 _Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]
@@ -192,71 +220,154 @@ def _cycles(pairs: _Pairs) -> Table:
 
 
 def _where(pairs: _Pairs) -> Table:
+    """Where both sides run: forgec with all on the NPU that it takes, and as it places by default."""
+    rows = []
+    for row, own, peer in pairs:
+        sides = (own, own.get("by_default", {}), peer)
+        counts = [
+            f"{x['partitions']}/{x['islands']}/{x['transitions']}" if "islands" in x else "" for x in sides
+        ]
+        rows.append([row["model"], row["target"], *counts, *(_listed(x.get("operators", ())) for x in sides)])
+    names = ("forgec", "by default", "ORT QNN")
+    columns = [*names, *(f"on the CPU, {name}" for name in names)]
+    return Table("NPU parts/CPU parts/transitions, counted", ["model", "target", *columns], rows)
+
+
+def _bytes(pairs: _Pairs) -> Table:
     rows = [
         [
-            row["model"],
-            row["target"],
-            *(f"{x['partitions']}/{x['islands']}/{x['transitions']}" if "islands" in x else "" for x in both),
-            *(mib(x["ddr"]) if "ddr" in x else "" for x in both),
-            *(mib(x["spill"]) if "spill" in x else "" for x in both),
-            *(mib(x["code"]) if "code" in x else "" for x in both),
+            *(row["model"], row["target"]),
+            *(mib(x[key]) if key in x else "" for key in ("ddr", "spill", "code") for x in both),
         ]
         for row, *both in pairs
     ]
-    columns = ["NPU parts/CPU islands/transitions", ">DDR", ">spill and fill", ">code"]
-    names = [f"{name}{side}" for name in columns for side in ("", ", ORT")]
-    return Table(
-        "Parts, bytes to and from memory (simulated), size of code", ["model", "target", *names], rows
-    )
+    columns = [f"{name}{side}" for name in (">DDR", ">spill and fill", ">code") for side in ("", ", ORT")]
+    return Table("Bytes to and from memory (simulated), size of code", ["model", "target", *columns], rows)
+
+
+def _listed(operators: Sequence[str]) -> str:
+    return ", ".join(f"{count} {op}" for op, count in Counter(operators).items())
 
 
 def _seconds(pairs: _Pairs) -> Table:
     rows = []
     for row, own, peer in pairs:
-        if "vendor" not in own or "export" not in peer:
+        if "cpu" not in own or "cpu" not in peer:
             continue
-        vendor, own_s = own["vendor"], own["seconds"] - sum(own["vendor"].values())
-        total, theirs = own_s + vendor["build"], peer["export"] + peer["seconds"]
+        build, estimate = (own["vendor"][key]["cpu"] for key in ("build", "estimate"))
+        code = own["cpu"] - estimate
+        theirs = peer["export"]["cpu"] + peer["cpu"]
+        spent = (code - build, build, code, estimate, peer["export"]["cpu"], peer["cpu"], theirs)
         rows.append(
             [
-                row["model"],
-                row["target"],
-                *(f"{x:.1f}" for x in (own_s, vendor["build"], total, vendor["estimate"])),
-                *(f"{x:.1f}" for x in (peer["export"], peer["seconds"], theirs)),
-                ratio(theirs / total),
+                *(row["model"], row["target"]),
+                *(f"{x:.1f}" for x in spent),
+                *(ratio(theirs / x) for x in (code, own["cpu"])),
             ]
         )
+    notes = [
+        "forgec compiles for the target, and again for the chip that has a performance model; ONNX Runtime "
+        "compiles for that one only, which gives code and prediction."
+    ]
     return Table(
-        "Compiling from the module, seconds, measured, one run each",
+        "Compiling from the module, processor seconds, measured, one run each",
         [
-            *("model", "target", ">own", ">vendor", ">total", ">prediction, if asked for"),
-            *(">export", ">ORT QNN", ">total, ORT", ">ORT / forgec"),
+            *("model", "target", ">before the vendor's compiler", ">vendor's compiler", ">code"),
+            *(">prediction", ">export", ">ORT QNN", ">total, ORT"),
+            *(">ORT / forgec, code", ">ORT / forgec, code and prediction"),
+        ],
+        rows,
+        notes if rows else [],
+    )
+
+
+def _folding_seconds(found: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for row in found:
+        ways = _ways(row)
+        theirs = _spent(ways["ORT QNN"])
+        for label, way in ways.items():
+            spent = _spent(way)
+            head = [row["model"], SCOPES[row["looked_up"]], label]
+            if not spent:
+                rows.append([*head, *[""] * 7, way["refused"]])
+                continue
+            keys = ("before", "vendor", "total")
+            shares = [ratio(theirs[key] / spent[key]) if theirs and spent[key] else "" for key in keys[1:]]
+            rows.append(
+                [
+                    *head,
+                    *(f"{spent[key]:.2f}" for key in keys),
+                    f"{spent['seconds']:.1f}",
+                    mib(way["code"]),
+                    *([""] * 2 if label == "ORT QNN" else shares),
+                    "",
+                ]
+            )
+    return Table(
+        "Folding, without predictions, processor seconds, measured, one run each",
+        [
+            *("model", "from", "compiled", ">before the vendor's compiler", ">vendor's compiler", ">total"),
+            *(">seconds", ">code", ">ORT / forgec, compiler", ">ORT / forgec, total", "refused"),
         ],
         rows,
     )
 
 
-def _folding(found: Sequence[Mapping[str, Any]]) -> Table:
+def _ways(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The compiles of one model, by what they are."""
+    off, on = row["off"], row["on"]
+    return {
+        "whole": off if "refused" in off else off[0],
+        **({"folded": on} if "refused" in on else {"folded": on[0], "folded, other weights": on[1]}),
+        "ORT QNN": row["peer"],
+    }
+
+
+def _spent(way: Mapping[str, Any]) -> dict[str, float]:
+    """Processor seconds "before" the vendor's compiler (the peer's export), in it, in "total", and seconds of
+    the wall; empty if there was no compile."""
+    if "refused" in way:
+        return {}
+    if "export" in way:
+        before, vendor = way["export"]["cpu"], way["cpu"]
+        return {
+            "before": before,
+            "vendor": vendor,
+            "total": before + vendor,
+            "seconds": way["export"]["seconds"] + way["seconds"],
+        }
+    vendor = sum(x["cpu"] for x in way["vendor"].values())
+    return {
+        "before": way["cpu"] - vendor,
+        "vendor": vendor,
+        "total": way["cpu"],
+        "seconds": way["seconds"],
+    }
+
+
+def _folding_cycles(found: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
-    for row in found:
-        for fold in ("off", "on"):
-            if "refused" in row[fold]:
-                rows.append([row["model"], row["target"], fold, row[fold]["refused"], *[""] * 4])
-                continue
-            cold, again = row[fold]
-            rows.append(
-                [
-                    *(row["model"], row["target"], fold),
-                    *(
-                        f"{x:.1f}"
-                        for run in (cold, again)
-                        for x in (run["seconds"], sum(run["vendor"].values()))
-                    ),
-                    mib(cold["code"]),
-                ]
-            )
+    for row in (row for row in found if "cycles" in row):
+        off, on, peer = (row["cycles"][key] for key in ("off", "on", "peer"))
+        blocks = on.get("repeats", ())
+        folded, whole = (sum(x[key] or 0 for x in blocks) for key in ("folded_us", "unfolded_us"))
+        both = off.get("cycles") and on.get("cycles")
+        rows.append(
+            [
+                row["model"],
+                *(f"{x['cycles']:,}" if x.get("cycles") else "refused" for x in (off, on)),
+                ratio(on["cycles"] / off["cycles"]) if both else "",
+                f"{peer['cycles']:,}" if peer.get("cycles") else "refused",
+                *(f"{us:,.0f}" if us else "" for us in (whole, folded)),
+                ratio(folded / whole) if whole else "",
+            ]
+        )
     return Table(
-        "Folding, without predictions, seconds, measured",
-        ["model", "target", "fold", ">cold", ">of it vendor", ">other weights", ">of it vendor ", ">code"],
+        "What folding costs, simulated, from rows: cycles, and us of all blocks together as reported",
+        [
+            *("model", ">whole", ">folded", ">folded / whole", ">ORT QNN"),
+            *(">blocks whole, us", ">blocks folded, us", ">price"),
+        ],
         rows,
     )

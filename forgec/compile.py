@@ -155,7 +155,7 @@ class _Job:
     model_bytes: int = 0
 
     def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
-        backend, host = backends.get(self.target), backends.get(HOST)
+        backend, host = backends.get(self.target).under(self._settings()), backends.get(HOST)
         self.target = backend.name
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from forgec.ir.op import get
-from forgec.ir.program import Instr, Program, Register, StateRef
+from forgec.ir.program import ConstRef, Instr, Program, Register, StateRef
 from forgec.ir.program import Literal as Scalar
 from forgec.ir.types import DType
 
@@ -23,7 +24,7 @@ from ..prediction import Prediction, Repeat
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
-from .folded import compile_folded, fold_prices
+from .folded import COMPRESSED, compile_folded, fold_prices
 from .prediction import from_dict
 from .socs import CHIPS
 from .trial import try_out
@@ -36,12 +37,17 @@ FAMILY = "hexagon"
 KNOWN = Path(__file__).with_name("known.json")
 
 _MAX_RANK = 5
+_LOOK_UPS = ("embedding", "embedding_q", "gather")
 _COMPRESSED = {"linear_q": (1, 2), "embedding_q": (0, 2)}
 """By op: the operands that are decompressed at compile time, and so have to be constant."""
 
 
 class QnnBackend(Backend):
-    """One architecture; nothing of ONNX Runtime is imported before it is needed."""
+    """One architecture; nothing of ONNX Runtime is imported before it is needed.
+
+    Where folding is asked for, look-ups are the host's: a table is a constant of the code that reads it,
+    which would be as large as the table, and compiled again with every other set of weights.
+    """
 
     def __init__(self, target: Target) -> None:
         self.name = target.name
@@ -49,6 +55,7 @@ class QnnBackend(Backend):
         self.chip = CHIPS[target.name]
         self.calibration = self.chip.calibration
         self._support: Support | None = None
+        self._origin: QnnBackend | None = None
 
     def available(self) -> str | None:
         return compiler.missing()
@@ -67,11 +74,18 @@ class QnnBackend(Backend):
     def kind(self) -> Literal["measured", "emulated"]:
         return "emulated" if session.emulated() else "measured"
 
+    def under(self, settings: Settings) -> QnnBackend:
+        if settings.fold != "on":
+            return self
+        found = copy(self)
+        found._origin = self
+        return found
+
     def supports(self, instr: Instr) -> Answer:
         return self.answers([instr])[0]
 
     def answers(self, instrs: Sequence[Instr]) -> list[Answer]:
-        answers: list[Answer | None] = [by_rule(instr) for instr in instrs]
+        answers: list[Answer | None] = [by_rule(instr) or self._by_fold(instr) for instr in instrs]
         asked = [instr for instr, answer in zip(instrs, answers, strict=True) if answer is None]
         reasons = iter(self._learnt().reasons(asked) if asked else ())
         return [
@@ -84,7 +98,22 @@ class QnnBackend(Backend):
             return No("vendor", f"{instr.op}: {reason}", "write it with other operators")
         return Yes()
 
+    def _by_fold(self, instr: Instr) -> No | None:
+        if not self._folding or instr.op not in _LOOK_UPS:
+            return None
+        table, ids = instr.operands[:2]
+        if not isinstance(table, ConstRef) or not isinstance(ids, Register):
+            return None
+        reason = f"with fold=on a table of {table.type} would be compiled anew with every set of weights"
+        return No("fold", reason, "compile with fold=off, and it is in the code")
+
+    @property
+    def _folding(self) -> bool:
+        return self._origin is not None
+
     def _learnt(self) -> Support:
+        if self._origin is not None:  # what one learns both know
+            return self._origin._learnt()
         if self._support is None:
             ask = partial(try_out, soc=self.chip.proxy)
             self._support = Support(FAMILY, compiler.compiler_id(), ask, KNOWN)
@@ -93,14 +122,17 @@ class QnnBackend(Backend):
     def remarks(self, instrs: Sequence[Instr]) -> list[str]:
         from .emit.blocks import decompressed
 
+        said = []
         weights = {x for instr in instrs if (x := decompressed(instr)) is not None}
-        if not weights:
-            return []
-        size = sum(x.type.nbytes for x in weights) / 1e6
-        return [
-            f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes codes in "
-            "matrix products only, with rows that are a multiple of 16"
-        ]
+        if weights:
+            size = sum(x.type.nbytes for x in weights) / 1e6
+            said.append(
+                f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes "
+                "codes in matrix products only, with rows that are a multiple of 16"
+            )
+        if self._folding and any(instr.op == "linear_q" and decompressed(instr) is None for instr in instrs):
+            said.append(f"what repeats with compressed weights is not folded on {self.name}: {COMPRESSED}")
+        return said
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
         return self.compile_all([segment], constants, settings)[0]
@@ -108,12 +140,14 @@ class QnnBackend(Backend):
     def compile_all(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[bytes]:
+        told: list[Repeat] = []
         if settings.fold == "on":
-            folded = compile_folded(segments, constants, settings, self.chip)
+            folded, told = compile_folded(segments, constants, settings, self.chip)
             if folded is not None:
                 return folded
         try:
-            return compiler.compile_segments(segments, constants, settings, self.chip)
+            codes = compiler.compile_segments(segments, constants, settings, self.chip)
+            return [container.with_repeats(codes[0], told), *codes[1:]] if told else codes
         except compiler.Refused as refused:
             placed = [instr for instr in refused.instrs if not get(instr.op).view]
             if not placed:  # nothing that planning again could put elsewhere

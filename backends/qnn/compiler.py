@@ -4,6 +4,9 @@ Every segment is compiled for its chip, and for the chip whose performance model
 compile only gives the prediction, which does not depend on the values of weights, so it is kept without
 them. A compile that fails is explained: by the operators that the vendor names, or by bisection to the
 instruction without which it goes through.
+
+Segments have a process each. Parts of folded code are small: they are compiled by forks of one process, which
+together have the bounds of one.
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import xxhash
 
 from forgec.errors import BackendError
-from forgec.ir.program import Apply, Constant, Instr, Program, Recipe, Register
+from forgec.ir.program import Apply, Instr, Program, Recipe, Register
 from forgec.ir.types import TensorType
 
 from ..base import Constants, Settings
@@ -31,14 +33,23 @@ from ..vendor.calls import bound_inputs
 from ..vendor.portion import failing_beginning
 from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
-from .container import Container, pack
+from .container import Container, pack, unpack
 from .emit import Emitted, emit
 from .legalise import legalise_segment
-from .process import RESULTS, TASKS
+from .process import RESULT, TASKS
 from .socs import Chip
 from .translate import originals, refused_instructions
 
-__all__ = ["Refused", "compile_segments", "compiler_id", "missing", "model_files", "weight_recipes"]
+__all__ = [
+    "Built",
+    "Refused",
+    "Wanted",
+    "compile_parts",
+    "compile_segments",
+    "compiler_id",
+    "missing",
+    "model_files",
+]
 
 _OPTIONS = {"htp_graph_finalization_optimization_mode": "3"}
 """About a tenth fewer cycles than the default for up to half more compile time."""
@@ -72,33 +83,64 @@ class Refused(BackendError):
         self.instrs = tuple(instrs)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A program to compile; ``bound`` names constants that become inputs, behind the others. Without ``code``
+    only the prediction is wanted."""
+
+    program: Program
+    constants: Constants
+    bound: Sequence[str] = ()
+    code: bool = True
+
+
+@dataclass(frozen=True)
+class Built:
+    """``weights`` are the further inputs of the code, in order, over the constants that were bound.
+    ``prediction`` is as :mod:`.prediction` stores it; ``nbytes`` the size of code, ``seconds`` what the
+    vendor's compiler took, 0 if the cache had it."""
+
+    code: bytes
+    weights: tuple[Recipe, ...]
+    prediction: dict[str, Any] | None
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the vendor's compiler: its folder, which is its working directory, and what it is told."""
+
+    what: str
+    folder: Path
+    task: dict[str, Any]
+
+    def result(self) -> dict[str, Any]:
+        """``error`` is what the vendor said, empty if nothing, None if it never came to an end."""
+        path = self.folder / RESULT
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"error": None}
+        return found
+
+
 @dataclass
 class _Work:
-    """One segment on its way: where it was emitted, the jobs that are left, what is known."""
+    """One segment on its way: where it was emitted, the runs that are left, what is known."""
 
-    segment: Program
+    wanted: Wanted
     legal: Program
     folder: Path
     emitted: Emitted
+    weights: tuple[Recipe, ...]
     build_key: str
     estimate_key: str
-    build: Job | None = None
-    estimate: Job | None = None
+    build: _Run | None = None
+    estimate: _Run | None = None
     code: bytes | None = None
+    prediction: dict[str, Any] | None = None
 
-
-def weight_recipes(part: Program, bound: Sequence[str]) -> list[Recipe]:
-    """The further inputs of a segment's code, in order, over the constants that are bound."""
-    legal = legalise_segment(part)
-    as_inputs = bound_inputs(legal, bound)
-    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
-        emitted = emit(legal.program, legal.values(zeros), Path(name), as_inputs=list(as_inputs))
-    return [_permuted(as_inputs[key], perm) for key, perm in emitted.bound]
-
-
-def zeros(constant: Constant) -> np.ndarray:
-    """A value for a constant whose value does not matter."""
-    return np.zeros(constant.type.array_shape, constant.type.dtype.numpy)
+    @property
+    def runs(self) -> list[_Run]:
+        return [run for run in (self.build, self.estimate) if run is not None]
 
 
 def _permuted(recipe: Recipe, perm: tuple[int, ...]) -> Recipe:
@@ -114,67 +156,107 @@ def compile_segments(
     settings: Settings,
     chip: Chip,
     cached: Cache | None = None,
-    *,
-    bound: Sequence[Sequence[str]] = (),
 ) -> list[bytes]:
-    """Code of every segment. Raises ``BackendError`` naming the first that fails, and why.
-
-    ``bound`` names constants of every segment that become inputs, behind the others.
-    """
+    """Code of every segment. Raises ``BackendError`` naming the first that fails, and why."""
     store = Cache() if cached is None else cached
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         works = [
-            _prepare(segment, constants, Path(name) / str(i), chip, store, f"segment {i}", names, settings)
-            for i, (segment, names) in enumerate(zip_longest(segments, bound, fillvalue=()))
-            if isinstance(segment, Program)
+            _prepare(Wanted(segment, constants), Path(name) / str(i), chip, store, f"segment {i}", settings)
+            for i, segment in enumerate(segments)
         ]
-        builds = [work.build for work in works if work.build is not None]
-        jobs = [*builds, *(work.estimate for work in works if work.estimate is not None)]
-        outcomes = dict(zip(map(id, jobs), run_all(jobs, settings), strict=True))
+        runs = [work.build for work in works if work.build is not None]
+        runs += [work.estimate for work in works if work.estimate is not None]
+        outcomes = dict(zip(map(id, runs), run_all([_job([run]) for run in runs], settings), strict=True))
         for work in works:
             if work.build is not None:
-                _check(work, outcomes[id(work.build)], constants, settings, chip, explain=not bound)
+                _check(work, outcomes[id(work.build)], settings, chip)
+        return [_finish(work, chip, store).code for work in works]
+
+
+def compile_parts(
+    wanted: Sequence[Wanted], settings: Settings, chip: Chip, cached: Cache | None = None
+) -> list[Built]:
+    """All of them, ``settings.jobs`` at a time in forks of one process. Raises ``BackendError`` if one
+    fails."""
+    store = Cache() if cached is None else cached
+    with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
+        works = [
+            _prepare(each, Path(name) / str(i), chip, store, f"part {i}", settings)
+            for i, each in enumerate(wanted)
+        ]
+        runs = [run for work in works for run in work.runs]
+        if runs:
+            job = _job(runs, Path(name), settings.jobs)
+            (outcome,) = run_all([job], settings)
+            for work in works:
+                _require(work.build or work.estimate, job, outcome, settings)
         return [_finish(work, chip, store) for work in works]
 
 
-def _prepare(
-    segment: Program,
-    constants: Constants,
-    folder: Path,
-    chip: Chip,
-    store: Cache,
-    what: str,
-    bound: Sequence[str],
-    settings: Settings,
-) -> _Work:
-    legal = legalise_segment(segment)
+def _require(run: _Run | None, job: Job, outcome: Outcome, settings: Settings) -> None:
+    """``BackendError`` if a run of a job for several did not end well; a prediction beside code may fail."""
+    said = "" if run is None else run.result()["error"]
+    if run is None or said == "":
+        return
+    if outcome.stopped:
+        raise error_of(job, outcome, settings)
+    what = f"Qualcomm's compiler failed: {said or 'it died'}"[:300]
+    error = BackendError(what, run.what, "compile with fold=off")
+    error.log = outcome.log
+    raise error
+
+
+def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, settings: Settings) -> _Work:
+    legal = legalise_segment(wanted.program)
     folder.mkdir()
-    as_inputs = bound_inputs(legal, bound)
-    emitted = emit(legal.program, legal.values(constants), folder, as_inputs=list(as_inputs))
+    as_inputs = bound_inputs(legal, wanted.bound)
+    emitted = emit(legal.program, legal.values(wanted.constants), folder, as_inputs=list(as_inputs))
+    weights = tuple(_permuted(as_inputs[key], perm) for key, perm in emitted.bound)
     model = emitted.path.read_bytes()
     options = json.dumps(_OPTIONS)
     build_key = key_of("qnn code", model, _digest(emitted.weights), compiler_id(), str(chip.soc), options)
     estimate_key = key_of("qnn estimate", model, compiler_id(), str(chip.proxy), options)
-    work = _Work(segment, legal.program, folder, emitted, build_key, estimate_key)
-    work.code = store.get(build_key)
-    if not settings.predict and work.code is None:
-        work.build_key = key_of(build_key, "without a prediction")
-        work.code = store.get(work.build_key)
-    if work.code is None:
-        work.build = _job(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
-        if settings.predict and store.get(estimate_key) is None:
-            options_of = prediction.PROVIDER_OPTIONS
-            work.estimate = _job(
-                folder / "estimate", f"{what} for {chip.proxy_name}", chip.proxy, options_of, None
+    work = _Work(wanted, legal.program, folder, emitted, weights, build_key, estimate_key)
+    if wanted.code:
+        work.code = store.get(build_key)
+        if not settings.predict and work.code is None:
+            work.build_key = key_of(build_key, "without a prediction")
+            work.code = store.get(work.build_key)
+        if work.code is None:
+            work.build = _run(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
+    if work.code is None and settings.predict:
+        kept = store.get(estimate_key)
+        work.prediction = None if kept is None else json.loads(kept)
+        if kept is None:
+            work.estimate = _run(
+                folder / "estimate",
+                f"{what} for {chip.proxy_name}",
+                chip.proxy,
+                prediction.PROVIDER_OPTIONS,
+                None if wanted.code else _CONTEXT,  # for its size
             )
     return work
 
 
-def _job(folder: Path, what: str, soc: int, provider: dict[str, str], context: str | None) -> Job:
+def _run(folder: Path, what: str, soc: int, provider: dict[str, str], context: str | None) -> _Run:
     folder.mkdir()
-    task = {"model": "../model.onnx", "soc": soc, "context": context, "provider": {**_OPTIONS, **provider}}
-    (folder / TASKS).write_text(json.dumps([task]))
+    given = {**_OPTIONS, **provider}
+    task = {
+        "folder": str(folder),
+        "model": "../model.onnx",
+        "soc": soc,
+        "context": context,
+        "provider": given,
+    }
+    return _Run(what, folder, task)
+
+
+def _job(runs: Sequence[_Run], folder: Path | None = None, jobs: int = 1) -> Job:
+    """A process for these runs; in the folder of the only one, if there is one."""
+    folder = folder or runs[0].folder
+    (folder / TASKS).write_text(json.dumps({"jobs": jobs, "tasks": [run.task for run in runs]}))
     script = Path(__file__).with_name("process.py")
+    what = runs[0].what if len(runs) == 1 else f"{len(runs)} parts, {runs[0].what} first"
     return Job(what, (sys.executable, "-P", str(script)), folder)
 
 
@@ -186,47 +268,35 @@ def _digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _error(job: Job) -> str | None:
-    """What the vendor said against the job's only task: empty if nothing, None if it never came to an end."""
-    results = job.folder / RESULTS
-    if not results.is_file():
-        return None
-    return str(json.loads(results.read_text().splitlines()[0])["error"])
-
-
-def _check(
-    work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip, explain: bool
-) -> None:
-    """``BackendError`` if a segment did not compile; with ``explain`` after looking for the culprit."""
+def _check(work: _Work, outcome: Outcome, settings: Settings, chip: Chip) -> None:
+    """``BackendError`` if a segment did not compile, after looking for the culprit."""
     try:
-        _explain(work, outcome, constants, settings, chip, explain)
+        _explain(work, outcome, settings, chip)
     except BackendError as error:
         error.log = outcome.log
         raise
 
 
-def _explain(
-    work: _Work, outcome: Outcome, constants: Constants, settings: Settings, chip: Chip, explain: bool
-) -> None:
-    job = work.build
-    assert job is not None
-    said = _error(job)
+def _explain(work: _Work, outcome: Outcome, settings: Settings, chip: Chip) -> None:
+    run = work.build
+    assert run is not None
+    result = run.result()
+    said = result["error"]
     if said == "":
         return
     if outcome.stopped:
-        raise error_of(job, outcome, settings)
-    if not explain:
-        raise BackendError(f"Qualcomm's compiler failed: {(said or outcome.log)[-300:]}", job.what)
+        raise error_of(_job([run]), outcome, settings)
     refused = refused_instructions(said or "", outcome.log, work.legal)
+    segment = work.wanted.program
     if refused:
         what = f"Qualcomm's compiler refuses {len(refused)} instructions:" + "".join(
             f"\n  {line}" for line in refused
         )
-        raise Refused(what, job.what, "place them on the CPU", originals(work.segment, refused.values()))
-    culprit = _bisect(work.segment, constants, settings, chip)
-    where = f"{culprit.source or culprit.op}" if culprit is not None else job.what
+        raise Refused(what, run.what, "place them on the CPU", originals(segment, refused.values()))
+    culprit = _bisect(segment, work.wanted.constants, settings, chip)
+    where = f"{culprit.source or culprit.op}" if culprit is not None else run.what
     if said is None:
-        what = f"Qualcomm's compiler died (exit code {outcome.code})"
+        what = f"Qualcomm's compiler died (exit code {result.get('code', outcome.code)})"
     else:
         what = f"Qualcomm's compiler failed: {said.splitlines()[0][:300]}"
     if culprit is not None:
@@ -255,37 +325,46 @@ def _compiles(segment: Program, constants: Constants, settings: Settings, chip: 
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         legal = legalise_segment(segment)
         emit(legal.program, legal.values(constants), Path(name))
-        job = _job(Path(name) / "build", "bisection", chip.soc, {}, None)
-        run_all([job], settings)
-        return _error(job) == ""
+        run = _run(Path(name) / "build", "bisection", chip.soc, {}, None)
+        run_all([_job([run])], settings)
+        return bool(run.result()["error"] == "")
 
 
-def _finish(work: _Work, chip: Chip, store: Cache) -> bytes:
+def _finish(work: _Work, chip: Chip, store: Cache) -> Built:
     if work.code is not None:
-        return work.code
-    assert work.build is not None
-    folder = work.build.folder
-    context = (folder / _CONTEXT).read_bytes()
-    files = {_CONTEXT: context, **{path.name: path.read_bytes() for path in sorted(folder.glob("*.bin"))}}
+        kept = unpack(work.code, files=False).prediction
+        return Built(work.code, work.weights, kept, len(work.code), 0.0)
+    run = work.build or work.estimate
+    seconds = 0.0 if run is None else float(run.result()["seconds"])
+    files = {} if run is None else _files(run.folder)
+    size = sum(map(len, files.values()))
+    found = _estimate(work, store, size)
+    if work.build is None:
+        return Built(b"", work.weights, found, 0 if found is None else found["code_bytes"], seconds)
     code = Container(
         compiler_id(),
         chip.soc,
         (*work.emitted.inputs, *work.emitted.bound.values()),
         work.emitted.outputs,
-        _tables(work.segment),
-        _estimate(work, store, sum(map(len, files.values()))),
+        _tables(work.wanted.program),
+        found,
         files,
     )
     packed = pack(code)
     store.put(work.build_key, packed)
-    return packed
+    return Built(packed, work.weights, found, len(packed), seconds)
 
 
-def _estimate(work: _Work, store: Cache, code_bytes: int) -> dict | None:
-    """The prediction, from the cache or the job for the proxy chip; None if that failed."""
+def _files(folder: Path) -> dict[str, bytes]:
+    """The vendor's files of one compile, by name."""
+    paths = [folder / _CONTEXT, *sorted(folder.glob("*.bin"))]
+    return {path.name: path.read_bytes() for path in paths if not path.name.endswith("_schematic.bin")}
+
+
+def _estimate(work: _Work, store: Cache, code_bytes: int) -> dict[str, Any] | None:
+    """The prediction, from the cache or the run for the proxy chip; None if that failed."""
     if work.estimate is None:
-        kept = store.get(work.estimate_key)
-        return None if kept is None else json.loads(kept)
+        return work.prediction
     sources = {r.id: str(instr.source or "") for instr in work.legal.main.body for r in instr.results}
     found = prediction.read_profile(work.estimate.folder, sources, code_bytes)
     if found is not None:

@@ -11,16 +11,26 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from forgec.errors import BackendError
 from forgec.ir.types import DType, TensorType
 
+from ..prediction import Repeat
 from .edge import Port
 
-__all__ = ["Container", "Folded", "is_folded", "pack", "pack_folded", "unpack", "unpack_folded"]
+__all__ = [
+    "Container",
+    "Folded",
+    "is_folded",
+    "pack",
+    "pack_folded",
+    "unpack",
+    "unpack_folded",
+    "with_repeats",
+]
 
 _MAGIC = b"forgqnn1"
 _FOLDED = b"forgqnnf"
@@ -98,6 +108,14 @@ def pack(code: Container) -> bytes:
     packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
     files = (data for _, data in sorted(code.files.items()))
     return b"".join((_MAGIC, len(packed).to_bytes(8, "little"), packed, *files))
+
+
+def with_repeats(data: bytes, repeats: Sequence[Repeat]) -> bytes:
+    """Packed code with what repeats in it, for its prediction to say; as it is if it has none."""
+    code = unpack(data)
+    if code.prediction is None:
+        return data
+    return pack(replace(code, prediction={**code.prediction, "repeats": [asdict(x) for x in repeats]}))
 
 
 def unpack(data: bytes, *, files: bool = True) -> Container:

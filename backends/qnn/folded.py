@@ -1,107 +1,167 @@
 """Compiling what repeats once for Hexagon: every distinct part with its weights as inputs, called in turn.
 
 That costs a factor in simulated cycles, two for an encoder's block and more for a decoder's, so it is done
-only where it is asked for. One block of each kind is compiled with its weights too, so that the price is
-known, unless no prediction is wanted.
+only where it is asked for. One block of each kind is timed with its weights in the code too, so that the
+price is known, unless no prediction is wanted.
+
+Codes of compressed weights as inputs kill the vendor's compiler: where they repeat nothing is folded.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from time import perf_counter
 
-from forgec.debug import log
+import numpy as np
+
 from forgec.errors import BackendError
-from forgec.ir.program import Program
+from forgec.ir.program import Constant, ConstRef, Program
 
 from ..base import Constants, Settings
 from ..prediction import Prediction, Repeat
 from ..vendor.calls import bind, to_bytes
 from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
-from ..vendor.parts import Call, Division, chain, divide
+from ..vendor.parts import Call, Division, Part, chain, divide
 from . import container
-from .compiler import compile_segments, weight_recipes
+from .compiler import Built, Wanted, compile_parts
+from .legalise import FITS
 from .prediction import from_dict
 from .socs import Chip
 
-__all__ = ["compile_folded", "fold_prices"]
+__all__ = ["COMPRESSED", "compile_folded", "fold_prices"]
 
+_F16 = 2
 _NOT_ASKED = "it costs a factor on Hexagon, so it is done only with fold=on"
+COMPRESSED = "codes of compressed weights as inputs kill Qualcomm's compiler"
 
 
 def compile_folded(
     segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip
-) -> list[bytes] | None:
-    """Code of all segments with what repeats in them compiled once; None if nothing does, or a part does not
-    compile with its weights as inputs."""
+) -> tuple[list[bytes] | None, list[Repeat]]:
+    """Code of all segments with what repeats in them compiled once. None if nothing does, or it cannot be
+    folded; then what repeats says why."""
     division = divide(segments)
+    if any(_compressed(division.parts[part]) for part in division.repeated):
+        return None, _not_folded(division, COMPRESSED)
     if not division.repeated:
-        return None
-    programs = [part.program for part in division.parts]
-    bound = [part.bound for part in division.parts]
+        return None, []
+    wanted = [_wanted(division, part, segments, constants) for part in range(len(division.parts))]
+    timed = division.repeated if settings.predict else []
+    rows = [_row(division, part, 1, segments, constants) for part in timed]
     try:
-        inputs = [weight_recipes(p, names) for p, names in zip(programs, bound, strict=True)]
-        start = perf_counter()
-        codes = compile_segments(programs, constants, settings, chip, bound=bound)
-        seconds = perf_counter() - start
+        built = compile_parts([*wanted, *(row for row in rows if row is not None)], settings, chip)
     except BackendError as error:
-        log(1, f"not folded: {error}")
-        return None
-    found = [_prediction(code, chip) for code in codes]
-    costs = [_cost(code, p, seconds / len(codes)) for code, p in zip(codes, found, strict=True)]
+        return None, _not_folded(division, f"asked for, but {error.what}")
+    parts, alone = built[: len(wanted)], built[len(wanted) :]
     outside = {
-        part: in_a_row(
-            division.times(part), _with_weights(division, part, constants, segments, settings, chip), None
-        )
-        for part in (division.repeated if settings.predict else ())
+        part: in_a_row(division.times(part), _cost(row, chip), None)
+        for part, row in zip(timed, alone, strict=True)
     }
-    _, repeats = decide("on", division, costs, outside)
-    calls = bind(division, inputs)
+    _, repeats = decide("on", division, [_cost(part, chip) for part in parts], outside)
     predictions = []
     packed = []
-    for own, given in zip(calls, division.calls, strict=True):
+    found = [_prediction(part, chip) for part in parts]
+    for own, given in zip(bind(division, [part.weights for part in parts]), division.calls, strict=True):
         used = sorted({call.part for call in own})
         moved = [dataclasses.replace(call, part=used.index(call.part)) for call in own]
-        size = sum(len(codes[part]) for part in used)
-        predictions.append(total([_at(found[call.part], call) for call in given], size))
-        packed.append((to_bytes(moved), tuple(codes[part] for part in used)))
+        codes = tuple(parts[part].code for part in used)
+        predictions.append(total([_at(found[call.part], call) for call in given], sum(map(len, codes))))
+        packed.append((to_bytes(moved), codes))
     told = with_repeats(predictions, division, repeats)
     return [
-        container.pack_folded(container.Folded(text, parts, None if p is None else dataclasses.asdict(p)))
-        for (text, parts), p in zip(packed, told, strict=True)
-    ]
+        container.pack_folded(container.Folded(text, codes, None if p is None else dataclasses.asdict(p)))
+        for (text, codes), p in zip(packed, told, strict=True)
+    ], repeats
 
 
 def fold_prices(
     segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip
 ) -> list[Repeat]:
     """Both prices of everything that repeats, estimated from one block with its weights as inputs and from
-    one and two in a row with them in the code; empty if nothing repeats.
+    one and two in a row with them in the code; empty if nothing repeats. Compressed blocks have none.
 
     Raises ``BackendError`` if one of these does not compile.
     """
     division = divide(segments)
-    costs = [Cost(None, 0, 0.0) for _ in division.parts]
-    outside = {}
-    for number in division.repeated:
-        part = division.parts[number]
-        start = perf_counter()
-        (code,) = compile_segments([part.program], constants, settings, chip, bound=[part.bound])
-        costs[number] = _cost(code, _prediction(code, chip), perf_counter() - start)
-        rows = [
-            _with_weights(division, number, constants, segments, settings, chip, length)
-            for length in (1, 2)
-            if chain(division, number, length) is not None
-        ]
-        outside[number] = in_a_row(division.times(number), rows[0], rows[1] if len(rows) > 1 else None)
-    _, repeats = decide("auto", division, costs, outside)
-    return [dataclasses.replace(repeat, folded=False, reason=_NOT_ASKED) for repeat in repeats]
+    tried = [part for part in division.repeated if not _compressed(division.parts[part])]
+    wanted: dict[tuple[int, int], Wanted] = {}
+    for part in tried:
+        wanted[part, 0] = dataclasses.replace(_wanted(division, part, segments, constants), code=False)
+        rows = {length: _row(division, part, length, segments, constants) for length in (1, 2)}
+        wanted |= {(part, length): row for length, row in rows.items() if row is not None}
+    built = compile_parts(list(wanted.values()), settings, chip)
+    costs = {key: _cost(each, chip) for key, each in zip(wanted, built, strict=True)}
+    nothing = Cost(None, 0, 0.0)
+    folded = [costs.get((part, 0), nothing) for part in range(len(division.parts))]
+    outside = {part: in_a_row(division.times(part), costs[part, 1], costs.get((part, 2))) for part in tried}
+    _, repeats = decide("auto", division, folded, outside)
+    return [
+        dataclasses.replace(repeat, folded=False, reason=_NOT_ASKED)
+        if part in tried
+        else _untried(repeat, COMPRESSED)
+        for part, repeat in zip(division.repeated, repeats, strict=True)
+    ]
 
 
-def _prediction(code: bytes, chip: Chip) -> Prediction | None:
-    stored = container.unpack(code, files=False).prediction
-    return None if stored is None else from_dict(stored, chip.proxy_name)
+def _compressed(part: Part) -> bool:
+    """Whether a part has a matrix product whose weight is given as codes."""
+    bound = set(part.bound)
+    return any(
+        instr.op == "linear_q" and isinstance(instr.operands[1], ConstRef) and instr.operands[1].name in bound
+        for instr in part.program.main.body
+    )
+
+
+def _not_folded(division: Division, reason: str) -> list[Repeat]:
+    return [
+        Repeat(division.parts[part].title, division.times(part), folded=False, reason=reason)
+        for part in division.repeated
+    ]
+
+
+def _untried(repeat: Repeat, reason: str) -> Repeat:
+    return Repeat(repeat.what, repeat.calls, folded=False, reason=reason)
+
+
+def _wanted(division: Division, part: int, segments: Sequence[Program], constants: Constants) -> Wanted:
+    """A part with its weights as inputs. Where it is called once, large or compressed ones stay in the code:
+    HTP fetches those at half the time, and a head's wide result can leave in slices."""
+    of = division.parts[part]
+    if division.times(part) > 1 or not (_compressed(of) or _large(of)):
+        return Wanted(of.program, constants, of.bound)
+    segment, call = next(
+        (segment, call)
+        for segment, calls in zip(segments, division.calls, strict=True)
+        for call in calls
+        if call.part == part
+    )
+    refs = dict(zip(of.bound, call.constants, strict=True))
+
+    def value(constant: Constant) -> np.ndarray:
+        ref = refs.get(constant.name)
+        return constants(constant if ref is None else segment.constants[ref.name])
+
+    return Wanted(of.program, value)
+
+
+def _large(part: Part) -> bool:
+    return any(
+        instr.op == "linear" and isinstance(x := instr.operands[1], ConstRef) and x.type.numel * _F16 > FITS
+        for instr in part.program.main.body
+    )
+
+
+def _row(
+    division: Division, part: int, length: int, segments: Sequence[Program], constants: Constants
+) -> Wanted | None:
+    """The first ``length`` calls of a part in a row, their weights in the code, for their price; None if no
+    such row exists."""
+    row = chain(division, part, length)
+    return None if row is None else Wanted(row.program, values_of(row, segments, constants), code=False)
+
+
+def _prediction(built: Built, chip: Chip) -> Prediction | None:
+    return None if built.prediction is None else from_dict(built.prediction, chip.proxy_name)
 
 
 def _at(prediction: Prediction | None, call: Call) -> Prediction | None:
@@ -116,22 +176,6 @@ def _at(prediction: Prediction | None, call: Call) -> Prediction | None:
     return dataclasses.replace(prediction, layers=layers, uncosted=uncosted)
 
 
-def _cost(code: bytes, prediction: Prediction | None, seconds: float) -> Cost:
-    return Cost(None if prediction is None else prediction.latency_us, len(code), seconds)
-
-
-def _with_weights(
-    division: Division,
-    part: int,
-    constants: Constants,
-    segments: Sequence[Program],
-    settings: Settings,
-    chip: Chip,
-    length: int = 1,
-) -> Cost:
-    """What the first ``length`` calls of a repeated part cost together, their weights in the code."""
-    row = chain(division, part, length)
-    assert row is not None
-    start = perf_counter()
-    (code,) = compile_segments([row.program], values_of(row, segments, constants), settings, chip)
-    return _cost(code, _prediction(code, chip), perf_counter() - start)
+def _cost(built: Built, chip: Chip) -> Cost:
+    found = _prediction(built, chip)
+    return Cost(None if found is None else found.latency_us, built.nbytes, built.seconds)

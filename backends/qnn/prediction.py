@@ -16,7 +16,7 @@ from typing import Any
 
 from forgec.errors import BackendError
 
-from ..prediction import Layer, Prediction
+from ..prediction import Layer, Prediction, Repeat
 
 __all__ = ["PROVIDER_OPTIONS", "from_dict", "read_profile"]
 
@@ -74,6 +74,7 @@ def from_dict(stored: Mapping[str, Any], proxy: str) -> Prediction:
             code_bytes=stored["code_bytes"],
             uncosted=tuple(stored["uncosted"]),
             layers=tuple(Layer(*fields) for fields in stored["layers"]),
+            repeats=tuple(Repeat(**fields) for fields in stored.get("repeats", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BackendError(f"a stored prediction is damaged: {error!r}", hint="compile again") from None

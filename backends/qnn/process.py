@@ -1,8 +1,10 @@
-"""What runs in a process of its own: compile ONNX models with Qualcomm's execution provider, one by one.
+"""What runs in a process of its own: compile ONNX models with Qualcomm's execution provider, each in a fork.
 
-``python process.py`` in a folder with ``tasks.json``, a list of tasks. For every task one line of JSON goes
-to ``results.jsonl``, so that whoever started this knows which task it died in. It imports nothing of forgec,
-because a start has to be quick and the vendor's bytes are only reproducible in a fresh process.
+``python process.py`` in a folder with ``tasks.json``: a list of tasks, and how many of them run at a time.
+Every task has a folder, where it leaves ``result.json``: so whoever started this knows which task killed the
+compiler, and no task sees what another one left in memory, on which the vendor's bytes depend. Forks, because
+starting Python and the provider takes longer than the compile of a small model. It imports nothing of forgec:
+a start has to be quick.
 
 No fallback is left open: operators on ONNX Runtime's own CPU provider are an error, and so is a provider
 that does not start.
@@ -11,13 +13,22 @@ that does not start.
 from __future__ import annotations
 
 import json
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 PROVIDER = "QNNExecutionProvider"
-TASKS, RESULTS = "tasks.json", "results.jsonl"
+TASKS, RESULT = "tasks.json", "result.json"
+
+
+def register() -> None:
+    """Make the provider known to ONNX Runtime, once."""
+    import onnxruntime
+    import onnxruntime_qnn
+
+    if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
 
 
 def session_options(soc: int | None, provider: dict[str, str], entries: dict[str, str]) -> Any:
@@ -28,8 +39,7 @@ def session_options(soc: int | None, provider: dict[str, str], entries: dict[str
     import onnxruntime
     import onnxruntime_qnn
 
-    if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
-        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    register()
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
     npu = onnxruntime.OrtHardwareDeviceType.NPU
     devices.sort(key=lambda device: device.device.type != npu)
@@ -49,6 +59,8 @@ def compile_one(task: dict[str, Any]) -> dict[str, Any]:
     """Compile ``task["model"]``; ``context`` is the path to keep the result at, or null."""
     import onnxruntime
 
+    # the vendor's reasons for what it refuses come at the most talkative level only
+    onnxruntime.set_default_logger_severity(0 if task.get("reasons") else 3)
     entries = {}
     if task["context"]:
         entries = {
@@ -65,16 +77,42 @@ def compile_one(task: dict[str, Any]) -> dict[str, Any]:
     return {"error": "", "seconds": time.perf_counter() - start}
 
 
-def main() -> None:
-    import onnxruntime
+def run(tasks: list[dict[str, Any]], jobs: int) -> None:
+    """Every task in a fork of this process, ``jobs`` at a time. The error of one that dies is null."""
+    running: dict[int, Path] = {}
+    for task in tasks:
+        if len(running) == jobs:
+            _reap(running)
+        running[_start(task)] = Path(task["folder"])
+    while running:
+        _reap(running)
 
-    for task in json.loads(Path(TASKS).read_text()):
-        # the vendor's reasons for what it refuses come at the most talkative level only
-        onnxruntime.set_default_logger_severity(0 if task.get("reasons") else 3)
-        print(f"task {task['model']}", file=sys.stderr, flush=True)
-        result = compile_one(task)
-        with open(RESULTS, "a") as file:
-            file.write(json.dumps(result) + "\n")
+
+def _start(task: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.chdir(task["folder"])
+        Path(RESULT).write_text(json.dumps(compile_one(task)))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _reap(running: dict[int, Path]) -> None:
+    pid, status = os.wait()
+    folder = running.pop(pid)
+    if status:
+        died = {"error": None, "code": os.waitstatus_to_exitcode(status), "seconds": 0.0}
+        (folder / RESULT).write_text(json.dumps(died))
+
+
+def main() -> None:
+    register()
+    given = json.loads(Path(TASKS).read_text())
+    run(given["tasks"], given["jobs"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Asking Qualcomm's compiler whether it takes an instruction: one small model each, compiled for real.
 
-All that are asked together are compiled in one worker process; one that kills the compiler is refused, and
-the rest is asked in a new process. The answers are kept by :mod:`forgec.backends.vendor.support`.
+All that are asked together are compiled by one worker process, in a fork each; one that kills the compiler is
+refused. After one that hangs, the rest is asked in a new process. The answers are kept by
+:mod:`forgec.backends.vendor.support`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from forgec.ir.types import DType, TensorType
 from ..base import Settings
 from ..vendor.support import Trial, single
 from ..vendor.worker import Job, Outcome, run
-from .process import RESULTS, TASKS
+from .process import RESULT, TASKS
 from .translate import vendor_reasons
 
 __all__ = ["try_out"]
 
 _REFUSED = "Qualcomm's compiler refuses it"
+
+_DIED = Trial("Qualcomm's compiler dies of it", sized=True)
+_HANGS = Trial("Qualcomm's compiler hangs", sized=True)
 
 _BOUND = Settings(timeout_s=120.0)
 
@@ -42,7 +46,8 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[Trial]:
             folder = Path(name) / str(i)
             folder.mkdir()
             emit(single(instr), _filling, folder)
-            tasks.append({"model": f"{i}/model.onnx", "soc": soc, "context": None, "provider": {}})
+            task = {"folder": str(folder), "model": "model.onnx", "soc": soc, "context": None}
+            tasks.append({**task, "provider": {}})
         answers: list[Trial] = []
         while len(answers) < len(tasks):
             answers += _answers(tasks[len(answers) :], Path(name))
@@ -53,22 +58,23 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[Trial]:
 
 
 def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
-    """Answers up to the first task that kills the process, that one included."""
-    results = folder / RESULTS
+    """Answers up to the first task that hangs, that one included."""
     outcome = _run(tasks, folder)
-    lines = results.read_text().splitlines() if results.is_file() else []
-    answers = [Trial(_reason(json.loads(line)["error"])) for line in lines]
-    if len(answers) < len(tasks):
-        if not answers and "task " not in outcome.log:
+    answers = []
+    for task in tasks:
+        result = Path(task["folder"]) / RESULT
+        if result.is_file():
+            error = json.loads(result.read_text())["error"]
+            answers.append(_DIED if error is None else Trial(_reason(error)))
+        elif not outcome.stopped:
             raise BackendError(f"Qualcomm's compiler does not start: {outcome.log.strip()[-300:]}")
-        end = "hangs" if outcome.stopped else "dies of it"
-        answers.append(Trial(f"Qualcomm's compiler {end}", sized=True))
+        else:
+            return [*answers, _HANGS]
     return answers
 
 
 def _run(tasks: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
-    (folder / TASKS).write_text(json.dumps(tasks))
-    (folder / RESULTS).unlink(missing_ok=True)
+    (folder / TASKS).write_text(json.dumps({"jobs": 1, "tasks": tasks}))
     script = Path(__file__).with_name("process.py")
     return run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
 

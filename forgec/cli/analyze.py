@@ -73,6 +73,7 @@ def analyze(
     shape: flags.Shape = None,
     attn: flags.Attention = "sdpa",
     layers: flags.Layers = None,
+    weights: flags.Weights = None,
     costs: Annotated[
         str,
         typer.Option("--costs", metavar="NAME|FILE", help="Calibration of the CPU: server, laptop, a file."),
@@ -101,7 +102,7 @@ def analyze(
         layers=layers,
         shapes=flags.parse_shapes(shape),
     )
-    options = Options(check=False, costs=costs)
+    options = Options(check=False, costs=costs, weights=weights or Options().weights)
     found = []
     for name in filter(None, (part.strip() for part in target.split(","))):
         executable = compile_subject(subject, output, target=name, options=options)
@@ -253,8 +254,10 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
             for device, share in a.flops_share.items()
         )
         everything = styled("everything", GOOD) if not off else styled(f"{on} of {a.instructions}", BAD)
+        chosen = sum(g.count for g in off if g.code == "cost")
+        faster = f", {chosen} are faster elsewhere" if chosen else ""
         fitted = "; ".join(a.calibration.values())
-        printer.line(everything, f" on {a.target}; {devices} (estimated; {fitted})")
+        printer.line(everything, f" on {a.target}{faster}; {devices} (estimated; {fitted})")
         if a.verdict is not None:
             printer.line(verdict_text(a.verdict))
 

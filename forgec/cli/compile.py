@@ -55,10 +55,7 @@ def compile(
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
-    ] = None,
+    weights: flags.Weights = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(

@@ -48,6 +48,10 @@ Shape = Annotated[
 Batch = Annotated[int, typer.Option(metavar="N", help="Size of the batch axis.")]
 Attention = Annotated[str, typer.Option(metavar="sdpa|eager", help="How the model computes attention.")]
 Layers = Annotated[int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and example inputs.")]
 FormatFlag = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]

@@ -267,8 +267,8 @@ class _Problem:
             else:
                 assert not isinstance(here, No)
                 sentence = (
-                    f"{there:.1f} us on {target} and the transfers are more than {here:.1f} us on {host}"
+                    f"{host} is faster here: {here:.1f} us, against {there:.1f} us on {target} and transfers"
                 )
-                fix = f"larger shapes, or neighbours that {target} accepts, would bring it there"
+                fix = f"nothing: {target} takes it, and gets it where shapes or what reads it are worth it"
                 reasons[i] = Reason("cost", sentence, fix)
         return reasons

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import IO
 
@@ -32,6 +34,7 @@ __all__ = [
     "print_report",
     "repeat_text",
     "styled",
+    "uncosted_text",
     "verdict_text",
 ]
 
@@ -221,7 +224,7 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
             + (f", {units.nbytes(p.ddr_bytes)} over memory" if p.ddr_bytes is not None else "")
             + (f", code {units.nbytes(p.code_bytes)}" if p.code_bytes is not None else "")
             + (f", {p.dispatches} dispatches" if p.dispatches > 1 else "")
-            + (f"; not costed: {', '.join(p.uncosted)}" if p.uncosted else ""),
+            + (f"; not costed: {uncosted_text(p.uncosted)}" if p.uncosted else ""),
         )
         for p in report.predictions
     ]
@@ -243,6 +246,13 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
 def verdict_text(verdict: Verdict) -> Text:
     """The faster device, and why."""
     return Text.assemble(styled(verdict.answer, GOOD), f", {verdict.sentence}")
+
+
+def uncosted_text(kernels: Sequence[str]) -> str:
+    """Kernels by kind, how many of each: without the register that a name begins with, and the place that may
+    follow it."""
+    kinds = Counter(re.sub(r"^r\d+\.", "", name.partition(" (")[0]) for name in kernels)
+    return ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
 
 
 def repeat_text(repeat: RepeatReport) -> str:

@@ -70,6 +70,8 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert "everything on cpu" in result.stdout
     assert "estimated" in result.stdout
     assert "not on" not in result.stdout
+    forgec("analyze", "-m", "toy", "--weights", "int8", "-q")
+    assert [call["options"].weights for call in fake_compile.calls] == ["fp32", "int8"]
 
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
     result = forgec("analyze", "-m", "toy", "-t", "null", "--strict", "-q")
@@ -81,6 +83,17 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert [t["off_target"] for t in document["targets"]] == [1, 1]
+
+
+def test_what_is_off_the_target_by_choice_is_said(forgec, fake_compile, monkeypatch):
+    backends = {"null": NullBackend(pretend=True, cost_us=1e9), "cpu": CpuBackend(cost=lambda instr: 1.0)}
+    executable = toy(selftest=False, backend=backends.__getitem__, target="null")
+    monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: executable)
+    result = forgec("analyze", "-m", "toy", "-t", "null", "-q")
+    assert "0 of 5 on null, 5 are faster elsewhere;" in " ".join(result.stdout.split())
+    assert {g.code for g in analyse_plan(executable.plan).groups} == {"cost"}
+    monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
+    assert "elsewhere" not in forgec("analyze", "-m", "toy", "-t", "null", "-q").stdout
 
 
 def test_times_are_those_of_the_device_and_the_verdict_is_said(forgec, fake_compile, monkeypatch):

@@ -10,7 +10,7 @@ from report_samples import sample
 from forgec.errors import ArtifactError
 from forgec.report import html, units
 from forgec.report.report import CaptureReport, PlacementReport
-from forgec.report.terminal import Printer
+from forgec.report.terminal import Printer, uncosted_text
 from forgec.report.trace import chrome_trace, save_trace
 
 HOSTILE = "</title><script>alert(1)</script>&\"'{{7*7}}[bold]\x1b[31m"
@@ -203,3 +203,13 @@ def test_trace_file(tmp_path):
 )
 def test_units(function, arguments, text):
     assert function(*arguments) == text
+
+
+def test_kernels_without_a_cost_are_counted_by_kind():
+    names = [
+        "r1.matmulnbits (aten.linear, model.py:3)",
+        "r25.matmulnbits (aten.linear, model.py:9)",
+        "r8.not",
+    ]
+    assert uncosted_text(names) == "2 x matmulnbits, not"
+    assert uncosted_text(["Softmax"]) == "Softmax"

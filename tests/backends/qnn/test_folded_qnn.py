@@ -7,16 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forgec.backends.base import Settings
+from forgec.backends.base import No, Settings
 from forgec.backends.qnn import compiler, container, session
+from forgec.backends.qnn import folded as folded_module
+from forgec.backends.qnn.backend import QnnBackend
+from forgec.backends.qnn.compiler import Built
 from forgec.backends.qnn.container import Folded, pack_folded, unpack_folded
-from forgec.backends.qnn.folded import compile_folded
-from forgec.backends.qnn.socs import CHIPS
+from forgec.backends.qnn.folded import compile_folded, fold_prices
+from forgec.backends.qnn.legalise import FITS
+from forgec.backends.qnn.socs import CHIPS, TARGETS
+from forgec.backends.vendor.parts import divide
 from repeated_program import repeated_program
 
 from forgec.errors import BackendError
 from forgec.ir.interpreter import Interpreter
-from forgec.ir.program import Constant, ConstRef, Instr, Leaf, Operand, Register
+from forgec.ir.parser import parse
+from forgec.ir.printer import to_text
+from forgec.ir.program import Constant, ConstRef, Instr, Leaf, Operand, Program, Register
 
 SEED = 5
 BLOCKS = 3
@@ -29,6 +36,105 @@ def test_folded_code_is_read_as_it_was_written() -> None:
     for bad in (data[:4], data[:-1], data + b"x", data[:8] + b"\xff" * 8 + data[16:]):
         with pytest.raises(BackendError, match="damaged"):
             unpack_folded(bad)
+
+
+def look_up(ids: str, table: str = "c0") -> Program:
+    return parse(
+        f"""program @main(r0 "ids": i64[4]) -> (r2 "y": f32[4,16]) {{
+  const c0: f32[40,16] = "table"
+  const c1: i64[4] = "ids"
+  r1: f32[4,16] = embedding {table}, {ids}
+  r2: f32[4,16] = sigmoid r1
+  return r2
+}}
+"""
+    )
+
+
+def test_folded_look_ups_are_the_hosts() -> None:
+    plain = QnnBackend(TARGETS[0])
+    folding = plain.under(Settings(fold="on"))
+    assert plain.under(Settings()) is plain
+    (read, then), (constant, _) = look_up("r0").main.body, look_up("c1").main.body
+    answers = folding.answers([read, then, constant])
+    assert isinstance(answers[0], No) and answers[0].code == "fold" and "fold=off" in answers[0].fix
+    assert not any(isinstance(answer, No) for answer in (*answers[1:], *plain.answers([read])))
+
+
+def never(*_: object) -> list[Built]:
+    raise BackendError("the compiler died")
+
+
+def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the prediction of what is compiled in its place."""
+    monkeypatch.setattr(folded_module, "compile_parts", never)
+    of = repeated_program(BLOCKS, rows=4, width=32)
+    codes, (repeat,) = compile_folded([of], lambda c: zeros(c), Settings(), CHIPS["hexagon-v73"])
+    assert codes is None and not repeat.folded and repeat.calls == BLOCKS
+    assert repeat.reason == "asked for, but the compiler died"
+    stored = {"cycles": [1, 2, 3], "us": 1.0, "ddr_bytes": 0, "spill_bytes": 0, "vtcm_bytes": None}
+    stored |= {"code_bytes": 0, "uncosted": [], "layers": []}
+    plain = container.pack(container.Container("a compiler", 60, (), (), {}, stored, {}))
+    monkeypatch.setattr(compiler, "compile_segments", lambda *_: [plain])
+    qnn = QnnBackend(TARGETS[0])
+    (code,) = qnn.compile_all([of], lambda c: zeros(c), Settings(fold="on"))
+    prediction = qnn.prediction(code)
+    assert prediction is not None and prediction.repeats == (repeat,)
+
+
+def test_a_large_weight_that_is_read_once_stays_in_the_code() -> None:
+    """A head behind the blocks: over what fits on the chip it is a constant with its value, else an input."""
+    for wide in (3000, 200_000):
+        text = to_text(repeated_program(BLOCKS, rows=4, width=32))
+        end = 8 * BLOCKS
+        text = text.replace(f'-> (r{end} "y": f32[4,32])', f'-> (r{end + 1} "y": f32[4,{wide}])')
+        text = text.replace(
+            f"  return r{end}",
+            f"  r{end + 1}: f32[4,{wide}] = linear r{end}, c99\n  return r{end + 1}",
+        )
+        first = text.index("  const")
+        text = f'{text[:first]}  const c99: f32[{wide},32] = "head"\n{text[first:]}'
+        of = parse(text)
+        division = divide([of])
+        (last,) = (part for part in range(len(division.parts)) if division.times(part) == 1)
+        asked: list[str] = []
+
+        def value(constant: Constant, asked: list[str] = asked) -> np.ndarray:
+            asked.append(constant.name)
+            return zeros(constant)
+
+        wanted = folded_module._wanted(division, last, [of], value)
+        large = wide * 32 * 2 > FITS
+        assert bool(wanted.bound) != large
+        if large:
+            (name,) = wanted.program.constants
+            wanted.constants(wanted.program.constants[name])
+            assert asked == ["c99"]
+
+
+def zeros(constant: Constant) -> np.ndarray:
+    return np.zeros(constant.type.array_shape, constant.type.dtype.numpy)
+
+
+def compressed_program() -> Program:
+    """The repeated blocks with codes in their products."""
+    text = to_text(repeated_program(BLOCKS, rows=4, width=32))
+    for i in range(0, 3 * BLOCKS, 3):
+        text = text.replace(f'const c{i}: f32[64,32] = "w{i}"', f'const c{i}: i8[64,32] = "w{i}"')
+        text = text.replace(f"c{i}, c{i + 1} {{", f"c{i}, c{i + 1}, _, _ {{")
+    return parse(text.replace("= linear ", "= linear_q "))
+
+
+def test_compressed_blocks_are_not_folded_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folded_module, "compile_parts", lambda wanted, *_: [never() for _ in wanted])
+    of = compressed_program()
+    codes, (told,) = compile_folded([of], zeros, Settings(), CHIPS["hexagon-v73"])
+    (priced,) = fold_prices([of], zeros, Settings(), CHIPS["hexagon-v73"])
+    assert codes is None and told == priced
+    assert not told.folded and told.calls == BLOCKS and told.folded_us is None and "compressed" in told.reason
+    plain = QnnBackend(TARGETS[0])
+    (said,) = plain.under(Settings(fold="on")).remarks(of.main.body)
+    assert "not folded" in said and plain.remarks(of.main.body) == []
 
 
 @pytest.mark.slow
@@ -48,8 +154,9 @@ def test_folded_code_computes_what_the_program_does(tmp_path: Path, monkeypatch:
         assert isinstance(constant.recipe, Leaf)
         return tensors[constant.recipe.name]
 
-    (code,) = compile_folded([of], value, Settings(), CHIPS["hexagon-v73"]) or [b""]
-    folded = unpack_folded(code)
+    codes, _ = compile_folded([of], value, Settings(), CHIPS["hexagon-v73"])
+    assert codes is not None
+    folded = unpack_folded(codes[0])
     assert len(folded.parts) == 1 and folded.prediction is not None
     (repeat,) = folded.prediction["repeats"]
     assert (repeat["calls"], folded.prediction["dispatches"]) == (BLOCKS, BLOCKS)
