@@ -23,8 +23,10 @@ void tile(const DotArgs& t) {
   for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
   const char* a = t.a;
   const char* b = t.b;
+  const char* ahead = t.ahead;
 #pragma GCC unroll 2
-  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4) {
+  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
+    __builtin_prefetch(ahead, 0, 2);
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {

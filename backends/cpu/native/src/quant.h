@@ -37,6 +37,8 @@ struct DotArgs {
   const char* a;         // [words][rows] groups of four numbers
   const char* b;         // words of a panel of i8
   int32_t* c;            // [rows][32]
+  const char* ahead;     // what to have in the second-level cache soon, `ahead_step` bytes for every word
+  int64_t ahead_step;
 };
 using DotFunction = void (*)(const DotArgs&);
 

@@ -181,7 +181,7 @@ struct Tasks {
   }
 };
 
-// work(panel, first tile, last tile) for all panels and tiles, shared by the threads.
+// work(panel, first tile, last tile, probably its next panel) for all panels and tiles, shared by the threads.
 template <class V, class F>
 void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
   const int64_t count = tasks.groups * tasks.row_blocks;
@@ -190,7 +190,10 @@ void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
     const int64_t end = begin + tasks.group < tasks.panels ? begin + tasks.group : tasks.panels;
     const int64_t first = tasks.tiles * block / tasks.row_blocks;
     const int64_t last = tasks.tiles * (block + 1) / tasks.row_blocks;
-    for (int64_t panel = begin; panel < end; ++panel) work(panel, first, last);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t next = panel + 1 < end ? panel + 1 : begin + context.threads * tasks.group;
+      work(panel, first, last, next < tasks.panels ? next : panel);
+    }
   }
 }
 
@@ -212,7 +215,7 @@ void linear_compressed(const void* params, Context& context) {
   pack_left<V>(g, context);
   context.barrier();
   float* block = q.own + context.thread * q.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
     decoded_panel<V, code>(q, tiles, panel, first, last, block);
   });
 }
@@ -319,6 +322,7 @@ inline DotArgs dot_args(const DynamicGemm& p, int64_t panel) {
   DotArgs args{};
   args.words = words_of(Code::i8, p.quant.gemm.k);
   args.b = p.quant.codes + panel * panel_bytes(Code::i8, p.quant.gemm.k);
+  args.ahead = args.b;
   return args;
 }
 
@@ -327,19 +331,33 @@ inline const int32_t* offsets_of(const DotArgs& args) {
   return reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
 }
 
-// One panel times tiles [first, last) in integers.
+// What a tile stores to and adds comes nearer while it is multiplied.
+inline void fetch_results(const Gemm& g, int64_t row, int rows, int64_t col) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < kCodePanel; j += kLine) {
+      __builtin_prefetch(g.c + (row + i) * g.ldc + col + j, 1);
+      if (g.residual != nullptr) __builtin_prefetch(g.residual + (row + i) * g.ldr + col + j);
+    }
+  }
+}
+
+// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`.
 template <class V>
-void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
+void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next) {
   const Gemm& g = p.quant.gemm;
   DotArgs args = dot_args(p, panel);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
+  args.ahead = p.quant.codes + next * panel_bytes(Code::i8, g.k);
+  args.ahead_step = kCodePanel * 4 / (last - first) + 1;
   const int32_t* offsets = offsets_of(args);
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
     args.a = p.rows + row * args.words * p.dot->quad_bytes();
+    fetch_results(g, row, rows, panel * kCodePanel);
     p.dot->of_rows[rows](args);
+    args.ahead += args.words * args.ahead_step;
     with_act(g.act, [&](auto act) {
       store_panel<V, decltype(act)::value>(g, row, rows, panel * kCodePanel, [&](int v) {
         const V scale = scale_at<V>(p.quant, 0, panel * kCodePanel + v);
@@ -364,8 +382,8 @@ void linear_dynamic(const void* params, Context& context) {
   const Tiles tiles(g.m, p.dot->rows);
   quantise_left<V>(p, tiles, context);
   context.barrier();
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
-    dynamic_panel<V>(p, tiles, panel, first, last);
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t next) {
+    dynamic_panel<V>(p, tiles, panel, first, last, next);
   });
 }
 
@@ -450,7 +468,7 @@ void linear_nibbles(const void* params, Context& context) {
   quantise_left_groups<V>(p, tiles, context);
   context.barrier();
   float* padded = p.quant.own + context.thread * p.quant.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
     nibble_panel<V>(p, tiles, panel, first, last, padded);
   });
 }
