@@ -6,6 +6,7 @@
 // every row is quantised first, and tiles of integer sums (quant.h, Dot) are scaled when they are stored.
 #pragma once
 
+#include "gelu_table.h"
 #include "gemm.h"
 #include "quant_codes.h"
 
@@ -294,7 +295,8 @@ void quantise_left(const DynamicGemm& p, const Tiles& tiles, Context& context) {
 }
 
 // Rows of a panel, finished, to C. `column(v)` is a function that adds products [i, v] to a bias.
-template <class V, Act act, class Column>
+// `rounded` if activations were, so that the activation may be as inexact.
+template <class V, Act act, bool rounded = false, class Column>
 void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column& column) {
   constexpr int W = V::width;
   for (int v = 0; v < kCodePanel && col + v < g.n; v += W) {
@@ -302,7 +304,8 @@ void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column
     const auto add_to = column(v);
     const V bias = g.bias == nullptr ? V::zero() : n >= W ? V::load(g.bias + col + v) : V::load_n(g.bias + col + v, n);
     for (int i = 0; i < rows; ++i) {
-      V y = activate<V, act>(add_to(i, bias));
+      const V x = add_to(i, bias);
+      V y = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
       if (g.residual != nullptr) {
         const float* residual = g.residual + (row + i) * g.ldr + col + v;
         y = y + (n >= W ? V::load(residual) : V::load_n(residual, n));
@@ -351,16 +354,30 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
   args.ahead = p.quant.codes + next * panel_bytes(Code::i8, g.k);
   args.ahead_step = kCodePanel * 4 / (last - first) + 1;
   const int32_t* offsets = offsets_of(args);
+  const int64_t col = panel * kCodePanel;
+  DotFinish finish{};
+  if (p.dot->finishes && g.act == Act::none && p.quant.scales != nullptr && g.n - col >= kCodePanel) {
+    finish.offsets = offsets;
+    finish.scales = p.quant.scales + col;
+    finish.bias = g.bias == nullptr ? nullptr : g.bias + col;
+    finish.ldr = g.ldr;
+    finish.ldc = g.ldc;
+    args.finish = &finish;
+  }
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
     args.a = p.rows + row * args.words * p.dot->quad_bytes();
-    fetch_results(g, row, rows, panel * kCodePanel);
+    finish.row_scales = p.row_scales + row;
+    finish.residual = g.residual == nullptr ? nullptr : g.residual + row * g.ldr + col;
+    finish.c = g.c + row * g.ldc + col;
+    fetch_results(g, row, rows, col);
     p.dot->of_rows[rows](args);
     args.ahead += args.words * args.ahead_step;
+    if (args.finish != nullptr) continue;
     with_act(g.act, [&](auto act) {
-      store_panel<V, decltype(act)::value>(g, row, rows, panel * kCodePanel, [&](int v) {
-        const V scale = scale_at<V>(p.quant, 0, panel * kCodePanel + v);
+      store_panel<V, decltype(act)::value, true>(g, row, rows, col, [&](int v) {
+        const V scale = scale_at<V>(p.quant, 0, col + v);
         return [=, &p](int i, V bias) {
           const int32_t* sum = args.c + i * kCodePanel + v;
           const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v) : Codes<V>::from_ints(sum);
@@ -449,7 +466,7 @@ void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64
     args.a_sums = p.row_sums + row * groups;
     p.nibble_dot->of_rows[rows](args);
     with_act(g.act, [&](auto act) {
-      store_panel<V, decltype(act)::value>(g, row, rows, col, [&](int v) {
+      store_panel<V, decltype(act)::value, true>(g, row, rows, col, [&](int v) {
         return [=](int i, V bias) { return V::load(args.c + i * kCodePanel + v) + bias; };
       });
     });
