@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from .errors import OptionError
 
-__all__ = ["FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
+__all__ = ["EIGHT_BIT_ACTIVATIONS", "FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
 
 FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
 """From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
@@ -22,6 +22,9 @@ with activations of 8 bits per row; 4 bits in groups; the same with activations 
 
 FOUR_BITS = ("int4", "w4a8")
 """Formats whose codes have 4 bits, and a group size."""
+
+EIGHT_BIT_ACTIVATIONS = ("w8a8", "w4a8")
+"""Formats whose products round their activations to 8 bits when they run."""
 
 GROUPS = {"32": 32, "64": 64, "128": 128, "channel": 0}
 """Numbers along a row that share a scale, in formats of 4 bits; "channel" is the

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from forgec.ir.program import Constant, ConstRef, Function, Instr, Leaf, Literal, Operand, Program, Register
 
@@ -57,7 +57,7 @@ _SIZES = {
 def signature(instr: Instr) -> str:
     """Equal for instructions that a compiler answers alike."""
     operands = ", ".join(_kind(x) for x in instr.operands)
-    attrs = {k: "*" if k in _SIZES else v for k, v in sorted(instr.attrs.items()) if v is not None}
+    attrs = {k: "*" if k in _SIZES else v for k, v in _told(instr).items() if v is not None}
     return f"{instr.op}({operands}) {json.dumps(attrs)}{_form(instr)}"
 
 
@@ -81,7 +81,12 @@ def exact(instr: Instr) -> str:
     operands = ", ".join(
         _kind(x) if x is None or isinstance(x, Literal) else f"{_kind(x)} {x.type}" for x in instr.operands
     )
-    return f"{instr.op}({operands}) {json.dumps(dict(sorted(instr.attrs.items())))}"
+    return f"{instr.op}({operands}) {json.dumps(_told(instr))}"
+
+
+def _told(instr: Instr) -> dict[str, Any]:
+    """The attributes, without leave to round, of which vendors' compilers hear nothing."""
+    return {k: v for k, v in sorted(instr.attrs.items()) if k != "bf16"}
 
 
 def _kind(x: Operand) -> str:

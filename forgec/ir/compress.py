@@ -10,6 +10,9 @@ bytes; so does a weight whose rows have an odd length. Instead of int4 that is i
 w8a8, whose products round activations to 8 bits too. A function whose calls bind weights of different formats
 becomes several functions. Linear in the instructions of all calls.
 
+Attention may round the factors of its products to bf16 where the format without a pattern rounds activations
+to 8 bits, which costs more.
+
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
 """
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..weights import FOUR_BITS, Format, WeightSpec
+from ..weights import EIGHT_BIT_ACTIVATIONS, FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
 from .op import get
 from .ops.compressed import MAX_DYNAMIC_DEPTH
@@ -57,7 +60,9 @@ def compress(program: Program, spec: WeightSpec, calibration: Calibration | None
     spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
     formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
     formats = {name: f for name, f in formats.items() if f.name != "fp32"}
-    return _Rewrite(program, formats, calibration).run() if formats else program
+    if not formats:
+        return program
+    return _Rewrite(program, formats, calibration, spec.default.name in EIGHT_BIT_ACTIVATIONS).run()
 
 
 def _uses(program: Program) -> dict[str, set[str]]:
@@ -112,11 +117,12 @@ class _Made:
 
 @dataclass
 class _Rewrite:
-    """One way through a program; ``formats`` by constant."""
+    """One way through a program; ``formats`` by constant; ``rounds`` if attention may round."""
 
     program: Program
     formats: dict[str, Format]
     calibration: Calibration | None
+    rounds: bool
     made: dict[tuple[str, tuple[Format | None, ...]], _Made] = field(default_factory=dict)
     constants: dict[Recipe, ConstRef] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
@@ -188,7 +194,10 @@ class _Body:
             return self.call(instr)
         weight = self.format(instr)
         if weight is None:
-            return replace(instr, operands=tuple(self.operand(x) for x in instr.operands))
+            attrs = dict(instr.attrs)
+            if self.rewrite.rounds and instr.op == "attention":
+                attrs["bf16"] = True
+            return replace(instr, operands=tuple(self.operand(x) for x in instr.operands), attrs=attrs)
         place = _WEIGHT[instr.op]
         codes = self.operand(instr.operands[place], "codes")
         scales = None if weight.name == "bf16" else self.operand(instr.operands[place], "scales")
@@ -198,7 +207,7 @@ class _Body:
             attrs["group"] = weight.group
         if instr.op == "embedding":
             return replace(instr, op="embedding_q", operands=(codes, rest[0], scales), attrs=attrs)
-        if weight.name in ("w8a8", "w4a8"):
+        if weight.name in EIGHT_BIT_ACTIVATIONS:
             attrs["dynamic"] = True
         return replace(instr, op="linear_q", operands=(rest[0], codes, scales, *rest[1:]), attrs=attrs)
 

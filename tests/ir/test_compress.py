@@ -39,6 +39,17 @@ function @block(r0: f32[3,64], k0: f32[64,64], k1: f32[64]) -> (f32[3,64]) {
 """
 
 
+ATTENTION = """program @main(r0 "x": f32[1,2,4,64]) -> (r4 "y": f32[1,2,4,64]) {
+  const c0: f32[64,64] = "a"
+  const c1: f32[64,64] = "b"
+  r1: f32[1,2,4,64] = linear r0, c0
+  r2: f32[1,2,4,64] = linear r0, c1
+  r4: f32[1,2,4,64] = attention r1, r2, r2 {scale=0.125}
+  return r4
+}
+"""
+
+
 def compressed(weights: str) -> Program:
     program = parse(TEXT)
     verify(program)
@@ -86,6 +97,17 @@ def test_dynamic_and_bf16() -> None:
     assert ops[0] == ("embedding_q", False, 3)
     assert [o[1] for o in ops] == [False, False, True, True, True, False]
     assert lines(program)[1] == ("linear_q", "bf16", "f32")
+
+
+@pytest.mark.parametrize(
+    ("weights", "rounds"),
+    [("w8a8", True), ("w8a8,b=int8", True), ("w4a8:32", True), ("int8", False), ("int8,a=w8a8", False)],
+)
+def test_attention_may_round_beside_rounded_activations(weights: str, rounds: bool) -> None:
+    program = parse(ATTENTION)
+    (attention,) = (i for i in compress(program, WeightSpec.parse(weights)).main.body if i.op == "attention")
+    assert bool(attention.attrs.get("bf16")) == rounds
+    assert ("bf16=true" in to_text(compress(program, WeightSpec.parse(weights)))) == rounds
 
 
 def test_a_block_with_two_formats_becomes_two() -> None:

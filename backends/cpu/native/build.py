@@ -44,6 +44,7 @@ ISA_FLAGS = {
     "quant_avx512.cpp": _AVX512 + _QUIET,
     "dot_avxvnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
     "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
+    "attention_avx512bf16.cpp": [*_AVX512, "-mavx512bf16", *_QUIET],
 }
 """Additional flags by file; all other files must run on any machine of the architecture."""
 

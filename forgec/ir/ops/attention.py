@@ -69,6 +69,7 @@ def _attention_rule(
     softcap: float,
     seq_major: bool,
     bounded: bool,
+    bf16: bool,
 ) -> TensorType:
     query, key, value = require_float(q, "q"), require_float(k, "k"), require_float(v, "v")
     require(query.rank == key.rank == value.rank == 4, f"attention takes rank 4: {query}, {key}, {value}")
@@ -119,6 +120,7 @@ def _attention_samples(rng: np.random.Generator) -> list[Sample]:
         Sample((q, k, v, bias, np.array(5)), {"scale": 0.35, "causal": True}),
         Sample((q[:, :, :1], k, v, mask[:, :, :1], np.array(2)), {"scale": 0.35}),
         Sample((q, k, v, bias, None), {"scale": 0.35, "bounded": True}),
+        Sample((q[:, :, :1], k, v, mask[:, :, :1], None), {"scale": 0.35, "bf16": True}),
     ]
 
 
@@ -126,7 +128,15 @@ def _attention_samples(rng: np.random.Generator) -> list[Sample]:
     "attention",
     "q k v mask? length?",
     rule=_attention_rule,
-    attrs={"scale": 1.0, "causal": False, "window": 0, "softcap": 0.0, "seq_major": False, "bounded": False},
+    attrs={
+        "scale": 1.0,
+        "causal": False,
+        "window": 0,
+        "softcap": 0.0,
+        "seq_major": False,
+        "bounded": False,
+        "bf16": False,
+    },
     flops=_attention_flops,
     samples=_attention_samples,
 )
@@ -143,6 +153,7 @@ def attention(
     softcap: float,
     seq_major: bool,
     bounded: bool,
+    bf16: bool,
 ) -> Array:
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads.
 
@@ -153,6 +164,8 @@ def attention(
     w > 0 also asks j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The
     result is [batch, heads, rows, value_size], or [batch, rows, heads, value_size] if ``seq_major``.
     ``bounded`` promises that a float mask has nothing below -3e4, so that 16 bits hold it with a score added.
+    ``bf16`` allows a kernel to round the factors of both products, q and k, weights and v, to bf16, with sums
+    and softmax as without it; the reference rounds nothing.
     """
     if length is not None:
         filled = slice(0, min(max(int(length), 0), k.shape[2]))

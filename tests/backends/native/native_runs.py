@@ -14,7 +14,7 @@ from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Register
 from forgec.ir.types import TensorType
 
-__all__ = ["assert_matches", "instruction", "reference", "run_native", "strided"]
+__all__ = ["assert_matches", "instruction", "random_attention", "reference", "run_native", "strided"]
 
 
 @cache
@@ -100,3 +100,36 @@ def strided(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
         return array
     wide[..., ::2] = array
     return wide[..., ::2]
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def random_attention(rng: np.random.Generator, seed: int) -> tuple[list[Any], dict[str, Any]]:
+    """Operands and attributes: grouped heads, tails, masks of both types, windows, caps, strides."""
+    batch, kv_heads, group = (int(v) for v in rng.integers(1, 4, 3))
+    rows = int(rng.choice([1, 2, 3, 15, 40]))
+    length = int(rng.choice([1, 7, 33, 130, 300]))
+    size, value_size = int(rng.integers(1, 70)), int(rng.integers(1, 70))
+    heads = kv_heads * group
+    q, k, v = (
+        _normal(rng, batch, heads, rows, size),
+        _normal(rng, batch, kv_heads, length, size),
+        _normal(rng, batch, kv_heads, length, value_size),
+    )
+    shape = [n if rng.random() < 0.6 else 1 for n in (batch, heads, rows, length)]
+    mask: np.ndarray | None = None
+    if seed % 3 == 1:
+        mask = rng.random(shape) > 0.4
+    elif seed % 3 == 2:
+        mask = _normal(rng, *shape)
+        mask[rng.random(shape) > 0.7] = -np.inf
+    attrs = {
+        "scale": float(size**-0.5),
+        "causal": bool(rng.random() < 0.5),
+        "window": int(rng.choice([0, 0, 1, 9, 150])),
+        "softcap": float(rng.choice([0.0, 0.0, 2.5])),
+        "seq_major": bool(rng.random() < 0.5),
+    }
+    return [strided(rng, x) if x is not None and rng.random() < 0.5 else x for x in (q, k, v, mask)], attrs

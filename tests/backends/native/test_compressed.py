@@ -289,3 +289,17 @@ def test_a_tied_table_is_read_from_the_packed_head(isa: str) -> None:
 def test_i4_codes_survive_packing() -> None:
     codes = np.arange(-8, 8, dtype=np.int8).reshape(1, 16)
     np.testing.assert_array_equal(unpack_i4(pack_i4(codes)), codes)
+
+
+def test_gelu_of_rounded_activations(isa: str) -> None:
+    """Every column has a sum of its own: all values that GELU bends, and far beyond."""
+    wanted = np.concatenate([np.linspace(-9, 9, 20000), [-1e4, 1e4, 0, np.inf, np.nan]]).astype(np.float32)
+    codes = np.full((len(wanted), 1), 127, np.int8)
+    operands = [np.ones((20, 1), np.float32), codes, wanted[None] / np.float32(127), None, None]
+    attrs = {"dynamic": True, "act": "gelu"}
+    got = run(operands, attrs, np.empty((20, len(wanted)), np.float32), packed=True, threads=1)
+    (want,) = get("gelu").evaluate([wanted.astype(np.float64)], {})
+    np.testing.assert_array_equal(np.isfinite(got[3]), np.isfinite(want))
+    finite = np.isfinite(want)
+    near = np.abs(got[3][finite] - want[finite]) <= 4e-7 + 5e-7 * np.abs(want[finite])
+    assert near.all(), wanted[finite][~near]

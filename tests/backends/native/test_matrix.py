@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from native_runs import assert_matches, reference, run_native, strided
+from native_runs import assert_matches, random_attention, reference, run_native, strided
 
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
@@ -124,37 +122,9 @@ def test_conv(isa: str, seed: int) -> None:
     assert_matches("conv", operands, {**attrs, "groups": groups}, 5e-6, threads=1 + seed % 2)
 
 
-def _attention(rng: np.random.Generator, seed: int) -> tuple[list[Any], dict[str, Any]]:
-    batch, kv_heads, group = (int(v) for v in rng.integers(1, 4, 3))
-    rows = int(rng.choice([1, 2, 3, 15, 40]))
-    length = int(rng.choice([1, 7, 33, 130, 300]))
-    size, value_size = int(rng.integers(1, 70)), int(rng.integers(1, 70))
-    heads = kv_heads * group
-    q, k, v = (
-        _x(rng, batch, heads, rows, size),
-        _x(rng, batch, kv_heads, length, size),
-        _x(rng, batch, kv_heads, length, value_size),
-    )
-    shape = [n if rng.random() < 0.6 else 1 for n in (batch, heads, rows, length)]
-    mask: np.ndarray | None = None
-    if seed % 3 == 1:
-        mask = rng.random(shape) > 0.4
-    elif seed % 3 == 2:
-        mask = _x(rng, *shape)
-        mask[rng.random(shape) > 0.7] = -np.inf
-    attrs = {
-        "scale": float(size**-0.5),
-        "causal": bool(rng.random() < 0.5),
-        "window": int(rng.choice([0, 0, 1, 9, 150])),
-        "softcap": float(rng.choice([0.0, 0.0, 2.5])),
-        "seq_major": bool(rng.random() < 0.5),
-    }
-    return [strided(rng, x) if x is not None and rng.random() < 0.5 else x for x in (q, k, v, mask)], attrs
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_attention(isa: str, seed: int) -> None:
-    operands, attrs = _attention(np.random.default_rng(seed), seed)
+    operands, attrs = random_attention(np.random.default_rng(seed), seed)
     assert_matches("attention", operands, attrs, 5e-6, threads=1 + seed % 2)
 
 

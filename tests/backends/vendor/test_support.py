@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_attention_is_asked_for_by_the_forms_that_its_sizes_lead_to() -> None:
     forms = [(1, 2, None), (5, 2, None), (5, 4, None), (5, 4, (1, 1, 5, 16)), (5, 4, (1, 4, 5, 16))]
     assert len({signature(attention(*form)) for form in forms}) == len(forms)
     assert signature(attention(5, 2, None)) == signature(attention(6, 2, None))
+
+
+def test_leave_to_round_makes_no_other_question() -> None:
+    plain = attention(5, 2, None)
+    may_round = replace(plain, attrs={"bf16": True})
+    assert signature(may_round) == signature(plain) and exact(may_round) == exact(plain)
 
 
 def test_a_single_instruction_is_a_program_that_runs() -> None:

@@ -6,6 +6,9 @@
 // tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
 // whenever a row's maximum grows. With one or two query rows, as in decoding, packing would cost more than it saves:
 // scores are dot products with the keys in place.
+//
+// `Words` says what the factors of both products are packed as: numbers, or pairs of them rounded to bf16, along the
+// size of a head for scores and along keys for values. Scores, their softmax and all sums are f32 either way.
 #pragma once
 
 #include <cstring>
@@ -20,7 +23,7 @@ struct AttentionPlace {
   int64_t batch, head, row, rows;
 };
 
-template <class V>
+template <class V, class Words>
 class AttentionTask {
  public:
   AttentionTask(const Attention& params, float* own, int64_t length) : p(params), scores_of_(params), length_(length) {
@@ -37,8 +40,7 @@ class AttentionTask {
     head_ = place.head;
     row_ = place.row;
     rows_ = place.rows;
-    next_ = next;
-    fetched_ = 0;
+    plan_fetches(next);
     scores_of_.start(batch_, head_);
     load_query();
     std::memset(sums_, 0, static_cast<size_t>(rows_ * p.value_size) * sizeof(float));
@@ -60,21 +62,40 @@ class AttentionTask {
   }
 
  private:
-  // Where the next task's keys and values, as far as the first block goes, are fetched from: half the rows of one
-  // line at a time, during one product with values. A burst would hold up the loads of the product itself.
+  static constexpr int per = Words::per_word;
+  static constexpr int64_t kDeep = kDepth * per;  // numbers of a row in a block of queries
+
+  static int64_t words_of(int64_t numbers) { return (numbers + per - 1) / per; }
+
+  // What the next task touches, as far as the first block goes: its queries, keys, values and results.
+  void plan_fetches(const AttentionPlace& next) {
+    stream_ = next.rows > 0 && p.packs ? 0 : kStreams;
+    line_ = at_ = 0;
+    const int64_t kv = next.head / (p.heads / p.kv_heads), keys = length_ < kDepth ? length_ : kDepth;
+    streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + next.row * p.q_step[2], p.q_step[2],
+                   next.rows, p.size};
+    streams_[1] = {p.k + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
+    streams_[2] = {p.v + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys, p.value_size};
+    streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + next.row * p.out_row, p.out_row,
+                   next.rows, p.value_size};
+  }
+
+  // Has a tile fetch a line of some of those rows. A burst would hold up the loads of the product itself.
   void fetch(TileArgs* t) {
-    const int64_t lines = (p.size + kLine - 1) / kLine, all = lines + (p.value_size + kLine - 1) / kLine;
-    const int64_t line = fetched_ / 2, half = fetched_ % 2;
+    while (stream_ < kStreams && at_ >= streams_[stream_].rows) {
+      at_ = 0;
+      line_ += kLine;
+      if (line_ < streams_[stream_].floats) continue;
+      line_ = 0;
+      ++stream_;
+    }
     t->ahead = reinterpret_cast<const char*>(t->b);
     t->ahead_step = 0;
-    if (line >= all || next_.rows == 0 || !p.packs) return;
-    ++fetched_;
-    const bool of_keys = line < lines;
-    const int64_t* step = of_keys ? p.k_step : p.v_step;
-    const float* base = (of_keys ? p.k + line * kLine : p.v + (line - lines) * kLine) + next_.batch * step[0] +
-                        next_.head / (p.heads / p.kv_heads) * step[1];
-    t->ahead = reinterpret_cast<const char*>(base + half * (t->k / 2) * step[2]);
-    t->ahead_step = step[2] * static_cast<int64_t>(sizeof(float));
+    if (stream_ == kStreams) return;
+    const Stream& s = streams_[stream_];
+    t->ahead = reinterpret_cast<const char*>(s.from + at_ * s.step + line_);
+    t->ahead_step = s.step * static_cast<int64_t>(sizeof(float));
+    at_ += t->k / 4 * 2 * per;
   }
 
   // Keys that some of the rows [i, i + rows) of the task may see.
@@ -88,14 +109,34 @@ class AttentionTask {
     return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
   }
 
-  // Rows of queries: [block of size][rows][kLeftRow] for tiles, [rows][size] for dot products.
+  // Rows of numbers as rows of words, the last filled up with zero.
+  void load_rows(const float* from, int64_t from_row, int64_t from_col, int64_t rows, int64_t cols, float* to,
+                 int64_t to_row) {
+    if constexpr (per == 1) {
+      copy_rows<V>(from, from_row, from_col, rows, cols, to, to_row);
+    } else {
+      for (int64_t i = 0; i < rows; ++i, from += from_row, to += to_row) {
+        if (from_col == 1) {
+          Words::narrow(from, cols, to);
+          continue;
+        }
+        for (int64_t d = 0; d < cols; d += kDepth) {
+          const int64_t count = cols - d < kDepth ? cols - d : kDepth;
+          for (int64_t j = 0; j < count; ++j) scores_[j] = from[(d + j) * from_col];
+          Words::narrow(scores_, count, to + d / per);
+        }
+      }
+    }
+  }
+
+  // Rows of queries: [block of words][rows][kLeftRow] for tiles, [rows][size] for dot products.
   void load_query() {
     const float* q = p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
-    const int64_t longest = p.packs ? kDepth : p.size, step = p.packs ? kLeftRow : p.size;
+    const int64_t longest = p.packs ? kDeep : p.size, step = p.packs ? kLeftRow : p.size;
     float* to = query_;
     for (int64_t d = 0; d < p.size; d += longest, to += rows_ * step) {
       const int64_t depth = p.size - d < longest ? p.size - d : longest;
-      copy_rows<V>(q + d * p.q_step[3], p.q_step[2], p.q_step[3], rows_, depth, to, step);
+      load_rows(q + d * p.q_step[3], p.q_step[2], p.q_step[3], rows_, depth, to, step);
     }
   }
 
@@ -103,18 +144,30 @@ class AttentionTask {
     value_row_ = p.v_step[2];
     values_in_use_ = of_kv(p.v, p.v_step, first);
     if (!p.packs) return;
+    const int64_t words = words_of(p.size);
+    float* const rows = keys_ + kDepth * words;
     for (int64_t j = 0; j < count; j += kKeyPanel) {
       const int64_t keys = count - j < kKeyPanel ? count - j : kKeyPanel;
       const float* k = of_kv(p.k, p.k_step, first + j);
-      float* to = keys_ + j * p.size;
-      if (p.k_step[3] == 1) {
+      float* to = keys_ + j * words;
+      if constexpr (per > 1) {
+        load_rows(k, p.k_step[2], p.k_step[3], keys, p.size, rows, words);
+        transpose<V>(rows, words, keys, words, to, kKeyPanel);
+      } else if (p.k_step[3] == 1) {
         transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
       } else {
         copy_rows<V>(k, p.k_step[3], p.k_step[2], p.size, keys, to, kKeyPanel);
       }
     }
-    if (value_row_ == p.value_size) return;
-    copy_rows<V>(values_in_use_, value_row_, 1, count, p.value_size, values_, p.value_size);
+    if constexpr (per > 1) {
+      for (int64_t j = 0; j < count; j += per) {
+        const float* v = values_in_use_ + j * value_row_;
+        Words::interleave(v, j + 1 < count ? v + value_row_ : nullptr, p.value_size, values_ + j / per * p.value_size);
+      }
+    } else {
+      if (value_row_ == p.value_size) return;
+      copy_rows<V>(values_in_use_, value_row_, 1, count, p.value_size, values_, p.value_size);
+    }
     value_row_ = p.value_size;
     values_in_use_ = values_;
   }
@@ -131,13 +184,14 @@ class AttentionTask {
       scores_of_.visible(row_ + i + r, length_, &low, &high);
       const float correction =
           scores_of_.softmax(scores_ + r * kLeftRow, row_ + i + r, first, count, low, high, &states_[i + r]);
+      if constexpr (per > 1) Words::narrow(scores_ + r * kLeftRow, count, scores_ + r * kLeftRow);
       if (correction == 1.0f) continue;
       for (int64_t d = 0; d < p.value_size; ++d) sums[r * p.value_size + d] *= correction;
     }
     constexpr int64_t pair = 2 * V::width;
     for (int64_t col = 0; col < p.value_size; col += pair) {
       TileArgs t;
-      t.k = count;
+      t.k = words_of(count);
       t.a = scores_;
       t.b = values_in_use_ + col;
       t.b_row = value_row_;
@@ -146,26 +200,26 @@ class AttentionTask {
       t.cols = p.value_size - col < pair ? p.value_size - col : pair;
       t.accumulate = true;
       fetch(&t);
-      run_tile<V, Left::block, 2>(rows, t);
+      run_tile<V, Left::block, 2, Words>(rows, t);
     }
   }
 
   void multiply_keys(int64_t i, int rows, int64_t count) {
     constexpr int64_t pair = 2 * V::width;
+    const int64_t words = words_of(p.size);
     for (int64_t j = 0; j < count; j += pair) {
       TileArgs t;
       t.b_row = kKeyPanel;
       t.c = scores_ + j;
       t.c_row = kLeftRow;
       t.cols = count - j < pair ? count - j : pair;
-      t.ahead_step = 0;
-      for (int64_t d = 0; d < p.size; d += kDepth) {
-        t.k = p.size - d < kDepth ? p.size - d : kDepth;
+      for (int64_t d = 0; d < words; d += kDepth) {
+        t.k = words - d < kDepth ? words - d : kDepth;
         t.a = query_ + (d / kDepth * rows_ + i) * kLeftRow;
-        t.b = keys_ + j / kKeyPanel * kKeyPanel * p.size + d * kKeyPanel + j % kKeyPanel;
+        t.b = keys_ + j / kKeyPanel * kKeyPanel * words + d * kKeyPanel + j % kKeyPanel;
         t.accumulate = d > 0;
-        t.ahead = reinterpret_cast<const char*>(t.b);
-        run_tile<V, Left::block, 2>(rows, t);
+        fetch(&t);
+        run_tile<V, Left::block, 2, Words>(rows, t);
       }
       if (p.size == 0) {
         for (int r = 0; r < rows; ++r) std::memset(t.c + r * kLeftRow, 0, static_cast<size_t>(t.cols) * sizeof(float));
@@ -206,8 +260,14 @@ class AttentionTask {
   ScoreRows<V> scores_of_;
   const int64_t length_;                  // keys that count
   int64_t batch_, head_, row_, rows_;     // the task
-  AttentionPlace next_;
-  int64_t fetched_;                       // half lines of the next task's rows
+  struct Stream {
+    const float* from;
+    int64_t step, rows, floats;  // rows of so many floats, `step` apart
+  };
+  static constexpr int kStreams = 4;
+  Stream streams_[kStreams];
+  int stream_;                            // the next fetch: stream, column and row
+  int64_t line_, at_;
   float *query_, *sums_, *keys_, *values_;  // room of this thread
   const float* values_in_use_;            // of the block, `value_row_` apart
   int64_t value_row_;
@@ -215,14 +275,14 @@ class AttentionTask {
   alignas(64) float scores_[kMaxTile * kLeftRow];
 };
 
-template <class V>
+template <class V, class Words = Singles<V>>
 void attention(const void* params, Context& context) {
   const Attention& p = *static_cast<const Attention*>(params);
   int64_t length = p.length;
   if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
   const int64_t heads = p.batch * p.heads;
   const Tiles parts(p.rows, p.part_rows);
-  AttentionTask<V> task(p, p.own + context.thread * p.own_floats, length);
+  AttentionTask<V, Words> task(p, p.own + context.thread * p.own_floats, length);
   const auto place = [&](int64_t n) -> AttentionPlace {
     if (n >= heads * parts.count) return {0, 0, 0, 0};
     const int64_t head = n % heads, part = parts.count - 1 - n / heads;  // the rows that see most keys first

@@ -188,7 +188,8 @@ void bind_attention(Binder& binder, const Call& call) {
   p.part_rows = attention_part(p, binder.threads());
   p.own_floats = AttentionRoom(p).total();
   p.own = binder.floats(p.own_floats * binder.threads());
-  binder.emit(binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
+  const bool rounds = p.packs && call.flag("bf16");
+  binder.emit(rounds ? binder.kernels().attention_bf16 : binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
 }
 
 }  // namespace

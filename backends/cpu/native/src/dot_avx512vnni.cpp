@@ -17,14 +17,33 @@ __attribute__((always_inline)) inline void add_products(__m512i* sum, __m512i x,
 }
 
 template <int R>
+__attribute__((always_inline)) inline void finish(const DotFinish& f, __m512i (&sum)[R][2]) {
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const __m512i offsets = _mm512_loadu_si512(f.offsets + 16 * v);
+    const __m512 scales = _mm512_loadu_ps(f.scales + 16 * v);
+    const __m512 bias = f.bias != nullptr ? _mm512_loadu_ps(f.bias + 16 * v) : _mm512_setzero_ps();
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(f.row_scales[i]), scales);
+      __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum[i][v], offsets)), scale, bias);
+      if (f.residual != nullptr) y = _mm512_add_ps(y, _mm512_loadu_ps(f.residual + i * f.ldr + 16 * v));
+      _mm512_storeu_ps(f.c + i * f.ldc + 16 * v, y);
+    }
+  }
+}
+
+template <int R>
 void tile(const DotArgs& t) {
   __m512i sum[R][2];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
   const char* a = t.a;
   const char* b = t.b;
+  const char* ahead = t.ahead;
 #pragma GCC unroll 2
-  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4) {
+  for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
+    __builtin_prefetch(ahead, 0, 2);
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -35,6 +54,7 @@ void tile(const DotArgs& t) {
       add_products(&sum[i][1], x, b1);
     }
   }
+  if (t.finish != nullptr) return finish<R>(*t.finish, sum);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     _mm512_storeu_si512(t.c + i * kCodePanel, sum[i][0]);
@@ -58,7 +78,7 @@ struct Nibbles : Nibbles512 {
 
 }  // namespace
 
-const Dot kDotAvx512Vnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>());
+const Dot kDotAvx512Vnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>(), true);
 const NibbleDot kNibbleDotAvx512Vnni = make_nibble_dot<Nibbles>();
 
 }  // namespace forgec

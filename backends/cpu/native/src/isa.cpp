@@ -27,12 +27,17 @@ std::vector<std::string> instruction_sets() {
     if (!has) return names;
   }
   names.push_back("avx512");
-  if (__builtin_cpu_supports("avx512vnni")) names.push_back("avx512vnni");
+  if (!__builtin_cpu_supports("avx512vnni")) return names;
+  names.push_back("avx512vnni");
+  if (__builtin_cpu_supports("avx512bf16")) names.push_back("avx512bf16");
   return names;
 }
 
 static std::map<std::string, Kernels> all_kernels() {
-  return {{"portable", kPortable}, {"avx2", kAvx2}, {"avxvnni", kAvx2}, {"avx512", kAvx512}, {"avx512vnni", kAvx512}};
+  Kernels bf16 = kAvx512;
+  bf16.attention_bf16 = kAttentionAvx512Bf16;
+  return {{"portable", kPortable}, {"avx2", kAvx2},         {"avxvnni", kAvx2},
+          {"avx512", kAvx512},     {"avx512vnni", kAvx512}, {"avx512bf16", bf16}};
 }
 
 #else

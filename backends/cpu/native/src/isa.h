@@ -11,7 +11,8 @@ namespace forgec {
 // Names, the most capable last; "portable" is always first.
 std::vector<std::string> instruction_sets();
 
-// Null for an unknown name. The sets that differ only in integer dot products share their f32 kernels.
+// Null for an unknown name. The sets that differ only in products of integers or bf16 share
+// their f32 kernels.
 const Kernels* kernels_for(const std::string& isa);
 
 }  // namespace forgec

@@ -44,6 +44,7 @@ constexpr Kernels make_kernels(const char* name) {
       pool<V, LargestOf<V>>,
       pool<V, AverageOf<V>>,
       attention<V>,
+      attention<V>,
       norm<V, true>,
       norm<V, false>,
       softmax_last<V>,

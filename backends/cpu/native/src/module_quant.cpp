@@ -88,7 +88,7 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
     const auto* work = static_cast<const Integers*>(p);
     alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kCodePanel * 4] = {};
     alignas(64) int32_t c[kMaxTile * kCodePanel];
-    const DotArgs args{kPeakWords, a, b, c};
+    const DotArgs args{kPeakWords, a, b, c, b, 0, nullptr};
     for (int64_t i = 0; i < work->rounds; ++i) work->dot->of_rows[work->dot->rows](args);
   }, Integers{dot, 2000}, 0, true);
   const py::gil_scoped_release release;

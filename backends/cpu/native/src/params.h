@@ -100,7 +100,7 @@ struct AttentionRoom {
   explicit AttentionRoom(const Attention& p)
       : query(lines(p.packs ? left_floats(p.part_rows, p.size) : p.part_rows * p.size)),
         sums(lines(p.part_rows * p.value_size)),
-        keys(p.packs ? lines(kDepth * p.size) : 0),
+        keys(p.packs ? lines((kDepth + kKeyPanel) * p.size) : 0),  // of pairs, also the rows of a panel
         values(p.packs ? lines(kDepth * p.value_size) : 0) {}
   int64_t total() const { return query + sums + keys + values; }
 
@@ -152,6 +152,7 @@ struct Kernels {
   const char* name;
   int tile_rows;               // rows of the register tile
   Run linear, matmul, conv, conv_direct, max_pool, average_pool, attention;
+  Run attention_bf16;          // the same, its factors rounded to bf16 where that is faster
   Run layer_norm, rms_norm, softmax, softmax_axis, rope;
   Pointwise unary[static_cast<int>(Unary::count)];
   Pointwise binary[static_cast<int>(Binary::count)];
@@ -169,6 +170,7 @@ extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const Run kAttentionAvx512Bf16;
 #endif
 
 }  // namespace forgec

@@ -31,17 +31,32 @@ struct QuantGemm {
   int64_t own_floats;
 };
 
+// What becomes of the sums of a tile: C = s[rows] scales[32] (sums - offsets) + bias + residual.
+struct DotFinish {
+  const int32_t* offsets;
+  const float *row_scales, *scales;
+  const float* bias;       // or null
+  const float* residual;   // or null
+  int64_t ldr;
+  float* c;
+  int64_t ldc;
+};
+
 // Tiles of exact integer products: C[rows, 32] = A[rows, words * 4] B[words, 32] with sums in int32.
 struct DotArgs {
   int64_t words;
   const char* a;         // [words][rows] groups of four numbers
   const char* b;         // words of a panel of i8
   int32_t* c;            // [rows][32]
+  const char* ahead;     // what to have in the second-level cache soon, `ahead_step` bytes for every word
+  int64_t ahead_step;
+  const DotFinish* finish;  // instead of storing sums, if the tile finishes
 };
 using DotFunction = void (*)(const DotArgs&);
 
 struct Dot {
   int rows;              // of the largest tile
+  bool finishes;         // takes DotFinish
   bool bytes;            // A has bytes with 128 added, else 16-bit integers
   DotFunction of_rows[kMaxTile + 1];
 

@@ -6,6 +6,7 @@
 // every row is quantised first, and tiles of integer sums (quant.h, Dot) are scaled when they are stored.
 #pragma once
 
+#include "gelu_table.h"
 #include "gemm.h"
 #include "quant_codes.h"
 
@@ -181,7 +182,7 @@ struct Tasks {
   }
 };
 
-// work(panel, first tile, last tile) for all panels and tiles, shared by the threads.
+// work(panel, first tile, last tile, probably its next panel) for all panels and tiles, shared by the threads.
 template <class V, class F>
 void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
   const int64_t count = tasks.groups * tasks.row_blocks;
@@ -190,7 +191,10 @@ void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
     const int64_t end = begin + tasks.group < tasks.panels ? begin + tasks.group : tasks.panels;
     const int64_t first = tasks.tiles * block / tasks.row_blocks;
     const int64_t last = tasks.tiles * (block + 1) / tasks.row_blocks;
-    for (int64_t panel = begin; panel < end; ++panel) work(panel, first, last);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t next = panel + 1 < end ? panel + 1 : begin + context.threads * tasks.group;
+      work(panel, first, last, next < tasks.panels ? next : panel);
+    }
   }
 }
 
@@ -212,7 +216,7 @@ void linear_compressed(const void* params, Context& context) {
   pack_left<V>(g, context);
   context.barrier();
   float* block = q.own + context.thread * q.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
     decoded_panel<V, code>(q, tiles, panel, first, last, block);
   });
 }
@@ -291,7 +295,8 @@ void quantise_left(const DynamicGemm& p, const Tiles& tiles, Context& context) {
 }
 
 // Rows of a panel, finished, to C. `column(v)` is a function that adds products [i, v] to a bias.
-template <class V, Act act, class Column>
+// `rounded` if activations were, so that the activation may be as inexact.
+template <class V, Act act, bool rounded = false, class Column>
 void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column& column) {
   constexpr int W = V::width;
   for (int v = 0; v < kCodePanel && col + v < g.n; v += W) {
@@ -299,7 +304,8 @@ void store_panel(const Gemm& g, int64_t row, int rows, int64_t col, const Column
     const auto add_to = column(v);
     const V bias = g.bias == nullptr ? V::zero() : n >= W ? V::load(g.bias + col + v) : V::load_n(g.bias + col + v, n);
     for (int i = 0; i < rows; ++i) {
-      V y = activate<V, act>(add_to(i, bias));
+      const V x = add_to(i, bias);
+      V y = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
       if (g.residual != nullptr) {
         const float* residual = g.residual + (row + i) * g.ldr + col + v;
         y = y + (n >= W ? V::load(residual) : V::load_n(residual, n));
@@ -319,6 +325,7 @@ inline DotArgs dot_args(const DynamicGemm& p, int64_t panel) {
   DotArgs args{};
   args.words = words_of(Code::i8, p.quant.gemm.k);
   args.b = p.quant.codes + panel * panel_bytes(Code::i8, p.quant.gemm.k);
+  args.ahead = args.b;
   return args;
 }
 
@@ -327,22 +334,50 @@ inline const int32_t* offsets_of(const DotArgs& args) {
   return reinterpret_cast<const int32_t*>(args.b + args.words * kCodePanel * 4);
 }
 
-// One panel times tiles [first, last) in integers.
+// What a tile stores to and adds comes nearer while it is multiplied.
+inline void fetch_results(const Gemm& g, int64_t row, int rows, int64_t col) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < kCodePanel; j += kLine) {
+      __builtin_prefetch(g.c + (row + i) * g.ldc + col + j, 1);
+      if (g.residual != nullptr) __builtin_prefetch(g.residual + (row + i) * g.ldr + col + j);
+    }
+  }
+}
+
+// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`.
 template <class V>
-void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last) {
+void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next) {
   const Gemm& g = p.quant.gemm;
   DotArgs args = dot_args(p, panel);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
+  args.ahead = p.quant.codes + next * panel_bytes(Code::i8, g.k);
+  args.ahead_step = kCodePanel * 4 / (last - first) + 1;
   const int32_t* offsets = offsets_of(args);
+  const int64_t col = panel * kCodePanel;
+  DotFinish finish{};
+  if (p.dot->finishes && g.act == Act::none && p.quant.scales != nullptr && g.n - col >= kCodePanel) {
+    finish.offsets = offsets;
+    finish.scales = p.quant.scales + col;
+    finish.bias = g.bias == nullptr ? nullptr : g.bias + col;
+    finish.ldr = g.ldr;
+    finish.ldc = g.ldc;
+    args.finish = &finish;
+  }
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
     args.a = p.rows + row * args.words * p.dot->quad_bytes();
+    finish.row_scales = p.row_scales + row;
+    finish.residual = g.residual == nullptr ? nullptr : g.residual + row * g.ldr + col;
+    finish.c = g.c + row * g.ldc + col;
+    fetch_results(g, row, rows, col);
     p.dot->of_rows[rows](args);
+    args.ahead += args.words * args.ahead_step;
+    if (args.finish != nullptr) continue;
     with_act(g.act, [&](auto act) {
-      store_panel<V, decltype(act)::value>(g, row, rows, panel * kCodePanel, [&](int v) {
-        const V scale = scale_at<V>(p.quant, 0, panel * kCodePanel + v);
+      store_panel<V, decltype(act)::value, true>(g, row, rows, col, [&](int v) {
+        const V scale = scale_at<V>(p.quant, 0, col + v);
         return [=, &p](int i, V bias) {
           const int32_t* sum = args.c + i * kCodePanel + v;
           const V whole = p.dot->bytes ? Codes<V>::from_difference(sum, offsets + v) : Codes<V>::from_ints(sum);
@@ -364,8 +399,8 @@ void linear_dynamic(const void* params, Context& context) {
   const Tiles tiles(g.m, p.dot->rows);
   quantise_left<V>(p, tiles, context);
   context.barrier();
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
-    dynamic_panel<V>(p, tiles, panel, first, last);
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t next) {
+    dynamic_panel<V>(p, tiles, panel, first, last, next);
   });
 }
 
@@ -431,7 +466,7 @@ void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64
     args.a_sums = p.row_sums + row * groups;
     p.nibble_dot->of_rows[rows](args);
     with_act(g.act, [&](auto act) {
-      store_panel<V, decltype(act)::value>(g, row, rows, col, [&](int v) {
+      store_panel<V, decltype(act)::value, true>(g, row, rows, col, [&](int v) {
         return [=](int i, V bias) { return V::load(args.c + i * kCodePanel + v) + bias; };
       });
     });
@@ -450,7 +485,7 @@ void linear_nibbles(const void* params, Context& context) {
   quantise_left_groups<V>(p, tiles, context);
   context.barrier();
   float* padded = p.quant.own + context.thread * p.quant.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last) {
+  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
     nibble_panel<V>(p, tiles, panel, first, last, padded);
   });
 }

@@ -1,7 +1,8 @@
 // The register tile: C[rows, N vectors] (+)= A[rows, k] B[k, N vectors], all of C in registers.
 //
 // One instance per number of rows, so that uneven row counts divide into nearly equal tiles and none is
-// half empty. A is read by broadcasting single elements, B by whole vectors. What bounds a tile besides its
+// half empty. A is read by broadcasting single elements, B by whole vectors; an element is a word, a number or
+// several that stand for as many k (`Words`). What bounds a tile besides its
 // multiply-adds is its loads, R + N for R x N of them: hence tiles closer to square than two vectors wide
 // where there are registers for it.
 #pragma once
@@ -33,7 +34,14 @@ struct TileArgs {
 // How far apart rows of A are: `a_row`, or kLeftRow in a copied block.
 enum class Left { rows, block };
 
-template <class V, int R, int N, Left left, bool tail>
+// Words of a factor that are numbers of V.
+template <class V>
+struct Singles {
+  static constexpr int per_word = 1;
+  static V add_product(V sum, V x, V y) { return V::add_product(sum, x, y); }
+};
+
+template <class V, int R, int N, Left left, bool tail, class Words>
 void tile(const TileArgs& t) {
   constexpr int W = V::width;
   // Few rows have few independent sums; several partial sums over k hide the latency of the multiply-add.
@@ -64,7 +72,7 @@ void tile(const TileArgs& t) {
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) {
         V& s = sum[(part * R + i) * N + j];
-        s = V::add_product(s, x, y[j]);
+        s = Words::add_product(s, x, y[j]);
       }
     }
     if constexpr (R <= 4 && !tail) {  // memory bound: stay ahead of the processor's own prefetcher
@@ -85,6 +93,7 @@ void tile(const TileArgs& t) {
     }
   }
   const char* ahead = t.ahead;
+  constexpr int skip = Words::per_word == 1 ? 2 : 1;  // as many fetches for every two k
   // Rows of a copied block are too many streams for the processor's prefetcher; four rounds fetch a line of each.
   const float* soon = t.a + 2 * kLine;
   int turn = 0;
@@ -99,10 +108,10 @@ void tile(const TileArgs& t) {
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) {
       step(0, u);
-      if (u % 2 == 0) __builtin_prefetch(ahead + u / 2 * t.ahead_step, 0, 2);
+      if (u % skip == 0) __builtin_prefetch(ahead + u / skip * t.ahead_step, 0, 2);
     }
     advance(4);
-    ahead += 2 * t.ahead_step;
+    ahead += 4 / skip * t.ahead_step;
   }
   for (; k > 0; --k) {
     step(0, 0);
@@ -133,19 +142,19 @@ struct TileTable {
   TileFunction of_rows[V::most_rows(N) + 1];
 };
 
-template <class V, int N, Left left, bool tail, int... R>
+template <class V, int N, Left left, bool tail, class Words, int... R>
 constexpr TileTable<V, N> make_tile_table(std::integer_sequence<int, R...>) {
-  return {{nullptr, &tile<V, R + 1, N, left, tail>...}};
+  return {{nullptr, &tile<V, R + 1, N, left, tail, Words>...}};
 }
 
 // `rows` is at most V::most_rows(N) and `t.cols` at most N vectors.
-template <class V, Left left, int N = V::tile_vectors>
+template <class V, Left left, int N = V::tile_vectors, class Words = Singles<V>>
 void run_tile(int rows, const TileArgs& t) {
   static constexpr auto counts = std::make_integer_sequence<int, V::most_rows(N)>();
-  static constexpr auto full = make_tile_table<V, N, left, false>(counts);
-  static constexpr auto partial = make_tile_table<V, N, left, true>(counts);
+  static constexpr auto full = make_tile_table<V, N, left, false, Words>(counts);
+  static constexpr auto partial = make_tile_table<V, N, left, true, Words>(counts);
   if constexpr (N > 1) {
-    if (t.cols <= (N - 1) * V::width) return run_tile<V, left, N - 1>(rows, t);
+    if (t.cols <= (N - 1) * V::width) return run_tile<V, left, N - 1, Words>(rows, t);
   }
   (t.cols == N * V::width ? full : partial).of_rows[rows](t);
 }

@@ -9,6 +9,7 @@ namespace forgec {
 
 struct VecAvx2 {
   static constexpr int width = 8;
+  static constexpr bool picks = false;
   // Register tiles of two vectors by six rows; of the 16 registers, four are for the factors.
   static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;

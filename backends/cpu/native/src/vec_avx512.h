@@ -9,6 +9,7 @@ namespace forgec {
 
 struct VecAvx512 {
   static constexpr int width = 16;
+  static constexpr bool picks = true;  // has pick()
   // Register tiles of three vectors by nine rows; of the 32 registers, four are for the factors.
   static constexpr int tile_vectors = 3;
   static constexpr int tile_rows = 9;
@@ -47,6 +48,10 @@ struct VecAvx512 {
   static VecAvx512 sqrt(VecAvx512 a) { return {_mm512_sqrt_ps(a.v)}; }
   static VecAvx512 round_small(VecAvx512 a) {
     return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // Of 32 numbers those that the lowest bits of each lane of `index` say.
+  static VecAvx512 pick(const float* from, VecAvx512 index) {
+    return {_mm512_permutex2var_ps(_mm512_load_ps(from), _mm512_castps_si512(index.v), _mm512_load_ps(from + 16))};
   }
   static VecAvx512 scale(VecAvx512 a, VecAvx512 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
   float sum() const { return _mm512_reduce_add_ps(v); }

@@ -9,6 +9,7 @@ namespace forgec {
 
 struct VecPortable {
   static constexpr int width = 4;
+  static constexpr bool picks = false;
   static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;
   static constexpr int most_rows(int) { return tile_rows; }
