@@ -104,7 +104,7 @@ class Archive:
         """A copy of a member, its tensors as aligned as in the file."""
         skip = entry.start % ALIGNMENT
         try:
-            return memoryview(read(self.path, entry.start - skip, entry.size + skip))[skip:].toreadonly()
+            return read(self.path, entry.start - skip, entry.size + skip).data[skip:].toreadonly()
         except OSError as error:
             raise ArtifactError(f"the file cannot be read: {error}", self.path) from error
 

@@ -118,7 +118,7 @@ def load_entries(
 ) -> dict[str, Executable]:
     """All programs of a file by name, the main one first; they share weights and states.
 
-    ``hold_weights`` reads weights into memory of the process instead of mapping them, if there is enough of it.
+    ``hold_weights`` reads weights into memory of the process instead of mapping them, if there is enough.
     """
     archive = Archive(path)
     archive.check()

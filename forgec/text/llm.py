@@ -49,9 +49,9 @@ class LLM:
 
     One text is generated at a time: starting another ends the one before. What both begin with stays in the
     cache and is not read again. Weights are read into large pages of this process, where decoding reads them
-    faster, if they take at most half of the memory available; with ``hold_weights=False`` they are mapped, and
-    processes share them. Raises :class:`ArtifactError` if the file has no such programs, or its tokenizer does
-    not fit them.
+    faster, if they take at most half of the memory available; with ``hold_weights=False`` they are mapped,
+    and processes share them. Raises :class:`ArtifactError` if the file has no such programs, or its
+    tokenizer does not fit them.
     """
 
     def __init__(self, source: str | os.PathLike[str] | Programs, hold_weights: bool = True) -> None:

@@ -43,7 +43,7 @@ void tile(const DotArgs& t) {
   const char* ahead = t.ahead;
 #pragma GCC unroll 2
   for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
-    __builtin_prefetch(ahead, 0, 2);
+    if constexpr (R > kDigits) __builtin_prefetch(ahead, 0, 2);  // with few rows memory is the limit
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
