@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forgec.backends.cpu import native
 from forgec.models import load as load_model
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -51,8 +52,10 @@ def test_tiny_presets(preset: str, weights: str, tmp_path: Path) -> None:
     got = exe.run_flat(inputs)
     for ours, meant, theirs in zip(got, interpreted(exe, inputs), expected, strict=True):
         if ours.dtype.kind == "f":
-            # Rounding a value to its code can go either way by one unit in the last place of what it rounds.
-            assert sqnr_db(meant, ours) > (30 if "a8" in weights else 80)
+            # Rounding a value to its code can go either way by one unit in the last place of what it rounds, and
+            # for more of them where attention rounds its factors, which the interpreter does not.
+            rounds = native.available() is None and native.isa() == "avx512bf16"
+            assert sqnr_db(meant, ours) > ((25 if rounds else 30) if "a8" in weights else 80)
             assert sqnr_db(theirs, ours) > LEAST_SQNR[weights]
             assert cosine(theirs, ours) > (0.8 if "4" in weights else 0.99)
     report = exe.report
