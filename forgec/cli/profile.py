@@ -20,8 +20,7 @@ __all__ = ["profile"]
 @verb(
     "forgec profile tiny.forge",
     "forgec profile tiny.forge --trace run.json               # open in chrome://tracing or Perfetto",
-    "forgec profile tiny.forge --input input_ids=random:3 --repeat 50 --format json",
-    "forgec profile llama.forge --program prefill.128",
+    "forgec profile llama.forge --program decode --input input_ids=5 --input position=100",
 )
 def profile(
     file: flags.Artifact,

@@ -56,6 +56,7 @@ def test_a_compressed_table_that_is_the_head_too_is_stored_once(tmp_path) -> Non
 
 
 def test_the_numpy_runtime_reads_packed_weights(saved, weights, monkeypatch) -> None:
+    monkeypatch.setenv("FORGEC_ISA", "portable")  # others may round attention beside weights of w8a8
     expected = toy(weights=weights).run_flat(INPUTS)
     monkeypatch.setenv("FORGEC_CPU", "numpy")
     for got, want in zip(load(saved).run_flat(INPUTS), expected, strict=True):

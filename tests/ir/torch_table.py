@@ -64,6 +64,7 @@ def attention(
     softcap: Any,
     seq_major: Any,
     bounded: Any,
+    bf16: Any,
 ) -> Any:
     """One score at a time where it matters: the visible columns of a row are listed in a loop."""
     if filled is not None:

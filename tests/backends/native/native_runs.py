@@ -69,6 +69,10 @@ def reference(op: str, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tup
         return get(op).evaluate(wide, attrs)
 
 
+ROUNDS = ("avx512bf16",)
+"""Instruction sets with products of bf16; attention that may round its factors does there, and nowhere else."""
+
+
 def assert_matches(
     op: str, operands: Sequence[Any], attrs: Mapping[str, Any], tolerance: float = 2e-6, **how: Any
 ) -> None:

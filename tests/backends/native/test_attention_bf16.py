@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_runs import assert_matches, random_attention, reference, run_native, strided
+from native_runs import ROUNDS, assert_matches, random_attention, reference, run_native, strided
 
 from forgec.ir.types import DType
-
-ROUNDS = ("avx512bf16",)
-"""Instruction sets that have such products; the others compute as without leave to round."""
 
 
 def _x(rng: np.random.Generator, *shape: int) -> np.ndarray:
