@@ -24,8 +24,13 @@ def latency_plot(results: Sequence[Result], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "forgec"  # the same bars give the same file
     from matplotlib import pyplot
 
+    several = len({_processor(result) for result in results}) > 1
     bars = [
-        (f"{label}, {result.settings['tokens']} tokens", name, tool["over_forgec"]["median"])
+        (
+            f"{label}, {result.settings['tokens']} tokens" + several * f"\n{_processor(result)}",
+            name,
+            tool["over_forgec"]["median"],
+        )
         for result in results
         for label, model in result.data["models"].items()
         for name, tool in model["tools"].items()
@@ -49,3 +54,8 @@ def latency_plot(results: Sequence[Result], path: Path) -> None:
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
+
+
+def _processor(result: Result) -> str:
+    """Its name without the family."""
+    return str(result.machine["cpu"]).partition(" (family")[0]

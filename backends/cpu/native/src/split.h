@@ -5,7 +5,7 @@
 // times the speed of decoding codes to floats, and memory is the limit.
 #pragma once
 
-#include "quant_gemm.h"
+#include "dynamic_gemm.h"
 
 namespace forgec {
 
