@@ -286,9 +286,9 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
             row["model"],
             row["way"],
             f"{row['seconds']:.1f}",
-            f"{row['cpu']:.1f}",
+            f"{max(0.0, row['cpu']):.1f}",
             ratio(row["seconds"] / own[row["model"]]["seconds"]),
-            ratio(row["cpu"] / own[row["model"]]["cpu"]),
+            ratio(max(0.0, row["cpu"]) / own[row["model"]]["cpu"]),
             f"{row['us']:,.0f}" if row["us"] else "",
         ]
         for row in data["rows"]
