@@ -58,4 +58,4 @@ def latency_plot(results: Sequence[Result], path: Path) -> None:
 
 def _processor(result: Result) -> str:
     """Its name without the family."""
-    return str(result.machine["cpu"]).partition(" (family")[0]
+    return str(result.machine.get("cpu", "")).partition(" (family")[0]

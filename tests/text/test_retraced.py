@@ -18,11 +18,18 @@ EXPORTED = ("mixtral",)
 """Their code changes tensors in place."""
 
 
-def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
-    """Every node that something depends on: operator, operands by number, constants by name, type, source.
+def operands_of(node: fx.Node) -> Any:
+    """By the names of the operator's schema, with what is left out; without a flag that is for GPUs alone."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.args
+    arguments = node.target._schema.arguments
+    named = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    named |= dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+    return {name: value for name, value in named.items() if name != "cudnn_enable"}
 
-    The flag of a layer norm that is for GPUs alone is left out, and its epsilon before that.
-    """
+
+def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
+    """Every node that something depends on: operator, operands by number, constants by name, type, source."""
     found: list[tuple[Any, ...]] = []
     for name, graph, calls in captured.graphs():
         output = next(iter(reversed(graph.nodes)))
@@ -37,8 +44,7 @@ def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
         shown = {node: f"%{i}" for i, node in enumerate(order)}
         shown |= {node: str(node.target) for node in alive if node.op == "get_attr"}
         for node in order:
-            args = node.args[:4] if node.target is torch.ops.aten.layer_norm.default else node.args
-            operands = fx.node.map_arg((args, dict(node.kwargs)), shown.__getitem__)
+            operands = fx.node.map_arg(operands_of(node), shown.__getitem__)
             target = str(node.target) if node.op == "call_function" else ""
             source = node.meta.get("source") if node.op == "call_function" else None
             found.append((name, calls, target, str(operands), node.meta.get("type"), source))
