@@ -121,7 +121,7 @@ def _export(model: str, layers: int | None, folder: Path, looked_up: bool = Fals
     found = _task(
         "export", model=model, layers=layers, to=str(folder), dtype=folder.name, looked_up=looked_up
     )
-    return {**found, "folder": str(folder)}
+    return found if "refused" in found else {**found, "folder": str(folder)}
 
 
 def _peer(exported: Mapping[str, Any], soc: int, predict: bool = True) -> dict[str, Any]:

@@ -150,8 +150,10 @@ def gathered_weights(program: Program) -> list[str]:
     largest = 0
     for instr in program.main.body:
         weight = instr.operands[0] if instr.op == "gather" else None
-        if isinstance(weight, ConstRef) and instr.results[0].type.nbytes > weight.type.nbytes:
-            nbytes = instr.results[0].type.nbytes
+        if not isinstance(weight, ConstRef) or weight.type.rank < 3:  # a table of rows, not of matrices
+            continue
+        nbytes = instr.results[0].type.nbytes
+        if nbytes > weight.type.nbytes:
             copied[weight.name] = copied.get(weight.name, 0) + nbytes
             largest = max(largest, nbytes)
     if not copied:

@@ -9,7 +9,7 @@ from onnx_files import CONTRIB, imported, one_node
 from forgec.capture.onnx import load_onnx, run_onnxruntime
 from forgec.errors import CaptureError
 
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", reason="runs where forgec[test] is installed")
 
 
 def f(*shape, seed=0):

@@ -71,7 +71,7 @@ def test_compile_verify_analyze(tmp_path):
 
 
 def test_hexagon_compiles_an_onnx_file(tmp_path):
-    pytest.importorskip("onnxruntime_qnn")
+    pytest.importorskip("onnxruntime_qnn", reason="runs where forgec[qnn] is installed")
     path = mlp(tmp_path / "m.onnx", 512, [1, 128, 512])
     executable = forgec.compile(path, target="hexagon-v73")
     assert any(segment.device != "cpu" for segment in executable.plan.segments)

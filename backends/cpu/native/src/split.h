@@ -53,7 +53,7 @@ void split_panel(const SplitGemm& s, int64_t panel) {
   alignas(64) float sums[kMaxTile * kCodePanel];
   alignas(64) int32_t whole[kMaxTile * kCodePanel];
   if constexpr (code == Code::i4) {
-    NibbleArgs args = nibble_args<V>(p, panel, p.quant.own);
+    NibbleArgs args = nibble_args<V>(p, panel, p.quant.own);  // one panel at most is padded, and one thread has it
     args.a = p.rows;
     args.a_scales = p.row_scales;
     args.a_sums = p.row_sums;
