@@ -1,0 +1,25 @@
+"""What a report says of a program."""
+
+from __future__ import annotations
+
+import pytest
+
+from forgec.ir.parser import parse
+from forgec.report.compose import gathered_weights
+
+
+@pytest.mark.parametrize(("shape", "warned"), [("4,8,8", True), ("32,8", False), ("400,8,8", False)])
+def test_only_matrices_that_are_copied_more_often_than_they_are_count(shape: str, warned: bool) -> None:
+    """Experts for every token, not a table of positions, and not one of several matrices once."""
+    rest = shape.partition(",")[2]
+    program = parse(
+        f"""program @main(r0 "ids": i64[64]) -> (r1 "y": f32[64,{rest}]) {{
+  const c0: f32[{shape}] = "w"
+  r1: f32[64,{rest}] = gather c0, r0
+  return r1
+}}
+"""
+    )
+    warnings = gathered_weights(program)
+    assert bool(warnings) is warned
+    assert all("experts are gathered" in text for text in warnings)
