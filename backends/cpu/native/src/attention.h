@@ -63,6 +63,7 @@ class AttentionTask {
 
  private:
   static constexpr int per = Words::per_word;
+  static constexpr int kDotRows = 4;      // that are multiplied with a key at a time
   static constexpr int64_t kDeep = kDepth * per;  // numbers of a row in a block of queries
 
   static int64_t words_of(int64_t numbers) { return (numbers + per - 1) / per; }
@@ -228,22 +229,51 @@ class AttentionTask {
   }
 
   void dot_keys(int64_t i, int rows, int64_t first, int64_t count) {
-    const float* k = of_kv(p.k, p.k_step, first);
-    for (int64_t j = 0; j < count; ++j, k += p.k_step[2]) {
-      for (int r = 0; r < rows; ++r) scores_[r * kLeftRow + j] = dot(query_ + (i + r) * p.size, k, p.size);
-    }
+    for (int r = 0; r < rows; r += kDotRows) dot_some<kDotRows>(i, r, rows - r, first, count);
   }
 
-  static float dot(const float* a, const float* b, int64_t n) {
-    constexpr int W = V::width;
-    V s = V::zero(), t = V::zero();
-    int64_t i = 0;
-    for (; i + 2 * W <= n; i += 2 * W) {
-      s = V::fma(V::load(a + i), V::load(b + i), s);
-      t = V::fma(V::load(a + i + W), V::load(b + i + W), t);
+  // The dot products of R rows, or fewer, with keys that are read once, while their values come nearer.
+  template <int R>
+  void dot_some(int64_t i, int from, int rows, int64_t first, int64_t count) {
+    if constexpr (R > 1) {
+      if (rows < R) return dot_some<R - 1>(i, from, rows, first, count);
     }
-    for (; i < n; i += W) s = V::fma(V::load_n(a + i, n - i), V::load_n(b + i, n - i), s);
-    return (s + t).sum();
+    constexpr int W = V::width, K = 2;
+    const float* q = query_ + (i + from) * p.size;
+    const float* k = of_kv(p.k, p.k_step, first);
+    const float* v = of_kv(p.v, p.v_step, first);
+    for (int64_t j = 0; j < count; j += K) {
+      const int64_t other = j + 1 < count ? p.k_step[2] : 0;
+      V sums[K * R];
+#pragma GCC unroll 16
+      for (int n = 0; n < K * R; ++n) sums[n] = V::zero();
+      const auto add = [&](int64_t d, const auto& load) __attribute__((always_inline)) {
+        const V x = load(k + d), y = load(k + other + d);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const V z = load(q + r * p.size + d);
+          sums[r] = V::fma(x, z, sums[r]);
+          sums[R + r] = V::fma(y, z, sums[R + r]);
+        }
+      };
+      int64_t d = 0;
+      for (; d + W <= p.size; d += W) add(d, [](const float* at) { return V::load(at); });
+      if (d < p.size) add(d, [&](const float* at) { return V::load_n(at, p.size - d); });
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        float* s = scores_ + (from + r) * kLeftRow + j;
+        s[0] = sums[r].sum();
+        s[1] = sums[R + r].sum();  // a place behind the last key is padding
+      }
+      if (from == 0) {
+        for (int64_t e = 0; e < p.value_size; e += kLine) {
+          __builtin_prefetch(v + e, 0, 2);
+          __builtin_prefetch(v + p.v_step[2] + e, 0, 2);
+        }
+      }
+      k += K * p.k_step[2];
+      v += K * p.v_step[2];
+    }
   }
 
   void store() const {

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
 constexpr int64_t kTasksPerThread = 4;    // attention tasks, if their rows suffice
+constexpr int64_t kRowsInPlace = 8;        // heads with the same keys that do not pack them
 constexpr int64_t kLeastPart = 28;        // query rows of an attention task
 constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
@@ -140,9 +141,27 @@ void bind_conv(Binder& binder, const Call& call) {
   binder.emit(binder.kernels().conv, p, parallel);
 }
 
-// Rows of a task: as many as there may be, since each task packs the keys that it sees, but enough tasks for all.
+// Where each head has one row, those of the heads that share keys are the rows of one head, so that keys are read once.
+void put_abreast(Attention* p) {
+  const int64_t shared = p->heads / p->kv_heads;
+  p->abreast = true;
+  p->heads = p->kv_heads;
+  p->rows = shared;
+  p->q_step[2] = p->q_step[1];
+  p->q_step[1] *= shared;
+  p->mask_step[2] = p->mask_step[1];
+  p->mask_step[1] *= shared;
+  p->out_row = p->out_head;
+  p->out_head *= shared;
+}
+
+// Rows of a task: as many as there may be, since each task reads the keys that it sees, but enough tasks for all.
 int64_t attention_part(const Attention& p, int threads) {
   const int64_t heads = p.batch * p.heads > 0 ? p.batch * p.heads : 1;
+  if (p.abreast) {
+    const int64_t parts = (threads + heads - 1) / heads;
+    return std::min((p.rows + parts - 1) / parts, int64_t{kAttentionRows});
+  }
   const int64_t wanted = threads > 1 ? (kTasksPerThread * threads + heads - 1) / heads : 1;
   const int64_t rows = (p.rows + wanted - 1) / wanted;
   return std::clamp(rows, kLeastPart, int64_t{kAttentionRows});
@@ -184,11 +203,13 @@ void bind_attention(Binder& binder, const Call& call) {
   p.out_batch = out.strides[0];
   p.out_head = out.strides[seq_major ? 2 : 1];
   p.out_row = out.strides[seq_major ? 1 : 2];
-  p.packs = p.rows > 2 || k.strides[3] != 1;
+  const auto packs = [&] { return p.rows > (p.abreast ? kRowsInPlace : 2) || k.strides[3] != 1; };
+  const bool rounds = packs() && call.flag("bf16");
+  if (p.rows == 1 && p.heads > p.kv_heads) put_abreast(&p);
+  p.packs = packs();
   p.part_rows = attention_part(p, binder.threads());
   p.own_floats = AttentionRoom(p).total();
   p.own = binder.floats(p.own_floats * binder.threads());
-  const bool rounds = p.packs && call.flag("bf16");
   binder.emit(rounds ? binder.kernels().attention_bf16 : binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
 }
 

@@ -84,6 +84,7 @@ struct Attention {
   float* out;
   int64_t out_batch, out_head, out_row;
   int64_t batch, heads, kv_heads, rows, length, size, value_size;
+  bool abreast;              // rows are heads with the same keys at one position, not positions
   float scale, softcap;
   bool causal;
   int64_t window;

@@ -34,7 +34,7 @@ class ScoreRows {
 
   // Keys [low, high) that a row may see, of `length`, as far as `causal` and `window` say.
   void visible(int64_t row, int64_t length, int64_t* low, int64_t* high) const {
-    const int64_t at = row + length - p.rows;
+    const int64_t at = p.abreast ? length - 1 : row + length - p.rows;
     *high = p.causal && at + 1 < length ? at + 1 : length;
     *low = p.window > 0 && at + 1 > p.window ? at + 1 - p.window : 0;
     if (*high < 0) *high = 0;
