@@ -126,7 +126,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
     SplitGemm s{};
     s.whole = q;
     s.digits = binder.floats(kDigits * g.m * g.k);
-    s.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool)));
+    s.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool) * binder.threads()));
     QuantGemm rows = q;
     rows.gemm.a = s.digits;
     rows.gemm.a_row = g.k;

@@ -190,28 +190,40 @@ void linear_dynamic(const void* params, Context& context) {
   });
 }
 
-// Rows of A quantised by group and packed as [tile][words][even k, odd k][rows] quads, scales as [tile][groups][rows].
+// Groups [first, last) of a tile's rows quantised and packed as [words][even k, odd k][rows] quads, scales as
+// [groups][rows].
 template <class V>
-void quantise_left_groups(const DynamicGemm& p, const Tiles& tiles, Context& context) {
+void quantise_groups(const DynamicGemm& p, int64_t row, int64_t rows, int64_t first, int64_t last, char* own) {
+  if (first == last) return;
   const Gemm& g = p.quant.gemm;
   const int64_t quads = 2 * words_of(Code::i4, g.k), groups = (g.k + p.quant.group - 1) / p.quant.group;
   const int64_t step = (g.k + kRowGrain - 1) / kRowGrain * kRowGrain;
-  char* own = p.own + context.thread * p.own_bytes;
-  int64_t begin, end;
-  context.share(tiles.count, 1, &begin, &end);
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t row = tiles.start(t), rows = tiles.rows(t);
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* x = g.a + (row + i) * g.a_row;
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t first = group * p.quant.group, rest = g.k - first;
-        const int64_t place = (row * groups) + group * rows + i;
-        p.row_scales[place] = quantise_group<V>(x + first, rest < p.quant.group ? rest : p.quant.group, own + i * step + first,
-                                                p.row_sums + place);
-      }
+  const int64_t begin = first * p.quant.group, end = last * p.quant.group < g.k ? last * p.quant.group : g.k;
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* x = g.a + (row + i) * g.a_row;
+    for (int64_t group = first; group < last; ++group) {
+      const int64_t from = group * p.quant.group, rest = g.k - from;
+      const int64_t place = row * groups + group * rows + i;
+      p.row_scales[place] = quantise_group<V>(x + from, rest < p.quant.group ? rest : p.quant.group, own + i * step + from,
+                                              p.row_sums + place);
     }
-    transpose<V>(reinterpret_cast<const float*>(own), step / 4, rows, quads,
-                 reinterpret_cast<float*>(p.rows + row * quads * 4), rows);
+  }
+  const int64_t quad = begin / 4, count = end < g.k ? (end - begin) / 4 : quads - quad;
+  transpose<V>(reinterpret_cast<const float*>(own) + quad, step / 4, rows, count,
+               reinterpret_cast<float*>(p.rows + (row * quads + quad * rows) * 4), rows);
+}
+
+// All rows of A. Threads take tiles, or if there are too few, groups of each.
+template <class V>
+void quantise_left_groups(const DynamicGemm& p, const Tiles& tiles, Context& context) {
+  const int64_t groups = (p.quant.gemm.k + p.quant.group - 1) / p.quant.group;
+  const int64_t parts = tiles.count < context.threads ? context.threads : 1;
+  int64_t begin, end;
+  context.share(tiles.count * parts, 1, &begin, &end);
+  for (; begin < end; ++begin) {
+    const int64_t t = begin / parts, part = begin % parts;
+    quantise_groups<V>(p, tiles.start(t), tiles.rows(t), groups * part / parts, groups * (part + 1) / parts,
+                       p.own + context.thread * p.own_bytes);
   }
 }
 

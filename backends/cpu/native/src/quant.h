@@ -101,7 +101,7 @@ struct SplitGemm {
   QuantGemm whole;
   DynamicGemm split;     // of kDigits * m rows, all in one tile
   float* digits;         // room for these rows
-  bool* fits;            // whether the rows of this run have digits; else their codes are decoded
+  bool* fits;            // [threads]: whether what each split in this run has digits; else codes are decoded
 };
 
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.

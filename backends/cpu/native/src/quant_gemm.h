@@ -180,9 +180,30 @@ struct Tasks {
   }
 };
 
+// work(panel, next panel) for all panels, where memory is the limit: it is read fastest in order, so threads take long
+// runs, of three quarters of what is left, and end together nevertheless.
+template <class F>
+void run_in_order(int64_t panels, Context& context, const F& work) {
+  int64_t round = 0, begin = 0, size = 0;  // `begin` of a round, in which each thread takes `size` panels or fewer
+  for (int64_t task = context.claim(); begin < panels; task = context.claim()) {
+    for (;; ++round, begin += context.threads * size) {
+      size = (panels - begin) * 3 / (4 * context.threads);
+      if (size < 1) size = 1;
+      if (begin >= panels || task < (round + 1) * context.threads) break;
+    }
+    const int64_t first = begin + task % context.threads * size;
+    for (int64_t panel = first; panel < first + size && panel < panels; ++panel) {
+      work(panel, panel + 1 < panels ? panel + 1 : panel);
+    }
+  }
+}
+
 // work(panel, first tile, last tile, probably its next panel) for all panels and tiles, shared by the threads.
 template <class V, class F>
 void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
+  if (tasks.tiles == 1) {
+    return run_in_order(tasks.panels, context, [&](int64_t panel, int64_t next) { work(panel, 0, 1, next); });
+  }
   const int64_t count = tasks.groups * tasks.row_blocks;
   for (int64_t task = context.claim(); task < count; task = context.claim()) {
     const int64_t block = task / tasks.groups, begin = task % tasks.groups * tasks.group;
@@ -205,9 +226,9 @@ void linear_compressed(const void* params, Context& context) {
     return;
   }
   if (g.packed_a == nullptr) {
-    int64_t begin, end;
-    context.share((g.n + kCodePanel - 1) / kCodePanel, 1, &begin, &end);
-    for (int64_t panel = begin; panel < end; ++panel) thin_rows<V, code, Codes<V>::thin_rows>(q, g.m, 0, panel);
+    run_in_order((g.n + kCodePanel - 1) / kCodePanel, context, [&](int64_t panel, int64_t) {
+      thin_rows<V, code, Codes<V>::thin_rows>(q, g.m, 0, panel);
+    });
     return;
   }
   const Tiles tiles(g.m, V::most_rows(2));

@@ -26,17 +26,18 @@ bool take_digit(const float* x, int64_t k, float* left) {
   return scale >= kLeastScale || (scale == 0.0f && zero);
 }
 
-// Every row as three: the row, and twice what is left. False if a row has values beyond the range of digits.
+// Groups [first, last) of every row as three: the row, and twice what is left. False if there are values beyond the
+// range of digits.
 template <class V>
-bool take_digits(const SplitGemm& s) {
+bool take_digits(const SplitGemm& s, int64_t first, int64_t last) {
   const Gemm& g = s.whole.gemm;
   const int64_t group = s.whole.group < g.k ? s.whole.group : g.k;
   bool fits = true;
   for (int64_t row = 0; row < g.m; ++row) {
-    float* to = s.digits + row * kDigits * g.k;
-    std::memcpy(to, g.a + row * g.a_row, static_cast<size_t>(g.k) * sizeof(float));
-    for (int64_t first = 0; first < g.k; first += group, to += group) {
-      const int64_t size = g.k - first < group ? g.k - first : group;
+    for (int64_t from = first * group; from < g.k && from < last * group; from += group) {
+      const int64_t size = g.k - from < group ? g.k - from : group;
+      float* to = s.digits + row * kDigits * g.k + from;
+      std::memcpy(to, g.a + row * g.a_row + from, static_cast<size_t>(size) * sizeof(float));
       fits = take_digit<V>(to, size, to + g.k) && fits;
       take_digit<V>(to + g.k, size, to + 2 * g.k);
     }
@@ -92,21 +93,21 @@ void linear_split(const void* params, Context& context) {
     if (context.thread == 0) multiply_nothing<V>(g);
     return;
   }
-  if (context.thread == 0) {
+  const int64_t groups = (g.k + s.whole.group - 1) / s.whole.group, rows = s.split.quant.gemm.m;
+  int64_t begin, end;
+  context.share(groups, 1, &begin, &end);
+  s.fits[context.thread] = take_digits<V>(s, begin, end);
+  if constexpr (code == Code::i4) {
+    quantise_groups<V>(s.split, 0, rows, begin, end, s.split.own + context.thread * s.split.own_bytes);
+  } else if (begin < end) {
     Context alone;
-    const Tiles tiles(s.split.quant.gemm.m, s.split.quant.gemm.m);
-    *s.fits = take_digits<V>(s);
-    if constexpr (code == Code::i4) {
-      quantise_left_groups<V>(s.split, tiles, alone);
-    } else {
-      quantise_left<V>(s.split, tiles, alone);
-    }
+    quantise_left<V>(s.split, Tiles(rows, rows), alone);
   }
   context.barrier();
-  if (!*s.fits) return linear_compressed<V, code>(&s.whole, context);
-  int64_t begin, end;
-  context.share((g.n + kCodePanel - 1) / kCodePanel, 1, &begin, &end);
-  for (int64_t panel = begin; panel < end; ++panel) split_panel<V, code>(s, panel);
+  for (int i = 0; i < context.threads; ++i) {
+    if (!s.fits[i]) return linear_compressed<V, code>(&s.whole, context);
+  }
+  run_in_order((g.n + kCodePanel - 1) / kCodePanel, context, [&](int64_t panel, int64_t) { split_panel<V, code>(s, panel); });
 }
 
 }  // namespace forgec
