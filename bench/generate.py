@@ -2,8 +2,9 @@
 
 All tools get the same weights, rounded by their own means to the same precision class, the same prompt of
 token ids and the same number of threads. Each has a process of its own that keeps the model; they take
-turns. The read bandwidth is measured in every round, too: a decode step reads all weights once, so that is
-its limit.
+turns. A decode step reads all weights once, so the read bandwidth is its limit. It is measured right before
+and after each of forgec's turns, because that of a shared machine changes within seconds, and shares are
+taken within a round.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _race(
     failures: dict[str, str] = {}
     seconds: dict[str, list[list[float]]] = {}
     resident: dict[str, int] = {}
-    bandwidth: list[float] = []
+    reads: list[float] = []
     try:
         for tool, path in files.items():
             workers[tool] = Worker(Generating, threads)
@@ -108,10 +109,13 @@ def _race(
                 say(f"without {tool}: {error}")
                 workers.pop(tool).close()
         for order in turns(list(workers), rounds):
-            bandwidth.append(workers[order[0]].call("read_bandwidth", threads=threads))
             ids = rng.integers(3, 100, prompt).tolist()  # another one: some tools keep what prompts share
             for tool in order:
+                if tool == "forgec":
+                    reads.append(workers[tool].call("read_bandwidth", threads=threads))
                 seconds[tool].append(workers[tool].call("generate", ids=ids, tokens=tokens))
+                if tool == "forgec":
+                    reads.append(workers[tool].call("read_bandwidth", threads=threads))
     finally:
         for worker in workers.values():
             worker.close()
@@ -123,7 +127,8 @@ def _race(
         }
         for tool, times in seconds.items()
     }
-    return {"tools": rates, "read_bytes_per_s": bandwidth}, failures
+    beside = [(before + after) / 2 for before, after in zip(reads[::2], reads[1::2], strict=True)]
+    return {"tools": rates, "read_bytes_per_s": beside}, failures
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
@@ -131,7 +136,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     rows, notes = [], []
     for label, model in data["models"].items():
         found = model["tools"]
-        bound = float(np.median(model["read_bytes_per_s"])) / model["compile"]["read_bytes"]
+        bounds = [rate / model["compile"]["read_bytes"] for rate in model["read_bytes_per_s"]]
         for tool, rates in found.items():
             cells = []
             for part in ("prefill", "decode"):
@@ -141,12 +146,15 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                     pairs = {"forgec": found["forgec"][part], tool: rates[part]}
                     faster = ratio(round_ratios(pairs, "forgec", tool).median)
                 cells += [f"{middle:.1f}", faster]
-            share = f"{Summary.of(rates['decode']).median / bound:.0%}" if tool == "forgec" else "-"
+            share = "-"
+            if tool == "forgec":
+                shares = [rate / bound for rate, bound in zip(rates["decode"], bounds, strict=True)]
+                share = f"{Summary.of(shares).median:.0%}"
             rows.append((label, tool, *cells, share, mib(rates["resident"])))
         made = model["compile"]
         notes.append(
             f"{label}: a decode step of forgec reads {made['read_bytes'] / 1e6:,.0f} MB of weights, a loop "
-            f"that only reads does {bound:.1f} times as much a second; compiled in "
+            f"that only reads does {Summary.of(bounds).median:.1f} times as much a second; compiled in "
             f"{made['compile_s']:.1f} s, written in {made['save_s']:.1f} s."
         )
     notes += [f"Without {label}: {reason}." for label, reason in data["failures"].items()]

@@ -118,6 +118,16 @@ def test_whole_tiles_and_panels(isa: str, kind: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_many_panels_of_few_rows_are_divided_without_a_gap(isa: str, kind: str, threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    codes, scales, attrs = weight_of(rng, kind, 1000, 272, 32)
+    operands = [_x(rng, 2, 272), codes, scales, None, None]
+    out = np.full((2, 1000), 113, np.float32)
+    check(run(operands, attrs, out, packed=True, threads=threads), expected(operands, attrs))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("rows", [1, 20])
 def test_residual_in_place(isa: str, kind: str, rows: int) -> None:
     rng = np.random.default_rng(rows)
