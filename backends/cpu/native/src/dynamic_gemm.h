@@ -185,8 +185,10 @@ void linear_dynamic(const void* params, Context& context) {
   const Tiles tiles(g.m, p.dot->rows);
   quantise_left<V>(p, tiles, context);
   context.barrier();
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t next) {
-    dynamic_panel<V>(p, tiles, panel, first, last, next);
+  run_tasks((g.n + kCodePanel - 1) / kCodePanel, g.m, tiles.count, context, [&](const Task& task) {
+    for (int64_t panel = task.begin; panel < task.end; ++panel) {
+      dynamic_panel<V>(p, tiles, panel, task.first, task.last, panel + 1 < task.end ? panel + 1 : task.after);
+    }
   });
 }
 
@@ -283,8 +285,10 @@ void linear_nibbles(const void* params, Context& context) {
   quantise_left_groups<V>(p, tiles, context);
   context.barrier();
   float* padded = p.quant.own + context.thread * p.quant.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
-    nibble_panel<V>(p, tiles, panel, first, last, padded);
+  run_tasks((g.n + kCodePanel - 1) / kCodePanel, g.m, tiles.count, context, [&](const Task& task) {
+    for (int64_t panel = task.begin; panel < task.end; ++panel) {
+      nibble_panel<V>(p, tiles, panel, task.first, task.last, padded);
+    }
   });
 }
 

@@ -10,13 +10,13 @@
 
 #include <cstring>
 
+#include "tasks.h"
 #include "tile.h"
 #include "vec_math.h"
 
 namespace forgec {
 
 constexpr int64_t kThinDepth = 1024;  // k per block where the left factor is not packed
-constexpr int64_t kRowBlock = 252;   // rows per task at most, about
 
 template <class V, Act act>
 void finish_rows(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols, bool add_residual) {
@@ -59,16 +59,6 @@ void finish(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t cols,
   if (g.act == Act::none && g.bias == nullptr && g.row_bias == nullptr && !add_residual) return;
   with_act(g.act, [&](auto act) { finish_rows<V, decltype(act)::value>(g, row, rows, col, cols, add_residual); });
 }
-
-// Rows in tiles of nearly equal size.
-struct Tiles {
-  int64_t count, base, longer;
-
-  Tiles(int64_t m, int64_t most)
-      : count((m + most - 1) / most), base(count ? m / count : 0), longer(count ? m % count : 0) {}
-  int64_t start(int64_t tile) const { return tile * base + (tile < longer ? tile : longer); }
-  int rows(int64_t tile) const { return static_cast<int>(base + (tile < longer ? 1 : 0)); }
-};
 
 template <class V>
 void pack_left(const Gemm& g, Context& context) {
@@ -163,21 +153,9 @@ void gemm(const Gemm& g, Context& context) {
     pack_left<V>(g, context);
     context.barrier();
   }
-  const int64_t panels = (g.n + kPanel - 1) / kPanel;
-  const int64_t wanted = 6 * context.threads;
-  int64_t row_blocks = (g.m + kRowBlock - 1) / kRowBlock;
-  if (context.threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
-  if (row_blocks > tiles.count) row_blocks = tiles.count;
-  int64_t group = panels * row_blocks / (wanted * 2);
-  group = group < 1 ? 1 : group;
-  const int64_t groups = (panels + group - 1) / group;
-  const int64_t tasks = groups * row_blocks;
-  for (int64_t task = context.claim(); task < tasks; task = context.claim()) {
-    const int64_t block = task / groups, first_panel = task % groups * group;
-    const int64_t last_panel = first_panel + group < panels ? first_panel + group : panels;
-    const int64_t first = tiles.count * block / row_blocks, last = tiles.count * (block + 1) / row_blocks;
-    multiply_panels<V>(g, tiles, first_panel, last_panel, first, last);
-  }
+  run_tasks((g.n + kPanel - 1) / kPanel, g.m, tiles.count, context, [&](const Task& task) {
+    multiply_panels<V>(g, tiles, task.begin, task.end, task.first, task.last);
+  });
 }
 
 template <class V>

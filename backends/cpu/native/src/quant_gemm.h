@@ -164,59 +164,6 @@ void decoded_panel(const QuantGemm& q, const Tiles& tiles, int64_t panel, int64_
   }
 }
 
-// How panels and tiles are divided into tasks: a few panels times a block of rows each.
-template <class V>
-struct Tasks {
-  int64_t panels, tiles, row_blocks, group, groups;
-
-  Tasks(int64_t n, int64_t m, int64_t tile_count, int threads) : panels((n + kCodePanel - 1) / kCodePanel), tiles(tile_count) {
-    const int64_t wanted = 6 * threads;
-    row_blocks = (m + kRowBlock - 1) / kRowBlock;
-    if (threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
-    if (row_blocks > tiles) row_blocks = tiles;
-    group = panels * row_blocks / (wanted * 2);
-    group = group < 1 ? 1 : group;
-    groups = (panels + group - 1) / group;
-  }
-};
-
-// work(panel, next panel) for all panels, where memory is the limit: it is read fastest in order, so threads take long
-// runs, of three quarters of what is left, and end together nevertheless.
-template <class F>
-void run_in_order(int64_t panels, Context& context, const F& work) {
-  int64_t round = 0, begin = 0, size = 0;  // `begin` of a round, in which each thread takes `size` panels or fewer
-  for (int64_t task = context.claim(); begin < panels; task = context.claim()) {
-    for (;; ++round, begin += context.threads * size) {
-      size = (panels - begin) * 3 / (4 * context.threads);
-      if (size < 1) size = 1;
-      if (begin >= panels || task < (round + 1) * context.threads) break;
-    }
-    const int64_t first = begin + task % context.threads * size;
-    for (int64_t panel = first; panel < first + size && panel < panels; ++panel) {
-      work(panel, panel + 1 < panels ? panel + 1 : panel);
-    }
-  }
-}
-
-// work(panel, first tile, last tile, probably its next panel) for all panels and tiles, shared by the threads.
-template <class V, class F>
-void run_tasks(const Tasks<V>& tasks, Context& context, const F& work) {
-  if (tasks.tiles == 1) {
-    return run_in_order(tasks.panels, context, [&](int64_t panel, int64_t next) { work(panel, 0, 1, next); });
-  }
-  const int64_t count = tasks.groups * tasks.row_blocks;
-  for (int64_t task = context.claim(); task < count; task = context.claim()) {
-    const int64_t block = task / tasks.groups, begin = task % tasks.groups * tasks.group;
-    const int64_t end = begin + tasks.group < tasks.panels ? begin + tasks.group : tasks.panels;
-    const int64_t first = tasks.tiles * block / tasks.row_blocks;
-    const int64_t last = tasks.tiles * (block + 1) / tasks.row_blocks;
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t next = panel + 1 < end ? panel + 1 : begin + context.threads * tasks.group;
-      work(panel, first, last, next < tasks.panels ? next : panel);
-    }
-  }
-}
-
 template <class V, Code code>
 void linear_compressed(const void* params, Context& context) {
   const QuantGemm& q = *static_cast<const QuantGemm*>(params);
@@ -225,9 +172,10 @@ void linear_compressed(const void* params, Context& context) {
     if (context.thread == 0) multiply_nothing<V>(g);
     return;
   }
+  const int64_t panels = (g.n + kCodePanel - 1) / kCodePanel;
   if (g.packed_a == nullptr) {
-    run_in_order((g.n + kCodePanel - 1) / kCodePanel, context, [&](int64_t panel, int64_t) {
-      thin_rows<V, code, Codes<V>::thin_rows>(q, g.m, 0, panel);
+    run_in_order(panels, context, [&](const Task& task) {
+      for (int64_t panel = task.begin; panel < task.end; ++panel) thin_rows<V, code, Codes<V>::thin_rows>(q, g.m, 0, panel);
     });
     return;
   }
@@ -235,8 +183,10 @@ void linear_compressed(const void* params, Context& context) {
   pack_left<V>(g, context);
   context.barrier();
   float* block = q.own + context.thread * q.own_floats;
-  run_tasks<V>(Tasks<V>(g.n, g.m, tiles.count, context.threads), context, [&](int64_t panel, int64_t first, int64_t last, int64_t) {
-    decoded_panel<V, code>(q, tiles, panel, first, last, block);
+  run_tasks(panels, g.m, tiles.count, context, [&](const Task& task) {
+    for (int64_t panel = task.begin; panel < task.end; ++panel) {
+      decoded_panel<V, code>(q, tiles, panel, task.first, task.last, block);
+    }
   });
 }
 

@@ -107,7 +107,9 @@ void linear_split(const void* params, Context& context) {
   for (int i = 0; i < context.threads; ++i) {
     if (!s.fits[i]) return linear_compressed<V, code>(&s.whole, context);
   }
-  run_in_order((g.n + kCodePanel - 1) / kCodePanel, context, [&](int64_t panel, int64_t) { split_panel<V, code>(s, panel); });
+  run_in_order((g.n + kCodePanel - 1) / kCodePanel, context, [&](const Task& task) {
+    for (int64_t panel = task.begin; panel < task.end; ++panel) split_panel<V, code>(s, panel);
+  });
 }
 
 }  // namespace forgec
