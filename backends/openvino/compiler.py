@@ -133,14 +133,21 @@ def build(
             ]
             outcomes = iter(run_all([job for pool in pools for job in pool], settings))
             again: list[list[str]] = []
+            errors: list[BackendError] = []
             for keys, pool in zip(left, pools, strict=True):
-                done, died = _results(pool, [next(outcomes) for _ in pool], settings, len(keys))
+                try:
+                    done, died = _results(pool, [next(outcomes) for _ in pool], settings, len(keys))
+                except BackendError as error:
+                    errors.append(error)
+                    continue
                 for number, result in done.items():
                     results[keys[number]] = result
                     if isinstance(result, Built):
                         cache.put(keys[number], result.to_bytes())
                 again += [[keys[number]] for number in died]
                 again.append([key for number, key in enumerate(keys) if number not in {*done, *died}])
+            if errors:
+                raise errors[0]
             left = [keys for keys in again if keys]
     return [results[key] for key in keys_of]
 

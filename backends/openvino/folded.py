@@ -72,7 +72,7 @@ class Folding:
         nothing does.
 
         Weights with scales for groups become inputs also where nothing repeats, in ``auto`` too."""
-        division = divide(segments)
+        division = divide(segments, row_apart=True)
         grouped = any(_in_groups(part.program) for part in division.parts)
         if not division.repeated and not grouped:
             return None

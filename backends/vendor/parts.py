@@ -142,14 +142,17 @@ def _chained(part: Part, calls: Sequence[Call], segment: int) -> Chain:
     return Chain(Program("chain", {"chain": function}, constants), segment, weights)
 
 
-def divide(segments: Sequence[Program]) -> Division:
-    """Take segments apart. Linear but for the search of repeated runs."""
+def divide(segments: Sequence[Program], row_apart: bool = False) -> Division:
+    """Take segments apart. Linear but for the search of repeated runs.
+
+    With ``row_apart`` what takes one row of many is a part by itself: what stands behind it in a program that
+    reads several tokens is then what another has that reads one."""
     division = Division()
     numbers: dict[str, int] = {}
     for segment in segments:
         calls = []
         plain = _shared_first(_without_copies(segment))
-        for piece in _pieces(plain):
+        for piece in _pieces(plain, row_apart):
             part = _part(plain, piece)
             number = numbers.setdefault(to_text(part.program), len(division.parts))
             if number == len(division.parts):
@@ -249,7 +252,7 @@ class _Piece:
     instrs: Sequence[Instr]
 
 
-def _pieces(segment: Program) -> Iterator[_Piece]:
+def _pieces(segment: Program, row_apart: bool) -> Iterator[_Piece]:
     """The repeated runs of a segment and what stands between them, in order."""
     folded = fold(segment)
     body = segment.main.body
@@ -258,8 +261,7 @@ def _pieces(segment: Program) -> Iterator[_Piece]:
         if instr.op != "call":
             done += 1
             continue
-        if start < done:
-            yield _stretch(segment, start, done)
+        yield from _stretches(segment, start, done, row_apart)
         function = folded.functions[str(instr.attrs["callee"])]
         count, start = len(function.params), done + len(function.body)
         inputs = tuple(x for x in instr.operands[:count] if isinstance(x, Register))
@@ -267,8 +269,30 @@ def _pieces(segment: Program) -> Iterator[_Piece]:
         bound = function.const_params
         yield _Piece(function, inputs, instr.results, bound, constants, body[done:start])
         done = start
-    if start < done:
-        yield _stretch(segment, start, done)
+    yield from _stretches(segment, start, done, row_apart)
+
+
+def _stretches(segment: Program, start: int, stop: int, row_apart: bool) -> Iterator[_Piece]:
+    body = segment.main.body
+    for index in range(start + 1, stop if row_apart else start):
+        if _takes_a_row(body[index - 1]) and _only(body[start:index], body[index:stop]):
+            yield _stretch(segment, start, index)
+            start = index
+    if start < stop:
+        yield _stretch(segment, start, stop)
+
+
+def _takes_a_row(instr: Instr) -> bool:
+    if instr.op != "gather":
+        return False
+    rows, index = instr.operands[:2]
+    return isinstance(rows, Register) and isinstance(index, Register) and index.type.numel == 1
+
+
+def _only(before: Sequence[Instr], behind: Sequence[Instr]) -> bool:
+    """Whether what stands behind reads nothing of what stands before but the last result."""
+    made = {r for instr in before for r in instr.results} - set(before[-1].results)
+    return not made.intersection(r for instr in behind for r in instr.registers())
 
 
 def _stretch(segment: Program, start: int, stop: int) -> _Piece:
