@@ -19,7 +19,7 @@ from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
 from .nodes.matrix import forms
-from .prediction import predict
+from .prediction import located, predict
 from .rules import legalise_segment
 
 __all__ = ["Folded", "Folding", "fold_all"]
@@ -109,7 +109,8 @@ class Folding:
         results = [result for result in built if isinstance(result, Built)]
         if len(results) < len(built):
             return None
-        costs = [_cost(result, platform) for result in results]
+        told = [predict(result, platform, {}) for result in results]
+        costs = [_cost(*pair) for pair in zip(results, told, strict=True)]
         count = len(division.parts)
         of_rows = dict(zip(self.rows, costs[count:], strict=True))
         unfolded = {
@@ -128,12 +129,12 @@ class Folding:
             used = sorted({call.part for call in calls})
             parts = tuple(Compiled(self.models[i].xml, self.models[i].weights, results[i].blob) for i in used)
             moved = [replace(call, part=used.index(call.part)) for call in bound]
-            each = [predict(results[c.part], platform, _sources(self.legal[c.part], c)) for c in calls]
+            each = [_located(told[c.part], _sources(self.legal[c.part], c)) for c in calls]
             predictions.append(total(each, sum(len(part.blob) for part in parts)))
             codes.append(Code(parts, None, to_bytes(moved)))
-        told = with_repeats(predictions, division, repeats)
+        whole = with_repeats(predictions, division, repeats)
         return Folded(
-            [replace(code, prediction=p) for code, p in zip(codes, told, strict=True)], division, repeats
+            [replace(code, prediction=p) for code, p in zip(codes, whole, strict=True)], division, repeats
         )
 
 
@@ -174,9 +175,12 @@ def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants, pla
     return Model.of(emit(legal.program, values), f"{len(row.program.main.body)} instructions with weights")
 
 
-def _cost(built: Built, platform: str) -> Cost:
-    found = predict(built, platform, {})
-    return Cost(None if found is None else found.latency_us, len(built.blob), built.seconds)
+def _cost(built: Built, told: Prediction | None) -> Cost:
+    return Cost(None if told is None else told.latency_us, len(built.blob), built.seconds)
+
+
+def _located(told: Prediction | None, sources: Mapping[str, str]) -> Prediction | None:
+    return None if told is None else located(told, sources)
 
 
 def _sources(legal: Legal, call: Call) -> dict[str, str]:
