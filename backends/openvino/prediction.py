@@ -40,9 +40,7 @@ def predict(built: Built, platform: str, sources: Mapping[str, str]) -> Predicti
 
 def located(prediction: Prediction, sources: Mapping[str, str]) -> Prediction:
     """What was predicted for a part, as it is for a call of it with these ``sources``."""
-    layers = tuple(
-        Layer(x.name, x.engine, x.start_us, x.duration_us, _source(x.name, sources)) for x in prediction.layers
-    )
+    layers = tuple(replace(layer, source=_source(layer.name, sources)) for layer in prediction.layers)
     return replace(prediction, layers=layers)
 
 

@@ -152,11 +152,16 @@ def divide(segments: Sequence[Program], row_apart: bool = False) -> Division:
     for segment in segments:
         calls = []
         plain = _shared_first(_without_copies(segment))
+        known: dict[int, int] = {}  # parts by the identity of the function that was called
         for piece in _pieces(plain, row_apart):
-            part = _part(plain, piece)
-            number = numbers.setdefault(to_text(part.program), len(division.parts))
-            if number == len(division.parts):
-                division.parts.append(part)
+            number = known.get(id(piece.function), -1)
+            if number < 0:
+                part = _part(plain, piece)
+                number = numbers.setdefault(to_text(part.program), len(division.parts))
+                if number == len(division.parts):
+                    division.parts.append(part)
+                if piece.shared:
+                    known[id(piece.function)] = number
             inputs, outputs = (tuple(r.id for r in x) for x in (piece.inputs, piece.outputs))
             sources = tuple(str(instr.source or "") for instr in piece.instrs)
             calls.append(Call(number, inputs, outputs, piece.constants, sources))
@@ -242,7 +247,8 @@ def _meaning(instr: Instr) -> object:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A function with its arguments in a segment; ``instrs`` are the segment's own instructions."""
+    """A function with its arguments in a segment; ``instrs`` are the segment's own instructions. A ``shared``
+    function is that of other pieces too."""
 
     function: Function
     inputs: tuple[Register, ...]
@@ -250,6 +256,7 @@ class _Piece:
     bound: tuple[ConstRef | ConstParam, ...]
     constants: tuple[ConstRef, ...]
     instrs: Sequence[Instr]
+    shared: bool = False
 
 
 def _pieces(segment: Program, row_apart: bool) -> Iterator[_Piece]:
@@ -267,7 +274,7 @@ def _pieces(segment: Program, row_apart: bool) -> Iterator[_Piece]:
         inputs = tuple(x for x in instr.operands[:count] if isinstance(x, Register))
         constants = tuple(x for x in instr.operands[count:] if isinstance(x, ConstRef))
         bound = function.const_params
-        yield _Piece(function, inputs, instr.results, bound, constants, body[done:start])
+        yield _Piece(function, inputs, instr.results, bound, constants, body[done:start], shared=True)
         done = start
     yield from _stretches(segment, start, done, row_apart)
 
