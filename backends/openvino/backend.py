@@ -163,10 +163,10 @@ class OpenVinoBackend(Backend):
             found = [Folding.of(*program, settings.fold, self.platform) for program in programs]
             foldings = [folding for folding in found if folding is not None]
         for properties, alike in _by_properties(foldings).items():
-            models = [model for folding in alike for model in folding.models]
+            models = [model for folding in alike for model in folding.asked]
             built = iter(self._built(models, dict(properties), settings))
             for folding in alike:
-                results = [next(built) for _ in folding.models]
+                results = [next(built) for _ in folding.asked]
                 self._begun[id(folding.segments)] = folding, results
         try:
             yield

@@ -14,7 +14,7 @@ from ..vendor.attributes import integer
 from ..vendor.calls import bind, bound_inputs, to_bytes
 from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repeats
 from ..vendor.legalise import Legal
-from ..vendor.parts import Call, Chain, Division, Part, chain, divide
+from ..vendor.parts import Call, Chain, Division, Part, chain, divide, takes_a_row
 from .compiler import Built, Model, Rejected
 from .container import Code, Compiled
 from .emit import emit
@@ -49,9 +49,12 @@ class Folded:
 
 @dataclass(frozen=True)
 class Folding:
-    """Segments taken apart, before the compiler is asked. ``models`` are those of the parts, and with their
-    weights those of the ``rows`` that are tried unfolded, by part and length; ``properties`` are further ones
-    of the compiler."""
+    """Segments taken apart, before the compiler is asked.
+
+    ``models`` are those of the parts, and with their weights those of the ``rows`` that are tried unfolded, by
+    part and length. Parts numbered in ``copies`` only copy a row, which the host does between two calls:
+    Intel's compiler is not asked, and their blob is empty. ``properties`` are further ones of the compiler.
+    """
 
     segments: Sequence[Program]
     constants: Constants
@@ -61,6 +64,7 @@ class Folding:
     legal: list[Legal]
     models: list[Model]
     rows: list[tuple[int, int]]
+    copies: frozenset[int]
     properties: Mapping[str, str]
     grouped: bool
 
@@ -98,18 +102,26 @@ class Folding:
             legal,
             [*models, *whole.values()],
             list(whole),
+            frozenset(n for n, part in enumerate(division.parts) if _copies(part)),
             _COMPRESSED if compressed else {},
             grouped,
         )
 
+    @property
+    def asked(self) -> list[Model]:
+        """The models that Intel's compiler is asked for."""
+        return [model for number, model in enumerate(self.models) if number not in self.copies]
+
     def finished(self, built: Sequence[Built | Rejected]) -> Folded | None:
         """The segments folded, or why not; None if the compiler refuses a part, which then is to be found in
-        the whole. ``built`` is what became of the models."""
+        the whole. ``built`` is what became of the models asked for."""
         division, platform, mode = self.division, self.platform, self.mode
         results = [result for result in built if isinstance(result, Built)]
         if len(results) < len(built):
             return None
-        told = [predict(result, platform, {}) for result in results]
+        for number in sorted(self.copies):
+            results.insert(number, Built(b"", "", b""))
+        told = [predict(result, platform, {}) if result.blob else None for result in results]
         costs = [_cost(*pair) for pair in zip(results, told, strict=True)]
         count = len(division.parts)
         of_rows = dict(zip(self.rows, costs[count:], strict=True))
@@ -129,7 +141,11 @@ class Folding:
             used = sorted({call.part for call in calls})
             parts = tuple(Compiled(self.models[i].xml, self.models[i].weights, results[i].blob) for i in used)
             moved = [replace(call, part=used.index(call.part)) for call in bound]
-            each = [_located(told[c.part], _sources(self.legal[c.part], c)) for c in calls]
+            each = [
+                _located(told[c.part], _sources(self.legal[c.part], c))
+                for c in calls
+                if c.part not in self.copies
+            ]
             predictions.append(total(each, sum(len(part.blob) for part in parts)))
             codes.append(Code(parts, None, to_bytes(moved)))
         whole = with_repeats(predictions, division, repeats)
@@ -143,12 +159,16 @@ def fold_all(
 ) -> Folded | None:
     """What :class:`Folding` makes of segments, with what it needs compiled by ``compile_``."""
     folding = Folding.of(segments, constants, mode, platform)
-    return None if folding is None else folding.finished(compile_(folding.models, folding.properties))
+    return None if folding is None else folding.finished(compile_(folding.asked, folding.properties))
 
 
 def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
     inputs = bound_inputs(legal, part.bound)
     return Model.of(emit(legal.program, legal.values(constants), as_inputs=list(inputs)), what)
+
+
+def _copies(part: Part) -> bool:
+    return all(map(takes_a_row, part.program.main.body))
 
 
 def _in_groups(program: Program) -> bool:

@@ -33,7 +33,7 @@ from forgec.ir.program import (
 )
 from forgec.ir.types import DType
 
-__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide", "sources_of_copies"]
+__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide", "sources_of_copies", "takes_a_row"]
 
 _LOOK_UPS = ("embedding", "embedding_q", "gather")
 """A table that is only looked up in stays a constant: as an input it would be copied at every call."""
@@ -282,14 +282,15 @@ def _pieces(segment: Program, row_apart: bool) -> Iterator[_Piece]:
 def _stretches(segment: Program, start: int, stop: int, row_apart: bool) -> Iterator[_Piece]:
     body = segment.main.body
     for index in range(start + 1, stop if row_apart else start):
-        if _takes_a_row(body[index - 1]) and _only(body[start:index], body[index:stop]):
+        if takes_a_row(body[index - 1]) and _only(body[start:index], body[index:stop]):
             yield _stretch(segment, start, index)
             start = index
     if start < stop:
         yield _stretch(segment, start, stop)
 
 
-def _takes_a_row(instr: Instr) -> bool:
+def takes_a_row(instr: Instr) -> bool:
+    """Whether an instruction copies one row, wherever that is, of a computed value."""
     if instr.op != "gather":
         return False
     rows, index = instr.operands[:2]

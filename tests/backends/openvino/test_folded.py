@@ -194,4 +194,7 @@ def test_programs_of_many_rows_and_of_one_have_one_head(costs: None) -> None:
     np.testing.assert_allclose(values.memory[of.main.results[0]], want, atol=1e-2, err_msg=f"seed {SEED}")
     one = row_of_many(1)
     head = fold(one, Values(one))[1][-1]
-    assert len(models) == 3 and (models[-1].xml, models[-1].weights) == (head.xml, head.weights)
+    assert len(models) == 2 and (models[-1].xml, models[-1].weights) == (head.xml, head.weights)
+    code = Code.from_bytes(found.codes[0].to_bytes())
+    assert [bool(part.blob) for part in code.parts] == [True, False, True]
+    assert code.prediction is not None and code.prediction.dispatches == 4  # the copy is none
