@@ -51,8 +51,8 @@ class Folded:
 class Folding:
     """Segments taken apart, before the compiler is asked.
 
-    ``models`` are those of the parts, and with their weights those of the ``rows`` that are tried unfolded, by
-    part and length. Parts numbered in ``copies`` only copy a row, which the host does between two calls:
+    ``models`` are those of the parts, and with their weights those of the ``rows`` that are tried unfolded,
+    by part and length. Parts numbered in ``copies`` only copy a row, which the host does between two calls:
     Intel's compiler is not asked, and their blob is empty. ``properties`` are further ones of the compiler.
     """
 
