@@ -5,7 +5,8 @@ past, with rows of the cache as inputs and the new rows as outputs on both sides
 ``openvino.convert_model`` of the same module exported by ``torch.export``, static, in f16, on looked-up
 embeddings. They are compiled as they are, and by NPUW with the properties of OpenVINO's pipeline for language
 models, which folds them: first block, the others, head. BERT is compiled plain and by forgec. "Other weights"
-is the second compile of an architecture, with weights from another seed and the cache of the first one.
+is the second compile of an architecture, with weights from another seed and the cache of the first one. "One
+process" does in turn what two do at the same time, which takes each of them longer where they share a core.
 
 All use the same compiler, one after the other in every round, from an empty cache. "CPU" is the processor
 time of the compiler's processes, user and system, which other work on the machine disturbs least; seconds go
@@ -134,16 +135,17 @@ def _language_model(
     models = {"prefill": _step(exported, tokens, past), "decode": _step(exported, 1, past)}
     name = f"Llama, {layers} layers"
 
-    def own(fold: str, seed: int = _SEEDS[0]) -> dict[str, float]:
+    def own(fold: str, seed: int = _SEEDS[0], **options: Any) -> dict[str, float]:
         loaded = _llama(layers, past + tokens, seed)  # a compile changes the module
         programs = forgec.compile_language_model(
-            loaded, context=past + tokens, chunks=(tokens,), target=target, fold=fold, check=False
+            loaded, context=past + tokens, chunks=(tokens,), target=target, fold=fold, check=False, **options
         )
         return _total([executable.report for executable in programs.values()])
 
     ways: dict[tuple[str, str], Way] = {
         (name, _FOLDED): lambda: own("on"),
         (name, _AGAIN): lambda: own("on", _SEEDS[1]),
+        (name, "forgec, folded, one process"): lambda: own("on", jobs=1),
     }
     if unfolded:
         ways[name, "forgec, unfolded"] = lambda: own("off")

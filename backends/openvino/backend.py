@@ -202,8 +202,9 @@ class OpenVinoBackend(Backend):
         return Code.prediction_of(code) if code else None
 
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
-        """The OpenVINO model and the blob of its compiler."""
-        return Code.from_bytes(code).files if code else {}
+        """The OpenVINO models and the blobs of Intel's compiler; none for a model that the host runs."""
+        files = Code.from_bytes(code).files if code else {}
+        return {name: data for name, data in files.items() if data or not name.endswith(".blob")}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         from .runner import steps
