@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from . import backends
 from .backends.base import RejectedError, Settings
+from .backends.prediction import Prediction
 from .capture import Capture, capture
 from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
@@ -23,6 +24,7 @@ from .debug import knobs, log
 from .errors import FidelityError, OptionError, TargetError
 from .executable import Executable
 from .executable.archive import Info
+from .executable.executable import Shared
 from .graph import CapturedGraph
 from .ir.calibrate import Calibration
 from .ir.compress import compress
@@ -35,16 +37,17 @@ from .plan.check import check_plan
 from .plan.cost import CostModel
 from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
-from .report import compose, rss
+from .report import compose
 from .report.bounds import lowest_precision
 from .report.report import PassReport, Phase, PhaseName, Report
 from .report.verdict import verdict
+from .together import Planned, Steps
 from .weights import FOUR_BITS, WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["compile", "resolve"]
+__all__ = ["compile", "planned", "resolve"]
 
 Model = nn.Module | ExportedProgram | str | Path
 Progress = Callable[[str, int, int], None]
@@ -88,6 +91,36 @@ def compile(
     and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
     """
     chosen = Options.of(options, **named_options)
+    return planned(
+        model,
+        args,
+        kwargs,
+        target=target,
+        chosen=chosen,
+        name=name,
+        origin=origin,
+        states=states,
+        readers=readers,
+        calibration=calibration,
+        progress=progress,
+    ).finished()
+
+
+def planned(
+    model: Model | LoadedModel,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    *,
+    target: str,
+    chosen: Options,
+    name: str | None,
+    origin: str,
+    states: Mapping[str, str] | None = None,
+    readers: Mapping[str, Callable[[], torch.Tensor]] | None = None,
+    calibration: Calibration | Sequence[Mapping[str, Any] | tuple[Any, ...]] | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """What :func:`compile` does before it compiles segments for devices."""
     readers = readers or getattr(model, "readers", None) or {}
     if readers and chosen.check:
         raise OptionError(
@@ -103,17 +136,18 @@ def compile(
         # Without the check nothing needs the model's own outputs, only their types.
         return capture(model, args, kwargs, mode=mode, name=name, fake=bool(readers) or not chosen.check)
 
-    with rss.measure() as memory:
+    def steps() -> Steps:
+        nonlocal job
         try:
-            executable = job.run(capturing, chosen.capture)
+            executable = yield from job.run(capturing, chosen.capture)
         except _BlocksDiffer as differ:
             if known is not None:
                 known.tensors.clear()
             job = _Job(chosen, target, origin, progress, states or {}, readers, known, notes=[str(differ)])
-            executable = job.run(capturing, "full")
-    assert executable.report is not None
-    executable.report.rss = compose.rss_report(memory, job.model_bytes)
-    return executable
+            executable = yield from job.run(capturing, "full")
+        return executable, job.model_bytes
+
+    return Planned(steps(), job.settings())
 
 
 def resolve(
@@ -153,9 +187,13 @@ class _Job:
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
+    elsewhere_ms: float = 0.0
+    """Milliseconds of the phase under way that belong to other programs."""
 
-    def run(self, capturing: Callable[[str], Capture], mode: str) -> Executable:
-        backend, host = backends.get(self.target).under(self._settings()), backends.get(HOST)
+    def run(
+        self, capturing: Callable[[str], Capture], mode: str
+    ) -> Generator[Shared, tuple[dict[int, Prediction], float], Executable]:
+        backend, host = backends.get(self.target).under(self.settings()), backends.get(HOST)
         self.target = backend.name
         if self.target not in backends.targets():
             raise TargetError(f"{self.target} stands in for a device in tests; it is no target")
@@ -196,7 +234,9 @@ class _Job:
                     placed = [i for i in plan.program.main.body if i.device == backend.name]
                     report.warnings += backend.remarks(placed) + compose.gathered_weights(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
-                    predicted = executable.shared.compile_segments(self._settings())
+                    start = time.perf_counter()
+                    predicted, own_ms = yield executable.shared
+                    self.elsewhere_ms = (time.perf_counter() - start) * 1e3 - own_ms
                     report.predictions = compose.prediction_reports(plan, predicted)
                     report.verdict = verdict(plan, predicted, backend, cost)
                 break
@@ -255,7 +295,8 @@ class _Job:
             warnings=list(graph.notes),
         )
 
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
+        """How vendors' compilers are to be run."""
         options = self.options
         memory = options.memory << 20 if options.memory else None
         return Settings(options.timeout, memory, options.jobs, options.fold, options.predict)
@@ -307,7 +348,8 @@ class _Job:
         try:
             yield
         finally:
-            ms = (time.perf_counter() - start) * 1e3
+            ms = (time.perf_counter() - start) * 1e3 - self.elsewhere_ms
+            self.elsewhere_ms = 0.0
             earlier = next((phase for phase in self.phases if phase.name == name), None)
             if earlier is None:
                 self.phases.append(Phase(name, ms))

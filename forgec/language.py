@@ -13,8 +13,7 @@ import numpy as np
 
 from . import backends
 from .check import LOW_PRECISION, TOLERANCE
-from .compile import Progress
-from .compile import compile as compile_program
+from .compile import Progress, planned
 from .errors import FidelityError, InputError
 from .executable import Programs
 from .ir.calibrate import Calibration
@@ -23,6 +22,7 @@ from .plan.plan import HOST
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
 from .text.llm import LLM
 from .text.tokens import Tokenizer
+from .together import finished_together
 from .weights import WeightSpec
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ def compile_language_model(
     if calibration is not None:
         ids = _tokens(calibration, extra, _vocabulary(loaded))
         known = Calibration(_runs(ids, max(sizes, default=1), context, long is not None))
-    entries = {}
-    # The largest chunk is compiled first: it reads the calibration text fastest.
+    plans = {}
+    # The largest chunk comes first: it reads the calibration text fastest.
     for tokens in [*sizes[::-1], 1]:
         args, kwargs = decoder.example(tokens)
-        entries[tokens] = compile_program(
+        plans[tokens] = planned(
             decoder,
             args,
             kwargs,
             target=target,
-            options=chosen,
+            chosen=chosen,
             name=loaded.name,
             origin=loaded.weights,
             states={CACHE: CACHE},
@@ -96,6 +96,7 @@ def compile_language_model(
             calibration=known,
             progress=progress,
         )
+    entries = dict(zip(plans, finished_together(list(plans.values())), strict=True))
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     _tell(programs)

@@ -13,11 +13,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import DynamicCache, PreTrainedModel
 
+from forgec.capture.blocks import forwards, structures
 from forgec.errors import ModelError
 
 from .cache import ModelCache, hand_out
@@ -118,7 +120,11 @@ class Decoder(nn.Module):
     def example(self, tokens: int) -> Example:
         """Inputs of a chunk of ``tokens`` after a few tokens of nothing, with an empty cache."""
         ids = self.text(tokens)
-        cache = [{name: torch.zeros(shape) for name, shape in layer.items()} for layer in self.shapes]
+        # Zeros of numpy's are pages that cost nothing until they are read.
+        cache = [
+            {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in layer.items()}
+            for layer in self.shapes
+        ]
         position = torch.tensor(min(3, self.rows - tokens))
         kwargs: dict[str, Any] = {"input_ids": ids, "position": position}
         if tokens > 1:
@@ -169,7 +175,8 @@ def _layers(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
-    """Shape of every tensor of the cache, found by running one token on the meta device."""
+    """Shape of every tensor of the cache, found by running one token on the meta device, through the first of
+    all layers that are alike."""
     config = copy.deepcopy(model.config)
     config.pad_token_id = None  # with one, some models look for it among the ids, which have no values here
     cache: Any = DynamicCache(config=config)
@@ -178,14 +185,20 @@ def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
         with torch.device("meta"), torch.no_grad():
             twin = type(model)._from_config(config).eval()
             fix_frequencies(twin, 1)
-            twin(input_ids=ids, past_key_values=cache, use_cache=True)
+            layers = _layers(twin, len(cache.layers))
+            kinds = list(structures({str(i): layer for i, layer in enumerate(layers)}).values())
+            results: dict[Any, Any] = {}
+            pairs = zip(layers, kinds, strict=True)
+            with forwards({layer: _once(layer.forward, kind, results) for layer, kind in pairs}):
+                twin(input_ids=ids, past_key_values=cache, use_cache=True)
     except Exception as error:  # a model's own code raises whatever it likes
         raise ModelError(
             f"{type(model).__name__} cannot be run without values: {type(error).__name__}: {error}",
             hint="forgec needs a model whose shapes do not depend on values",
         ) from error
     shapes: Shapes = []
-    for index, layer in enumerate(cache.layers):
+    for index, kind in enumerate(kinds):
+        layer = cache.layers[kinds.index(kind)]
         if any(state is not None for state in getattr(layer, "recurrent_states", {}).values()):
             raise ModelError(f"layer {index} keeps a recurrent state, which forgec has no cache for")
         conv = getattr(layer, "conv_states", {}).get(0)
@@ -198,6 +211,17 @@ def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
                 f"layer {index} of {type(model).__name__} writes nothing to its cache of keys and values"
             )
     return shapes
+
+
+def _once(forward: Any, kind: Any, results: dict[Any, Any]) -> Any:
+    """A ``forward`` that gives what the first of its kind gave."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kind not in results:
+            results[kind] = forward(*args, **kwargs)
+        return results[kind]
+
+    return call
 
 
 def _rows(tensor: Tensor, rows: int) -> tuple[int, ...]:

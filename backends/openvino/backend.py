@@ -9,10 +9,11 @@ in 32.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from forgec.errors import BackendError, InternalError
 from forgec.ir.program import ConstRef, Instr, Program, StateRef
@@ -26,6 +27,10 @@ from ..vendor.legalise.even_groups import even
 from ..vendor.support import Support, exact
 from . import toolchain
 from .container import Code, Compiled
+
+if TYPE_CHECKING:
+    from .compiler import Built, Model, Rejected
+    from .folded import Folded, Folding
 
 __all__ = ["OpenVinoBackend"]
 
@@ -69,6 +74,8 @@ class OpenVinoBackend(Backend):
         self.calibration = target.name
         self.platform = target.name.removeprefix("intel-npu")
         self._learnt: Support | None = None
+        self._begun: dict[int, tuple[Folding, list[Built | Rejected]]] = {}
+        """What is compiled already of the programs under way, by the identity of their lists of segments."""
 
     def available(self) -> str | None:
         return toolchain.missing()
@@ -116,20 +123,13 @@ class OpenVinoBackend(Backend):
     def compile_all(
         self, segments: Sequence[Program], constants: Constants, settings: Settings = DEFAULTS
     ) -> list[bytes]:
-        from ..vendor.cache import Cache
-        from .compiler import Built, Model, Rejected, build
+        from .compiler import Rejected
         from .emission import emitted
-        from .folded import fold_all
         from .prediction import predict
-
-        tools = self._tools()
-
-        def compiled(models: Sequence[Model], properties: Mapping[str, str]) -> list[Built | Rejected]:
-            return build(models, self.platform, tools, settings, Cache(), properties)
 
         folded = None
         if settings.fold != "off":
-            folded = fold_all(segments, constants, settings.fold, self.platform, compiled)
+            folded = self._folded(segments, constants, settings)
         if folded is not None and folded.codes is not None:
             return [code.to_bytes() for code in folded.codes]
         models = [
@@ -137,7 +137,7 @@ class OpenVinoBackend(Backend):
             for number, segment in enumerate(segments, 1)
         ]
         results = []
-        for segment, model, result in zip(segments, models, compiled(models, {}), strict=True):
+        for segment, model, result in zip(segments, models, self._built(models, {}, settings), strict=True):
             if isinstance(result, Rejected):
                 error = self._rejected(segment, constants, result.reason, model.what)
                 error.log = result.log
@@ -151,6 +151,46 @@ class OpenVinoBackend(Backend):
             for model, result, prediction in zip(models, results, predictions, strict=True)
         ]
 
+    @contextmanager
+    def together(
+        self, programs: Sequence[tuple[Sequence[Program], Constants]], settings: Settings = DEFAULTS
+    ) -> Iterator[None]:
+        """Repeated parts of several programs are compiled at the same time, what is common to them once."""
+        from .folded import Folding
+
+        foldings: list[Folding] = []
+        if len(programs) > 1 and settings.fold != "off":
+            found = [Folding.of(*program, settings.fold, self.platform) for program in programs]
+            foldings = [folding for folding in found if folding is not None]
+        for properties, alike in _by_properties(foldings).items():
+            models = [model for folding in alike for model in folding.asked]
+            built = iter(self._built(models, dict(properties), settings))
+            for folding in alike:
+                results = [next(built) for _ in folding.asked]
+                self._begun[id(folding.segments)] = folding, results
+        try:
+            yield
+        finally:
+            for folding in foldings:
+                self._begun.pop(id(folding.segments), None)
+
+    def _folded(self, segments: Sequence[Program], constants: Constants, settings: Settings) -> Folded | None:
+        from .folded import fold_all
+
+        if id(segments) in self._begun:
+            folding, results = self._begun.pop(id(segments))
+            return folding.finished(results)
+        compile_ = partial(self._built, settings=settings)
+        return fold_all(segments, constants, settings.fold, self.platform, compile_)
+
+    def _built(
+        self, models: Sequence[Model], properties: Mapping[str, str], settings: Settings
+    ) -> list[Built | Rejected]:
+        from ..vendor.cache import Cache
+        from .compiler import build
+
+        return build(models, self.platform, self._tools(), settings, Cache(), properties)
+
     def model_files(self, segment: Program, constants: Constants) -> Mapping[str, bytes]:
         """The OpenVINO model that Intel's compiler is given."""
         from .emission import emitted
@@ -162,8 +202,9 @@ class OpenVinoBackend(Backend):
         return Code.prediction_of(code) if code else None
 
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
-        """The OpenVINO model and the blob of its compiler."""
-        return Code.from_bytes(code).files if code else {}
+        """The OpenVINO models and the blobs of Intel's compiler; none for a model that the host runs."""
+        files = Code.from_bytes(code).files if code else {}
+        return {name: data for name, data in files.items() if data or not name.endswith(".blob")}
 
     def load(self, segment: Program, code: bytes, memory: Memory) -> list[Step]:
         from .runner import steps
@@ -194,3 +235,10 @@ class OpenVinoBackend(Backend):
         if tools is None:
             raise InternalError(f"a compile for {self.name} was asked for without {self.name}'s compiler")
         return tools
+
+
+def _by_properties(foldings: Sequence[Folding]) -> dict[tuple[tuple[str, str], ...], list[Folding]]:
+    found: dict[tuple[tuple[str, str], ...], list[Folding]] = {}
+    for folding in foldings:
+        found.setdefault(tuple(sorted(folding.properties.items())), []).append(folding)
+    return found

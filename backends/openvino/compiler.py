@@ -1,7 +1,7 @@
 """Driving Intel's NPU compiler: models in, blobs and what it said about them out.
 
-Models are spread over a few processes, which compile theirs in turn: to start the compiler takes as long as a
-small model. What was not done when a process ended badly goes on in others, the model that it was at alone.
+A few processes share the models, each taking the next one that none has: to start the compiler takes as long
+as a small model. What was not done when they ended badly goes on in others, the model that one was at alone.
 Results are kept in the compile cache under the model's content, the platform, the options and the compiler.
 """
 
@@ -12,7 +12,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import openvino as ov
@@ -117,43 +117,73 @@ def build(
     Raises ``BackendError`` if the compiler dies, hangs or takes too much memory.
     """
     options = _properties(platform, properties)
-    keys = [_key(model, options, toolchain) for model in models]
-    distinct = dict(zip(keys, models, strict=True))
+    keys_of = [_key(model, options, toolchain) for model in models]
+    distinct = dict(zip(keys_of, models, strict=True))
     results: dict[str, Built | Rejected] = {}
     for key in distinct:
         found = cache.get(key)
         if found is not None:
             results[key] = Built.from_bytes(found)
-    groups = _spread({key: model for key, model in distinct.items() if key not in results}, settings.jobs)
-    while groups:
+    left = [_by_length({key: model for key, model in distinct.items() if key not in results})]
+    while any(left):
         with tempfile.TemporaryDirectory() as temporary:
-            jobs = [
-                _job([distinct[key] for key in group], Path(temporary) / str(number), options, toolchain)
-                for number, group in enumerate(groups)
+            pools = [
+                _pool([distinct[key] for key in keys], Path(temporary) / str(n), options, toolchain, settings)
+                for n, keys in enumerate(left)
             ]
-            left: list[list[str]] = []
-            for group, job, outcome in zip(groups, jobs, run_all(jobs, settings), strict=True):
-                done = _results(job, outcome, settings, len(group))
-                for key, result in zip(group, done, strict=False):
-                    results[key] = result
+            outcomes = iter(run_all([job for pool in pools for job in pool], settings))
+            again: list[list[str]] = []
+            errors: list[BackendError] = []
+            for keys, pool in zip(left, pools, strict=True):
+                try:
+                    done, died = _results(pool, [next(outcomes) for _ in pool], settings, len(keys))
+                except BackendError as error:
+                    errors.append(error)
+                    continue
+                for number, result in done.items():
+                    results[keys[number]] = result
                     if isinstance(result, Built):
-                        cache.put(key, result.to_bytes())
-                left += [rest for rest in (group[len(done) + 1 :], group[len(done) : len(done) + 1]) if rest]
-            groups = left
-    return [results[key] for key in keys]
+                        cache.put(keys[number], result.to_bytes())
+                again += [[keys[number]] for number in died]
+                again.append([key for number, key in enumerate(keys) if number not in {*done, *died}])
+            if errors:
+                raise errors[0]
+            left = [keys for keys in again if keys]
+    return [results[key] for key in keys_of]
 
 
-def _spread(models: Mapping[str, Model], processes: int) -> list[list[str]]:
-    """Keys of models by the process that is to compile them, of about equal length of graph."""
-    lengths = {key: len(model.xml) for key, model in models.items()}
-    groups: list[list[str]] = []
-    for key in sorted(lengths, key=lambda key: -lengths[key]):
-        worth = not groups or lengths[key] >= _LEAST * lengths[groups[0][0]]
-        if worth and len(groups) < max(1, processes):
-            groups.append([key])
-        else:
-            min(groups, key=lambda group: sum(lengths[key] for key in group)).append(key)
-    return groups
+def _by_length(models: Mapping[str, Model]) -> list[str]:
+    """Keys of models, those with the longest graph first."""
+    return sorted(models, key=lambda key: -len(models[key].xml))
+
+
+def _pool(
+    models: Sequence[Model],
+    folder: Path,
+    options: Mapping[str, str],
+    toolchain: Toolchain,
+    settings: Settings,
+) -> list[Job]:
+    """Processes that share models: as many as there are long ones, within the settings."""
+    worth = sum(len(model.xml) >= _LEAST * len(models[0].xml) for model in models)
+    _write(models, folder)
+    what = models[0].what if len(models) == 1 else f"{len(models)} models"
+    jobs = []
+    for number in range(min(worth, max(1, settings.jobs))):
+        own = folder / f"process{number}"
+        own.mkdir()
+        command = toolchain.command("NPU", "../jobs", options)
+        jobs.append(Job(what, command, own, toolchain.environment))
+    return jobs
+
+
+def _write(models: Sequence[Model], folder: Path) -> None:
+    """Models in folders of their own, and ``jobs``, which lists these as they are seen from beside them."""
+    folder.mkdir(exist_ok=True)
+    for index, model in enumerate(models):
+        (folder / str(index)).mkdir()
+        model.write(folder / str(index))
+    (folder / "jobs").write_text("".join(f"../{index}\n" for index in range(len(models))))
 
 
 def build_batch(
@@ -166,14 +196,14 @@ def build_batch(
     while len(results) < len(models):
         rest = models[len(results) :]
         with tempfile.TemporaryDirectory() as temporary:
-            job = _job(rest, Path(temporary), options, toolchain)
+            (job,) = _pool(rest, Path(temporary), options, toolchain, replace(settings, jobs=1))
             outcome = run(job, settings)
             log = clean(outcome.log)
             failed = failures(log)
             if -1 in failed:
                 raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
             for index in range(len(rest)):
-                blob = job.folder / str(index) / _BLOB
+                blob = job.folder.parent / str(index) / _BLOB
                 if index in failed:
                     reason = translate(failed[index], log)
                     results.append(Rejected(reason, silent=reason.endswith((NO_REASON, NO_MESSAGE))))
@@ -199,35 +229,30 @@ def _key(model: Model, options: Mapping[str, str], toolchain: Toolchain) -> str:
     return key_of("intel 2", toolchain.identity, repr(sorted(options.items())), model.xml, model.weights)
 
 
-def _job(models: Sequence[Model], folder: Path, options: Mapping[str, str], toolchain: Toolchain) -> Job:
-    folder.mkdir(exist_ok=True)
-    for index, model in enumerate(models):
-        (folder / str(index)).mkdir()
-        model.write(folder / str(index))
-    (folder / "jobs").write_text("".join(f"{index}\n" for index in range(len(models))))
-    what = models[0].what if len(models) == 1 else f"{len(models)} models"
-    return Job(what, toolchain.command("NPU", "jobs", options), folder, toolchain.environment)
-
-
-def _results(job: Job, outcome: Outcome, settings: Settings, count: int) -> list[Built | Rejected]:
-    """Of the first models of a process, as many as it finished; an error if it had but one and did not."""
-    log = clean(outcome.log)
-    failed = failures(log)
-    if -1 in failed:
-        raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
-    results: list[Built | Rejected] = []
-    for index in range(count):
-        own = re.search(rf"^@begin {index}\n(.*?)(?=^@begin |\Z)", log, re.M | re.S)
-        said = "" if own is None else own[1]
-        done = re.search(rf"^@done {index} ([\d.]+)", said, re.M)
-        blob, trace = (job.folder / str(index) / name for name in (_BLOB, _TRACE))
-        if index in failed:
-            results.append(Rejected(translate(failed[index], said), log=said))
-        elif done is not None and blob.exists():
-            schedule = trace.read_bytes() if trace.exists() else b""
-            results.append(Built(blob.read_bytes(), said, schedule, float(done[1])))
-        elif count == 1 or outcome.stopped == "cancelled":
-            raise error_of(job, outcome, settings)
-        else:
-            break
-    return results
+def _results(
+    pool: Sequence[Job], outcomes: Sequence[Outcome], settings: Settings, count: int
+) -> tuple[dict[int, Built | Rejected], list[int]]:
+    """What the processes of a pool finished, by number of model, and the models at which one of them ended
+    badly; an error if it had but one, or they did nothing."""
+    results: dict[int, Built | Rejected] = {}
+    died = []
+    for job, outcome in zip(pool, outcomes, strict=True):
+        log = clean(outcome.log)
+        failed = failures(log)
+        if -1 in failed:
+            raise BackendError(f"Intel's NPU compiler does not start: {failed[-1]}", job.what)
+        for own in re.finditer(r"^@begin (\d+)\n(.*?)(?=^@begin |\Z)", log, re.M | re.S):
+            index, said = int(own[1]), own[2]
+            done = re.search(rf"^@done {index} ([\d.]+)", said, re.M)
+            blob, trace = (job.folder.parent / str(index) / name for name in (_BLOB, _TRACE))
+            if index in failed:
+                results[index] = Rejected(translate(failed[index], said), log=said)
+            elif done is not None and blob.exists():
+                schedule = trace.read_bytes() if trace.exists() else b""
+                results[index] = Built(blob.read_bytes(), said, schedule, float(done[1]))
+            else:
+                died.append(index)
+    if (not results and (count == 1 or not died)) or any(o.stopped == "cancelled" for o in outcomes):
+        job, outcome = min(zip(pool, outcomes, strict=True), key=lambda pair: pair[1].ok)
+        raise error_of(job, outcome, settings)
+    return results, died

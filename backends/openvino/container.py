@@ -25,7 +25,7 @@ _CALLS, _PREDICTION = "calls.txt", "prediction.json"
 @dataclass(frozen=True)
 class Compiled:
     """``xml`` and ``weights`` are the OpenVINO model, kept for drivers that cannot take the blob and for
-    running without the device."""
+    running without the device. ``blob`` is empty for what the host does."""
 
     xml: bytes
     weights: bytes

@@ -1,7 +1,8 @@
 /* driver.exe DEVICE JOBS [KEY=VALUE ...]: compiles OpenVINO models with openvino_c.dll, under Wine or on Windows.
  *
  * JOBS has a line per model: a folder with model.xml and model.bin, in which the compiled form model.blob and the
- * compiler's own files appear. "-" as JOBS only prints versions. Prints a line for every event:
+ * compiler's own files appear. Several processes may have the same JOBS: a model is compiled by the one that makes
+ * the folder "taken" in its folder. "-" as JOBS only prints versions. Prints a line for every event:
  *   @version OPENVINO COMPILER            @begin INDEX            @done INDEX SECONDS            @failed INDEX STAGE
  * with the library's message between @failed and @end. A model that fails does not end the others.
  *
@@ -103,12 +104,12 @@ int main(int count, char **words) {
             return 2;
         }
         for (int index = 0; read_line(jobs, folder); index++) {
+            int there = SetCurrentDirectoryA(home) && SetCurrentDirectoryA(folder);
+            if (there && !CreateDirectoryA("taken", NULL) && GetLastError() == ERROR_ALREADY_EXISTS)
+                continue;
             printf("@begin %d\n", index);
             fflush(stdout);
-            if (SetCurrentDirectoryA(home) && SetCurrentDirectoryA(folder))
-                bad |= compile(core, words[1], index);
-            else
-                bad |= failed(index, "folder");
+            bad |= there ? compile(core, words[1], index) : failed(index, "folder");
         }
     }
     fflush(stdout);

@@ -23,6 +23,10 @@ def main(words: list[str]) -> int:
     folders = [Path(line).absolute() for line in Path(jobs).read_text().splitlines() if line]
     failed = False
     for index, folder in enumerate(folders):
+        try:
+            (folder / "taken").mkdir()
+        except FileExistsError:
+            continue  # another process has it
         print(f"@begin {index}", flush=True)
         start = time.perf_counter()
         os.chdir(folder)

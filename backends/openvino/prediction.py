@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..prediction import Layer, Prediction
 from .blob import metrics
 from .compiler import Built
 
-__all__ = ["predict"]
+__all__ = ["located", "predict"]
 
 _METHOD = "Intel's NPU compiler, its own model of the schedule"
 _UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
@@ -35,6 +36,12 @@ def predict(built: Built, platform: str, sources: Mapping[str, str]) -> Predicti
         uncosted=tuple(sorted({k.split(".")[0].removeprefix("builtin_") for k in _uncosted(log)})),
         layers=_layers(built.schedule, sources),
     )
+
+
+def located(prediction: Prediction, sources: Mapping[str, str]) -> Prediction:
+    """What was predicted for a part, as it is for a call of it with these ``sources``."""
+    layers = tuple(replace(layer, source=_source(layer.name, sources)) for layer in prediction.layers)
+    return replace(prediction, layers=layers)
 
 
 def _uncosted(log: str) -> list[str]:

@@ -2,7 +2,8 @@
 device.
 
 Inputs are converted to the device's element types on their way in, and results back; the memory of both is
-bound once. What has the device's type already, as a cache has, is read where it lies.
+bound once. A part without a blob, a copy between two others, runs on OpenVINO's CPU device anywhere. What has
+the device's type already, as a cache has, is read where it lies.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _step(requests: Sequence[Any], inputs: Pairs, outputs: Pairs) -> Step:
 def _compiled(code: Compiled, platform: str) -> Any:
     core = _core()
     try:
-        if npu_platform() == platform:
+        if code.blob and npu_platform() == platform:
             try:
                 return core.import_model(code.blob, "NPU")
             except RuntimeError as error:

@@ -26,6 +26,7 @@ from pathlib import Path
 from forgec.errors import BackendError, TargetError
 
 from ..vendor.cache import folder as cache_folder
+from .image import page_aligned
 
 __all__ = ["INSTALL", "VERSION", "Toolchain", "find", "install", "missing"]
 
@@ -209,8 +210,8 @@ def _fetch_libraries(folder: Path, say: Say) -> None:
             else:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, open(target, "wb") as sink:
-                shutil.copyfileobj(source, sink)
+            data = archive.read(member)
+            target.write_bytes(page_aligned(data) if target.suffix == ".dll" else data)
     shutil.rmtree(wheels)
     absent = [name for name in _LIBRARIES if not (folder / name).exists()]
     if absent:

@@ -33,7 +33,7 @@ from forgec.ir.program import (
 )
 from forgec.ir.types import DType
 
-__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide", "sources_of_copies"]
+__all__ = ["Call", "Chain", "Division", "Part", "chain", "divide", "sources_of_copies", "takes_a_row"]
 
 _LOOK_UPS = ("embedding", "embedding_q", "gather")
 """A table that is only looked up in stays a constant: as an input it would be copied at every call."""
@@ -142,18 +142,26 @@ def _chained(part: Part, calls: Sequence[Call], segment: int) -> Chain:
     return Chain(Program("chain", {"chain": function}, constants), segment, weights)
 
 
-def divide(segments: Sequence[Program]) -> Division:
-    """Take segments apart. Linear but for the search of repeated runs."""
+def divide(segments: Sequence[Program], row_apart: bool = False) -> Division:
+    """Take segments apart. Linear but for the search of repeated runs.
+
+    With ``row_apart`` what takes one row of many is a part by itself: what stands behind it in a program that
+    reads several tokens is then what another has that reads one."""
     division = Division()
     numbers: dict[str, int] = {}
     for segment in segments:
         calls = []
         plain = _shared_first(_without_copies(segment))
-        for piece in _pieces(plain):
-            part = _part(plain, piece)
-            number = numbers.setdefault(to_text(part.program), len(division.parts))
-            if number == len(division.parts):
-                division.parts.append(part)
+        known: dict[int, int] = {}  # parts by the identity of the function that was called
+        for piece in _pieces(plain, row_apart):
+            number = known.get(id(piece.function), -1)
+            if number < 0:
+                part = _part(plain, piece)
+                number = numbers.setdefault(to_text(part.program), len(division.parts))
+                if number == len(division.parts):
+                    division.parts.append(part)
+                if piece.shared:
+                    known[id(piece.function)] = number
             inputs, outputs = (tuple(r.id for r in x) for x in (piece.inputs, piece.outputs))
             sources = tuple(str(instr.source or "") for instr in piece.instrs)
             calls.append(Call(number, inputs, outputs, piece.constants, sources))
@@ -239,7 +247,8 @@ def _meaning(instr: Instr) -> object:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A function with its arguments in a segment; ``instrs`` are the segment's own instructions."""
+    """A function with its arguments in a segment; ``instrs`` are the segment's own instructions. A ``shared``
+    function is that of other pieces too."""
 
     function: Function
     inputs: tuple[Register, ...]
@@ -247,9 +256,10 @@ class _Piece:
     bound: tuple[ConstRef | ConstParam, ...]
     constants: tuple[ConstRef, ...]
     instrs: Sequence[Instr]
+    shared: bool = False
 
 
-def _pieces(segment: Program) -> Iterator[_Piece]:
+def _pieces(segment: Program, row_apart: bool) -> Iterator[_Piece]:
     """The repeated runs of a segment and what stands between them, in order."""
     folded = fold(segment)
     body = segment.main.body
@@ -258,17 +268,39 @@ def _pieces(segment: Program) -> Iterator[_Piece]:
         if instr.op != "call":
             done += 1
             continue
-        if start < done:
-            yield _stretch(segment, start, done)
+        yield from _stretches(segment, start, done, row_apart)
         function = folded.functions[str(instr.attrs["callee"])]
         count, start = len(function.params), done + len(function.body)
         inputs = tuple(x for x in instr.operands[:count] if isinstance(x, Register))
         constants = tuple(x for x in instr.operands[count:] if isinstance(x, ConstRef))
         bound = function.const_params
-        yield _Piece(function, inputs, instr.results, bound, constants, body[done:start])
+        yield _Piece(function, inputs, instr.results, bound, constants, body[done:start], shared=True)
         done = start
-    if start < done:
-        yield _stretch(segment, start, done)
+    yield from _stretches(segment, start, done, row_apart)
+
+
+def _stretches(segment: Program, start: int, stop: int, row_apart: bool) -> Iterator[_Piece]:
+    body = segment.main.body
+    for index in range(start + 1, stop if row_apart else start):
+        if takes_a_row(body[index - 1]) and _only(body[start:index], body[index:stop]):
+            yield _stretch(segment, start, index)
+            start = index
+    if start < stop:
+        yield _stretch(segment, start, stop)
+
+
+def takes_a_row(instr: Instr) -> bool:
+    """Whether an instruction copies one row, wherever that is, of a computed value."""
+    if instr.op != "gather":
+        return False
+    rows, index = instr.operands[:2]
+    return isinstance(rows, Register) and isinstance(index, Register) and index.type.numel == 1
+
+
+def _only(before: Sequence[Instr], behind: Sequence[Instr]) -> bool:
+    """Whether what stands behind reads nothing of what stands before but the last result."""
+    made = {r for instr in before for r in instr.results} - set(before[-1].results)
+    return not made.intersection(r for instr in behind for r in instr.registers())
 
 
 def _stretch(segment: Program, start: int, stop: int) -> _Piece:

@@ -32,9 +32,11 @@ __all__ = [
     "BlockCall",
     "Recorded",
     "empty_results",
+    "forwards",
     "is_block_call",
     "record",
     "run_unchanged",
+    "structures",
     "stubbed",
 ]
 
@@ -168,7 +170,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake
 def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
     """While this is open, blocks give for a call like an earlier one results of the same types."""
     known: dict[Any, Returned] = {}
-    counters = _position_counters(blocks)
+    alike = structures(blocks)
 
     def short(forward: Any, structure: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -184,7 +186,7 @@ def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
 
         return call
 
-    with _forwards({m: short(m.forward, _structure_key(m, counters)) for m in blocks.values()}):
+    with forwards({m: short(m.forward, alike[path]) for path, m in blocks.items()}):
         yield
 
 
@@ -195,7 +197,7 @@ def _empty(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+def forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
     """Modules with other ``forward`` functions while this is open."""
     own = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:
@@ -225,6 +227,13 @@ def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]
                     key = (type(block), sub_path, name)
                     counting[key] = counting.get(key, True) and position.isdigit() and value == int(position)
     return {key for key, counts in counting.items() if counts}
+
+
+def structures(blocks: dict[str, nn.Module]) -> dict[str, Any]:
+    """What blocks have in common that compute the same with other weights, by their path, whose last part is
+    their position."""
+    counters = _position_counters(blocks)
+    return {path: _structure_key(block, counters) for path, block in blocks.items()}
 
 
 def _structure_key(block: nn.Module, counters: set[tuple[type, str, str]]) -> Any:
@@ -291,8 +300,7 @@ def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
     """
     made: list[BlockCall] = []
     kinds: dict[Any, str] = {}
-    counters = _position_counters(recorded.blocks)
-    structures = {path: _structure_key(block, counters) for path, block in recorded.blocks.items()}
+    alike = structures(recorded.blocks)
 
     def stub(path: str, module: nn.Module, forward: Any) -> Any:
         returned = iter(recorded.returned[path])
@@ -300,7 +308,7 @@ def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
         def call_once(*args: Any, **kwargs: Any) -> Any:
             leaves, in_spec = pytree.tree_flatten((args, kwargs))
             call = BlockCall(path, module, [_described(x) for x in leaves], in_spec, next(returned))
-            key = _kind_key(call, structures[path])
+            key = _kind_key(call, alike[path])
             if key is None:
                 if hide:
                     raise _HiddenError(f"a call of {path} has to be traced and its weights are hidden")
@@ -318,7 +326,7 @@ def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
     unique = {module: path for path, module in recorded.blocks.items() if recorded.returned[path]}
     stubs = {module: stub(path, module, module.forward) for module, path in unique.items()}
     try:
-        with _forwards(stubs), _hidden(unique) if hide else contextlib.nullcontext():
+        with forwards(stubs), _hidden(unique) if hide else contextlib.nullcontext():
             yield made
     finally:
         _result_types.clear()

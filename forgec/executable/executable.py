@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
 from threading import Lock
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy as np
 
 from forgec import backends
 from forgec.backends.base import Backend, Settings, on_failure
+from forgec.backends.base import Constants as Values
 from forgec.backends.prediction import Prediction
 
 from ..errors import ArtifactError, BackendError, InputError, InternalError, OptionError
@@ -35,7 +37,7 @@ from .segments import segment_programs
 from .signature import Signature
 from .states import States
 
-__all__ = ["Executable", "Shared"]
+__all__ = ["Executable", "Shared", "compile_together"]
 
 
 class Shared:
@@ -100,32 +102,51 @@ class Shared:
             return self._code[index]
 
     def compile_segments(self, settings: Settings) -> dict[int, Prediction]:
-        """Compile all segments now, those of one device together; what their vendors predict, by segment.
+        """:func:`compile_together` of this program alone."""
+        return compile_together([self], settings)[0]
 
-        Raises ``BackendError`` naming a segment whose compiler fails.
-        """
-        by_device: dict[str, list[int]] = {}
+    def _by_device(self) -> dict[str, list[int]]:
+        """The segments that compute something, by the device that they are for."""
+        found: dict[str, list[int]] = {}
         for index, segment in enumerate(self.plan.segments):
             if any(not get(instr.op).view for instr in self.segments[index].main.body):
-                by_device.setdefault(segment.device, []).append(index)
-        predictions: dict[int, Prediction] = {}
-        with self._lock:
-            for device, indices in by_device.items():
-                backend = self.backend(device)
-                programs = [self.segments[index] for index in indices]
-                try:
-                    compiled = backend.compile_all(programs, self.constants.once, settings)
-                except BackendError as error:
-                    told = on_failure.get()
-                    if told is not None:
-                        told(backend, programs, self.constants.once, error)
-                    raise
-                for index, code in zip(indices, compiled, strict=True):
-                    self._code[index] = code
-                    predicted = backend.prediction(code)
-                    if predicted is not None:
-                        predictions[index] = predicted
-        return predictions
+                found.setdefault(segment.device, []).append(index)
+        return found
+
+
+def compile_together(programs: Sequence[Shared], settings: Settings) -> list[dict[int, Prediction]]:
+    """Compile all segments of several programs now, those of one device together; what their vendors predict,
+    by program and segment.
+
+    Raises ``BackendError`` naming a segment whose compiler fails.
+    """
+    predictions: list[dict[int, Prediction]] = [{} for _ in programs]
+    with ExitStack() as held:
+        for program in programs:
+            held.enter_context(program._lock)
+        places = [program._by_device() for program in programs]
+        for device in dict.fromkeys(device for place in places for device in place):
+            concerned = [n for n, place in enumerate(places) if device in place]
+            backend = programs[concerned[0]].backend(device)
+            work: list[tuple[list[Program], Values]] = [
+                ([programs[n].segments[index] for index in places[n][device]], programs[n].constants.once)
+                for n in concerned
+            ]
+            told = on_failure.get()
+            with nullcontext() if told else backend.together(work, settings):
+                for n, (segments, constants) in zip(concerned, work, strict=True):
+                    try:
+                        codes = backend.compile_all(segments, constants, settings)
+                    except BackendError as error:
+                        if told is not None:
+                            told(backend, segments, constants, error)
+                        raise
+                    for index, code in zip(places[n][device], codes, strict=True):
+                        programs[n]._code[index] = code
+                        predicted = backend.prediction(code)
+                        if predicted is not None:
+                            predictions[n][index] = predicted
+    return predictions
 
 
 class Executable:

@@ -60,6 +60,9 @@ class Register:
     id: int
     type: TensorType
 
+    def __hash__(self) -> int:
+        return self.id  # types would be most of the time that planning takes
+
     def __str__(self) -> str:
         return f"r{self.id}"
 

@@ -16,6 +16,8 @@ from repeated_program import repeated_program
 
 from forgec.errors import ArtifactError
 from forgec.ir.interpreter import Interpreter
+from forgec.ir.parser import parse
+from forgec.ir.printer import to_text
 from forgec.ir.program import Constant, ConstRef, Instr, Operand, Program, Register
 
 SEED = 3
@@ -163,3 +165,36 @@ def test_what_is_handed_through_is_a_result_too(costs: None) -> None:
     for register, array in zip(function.results, want, strict=True):
         np.testing.assert_allclose(values.memory[register], array, atol=1e-2, err_msg=f"seed {SEED}")
     np.testing.assert_array_equal(values.memory[third], given)
+
+
+def row_of_many(tokens: int) -> Program:
+    """Blocks over rows, a product for one row alone; of one row nothing is taken."""
+    text = to_text(repeated_program(3, rows=tokens, width=4)).replace(
+        '  const c8: f32[4] = "w8"\n', '  const c8: f32[4] = "w8"\n  const c9: f32[5,4] = "w9"\n'
+    )
+    row = "r24"
+    if tokens > 1:
+        text = text.replace(") ->", ', r30 "i": i64[1]) ->')
+        row = "r31"
+        text = text.replace("  return", "  r31: f32[1,4] = gather r24, r30 {axis=0}\n  return")
+    text = text.replace(f'(r24 "y": f32[{tokens},4])', '(r32 "y": f32[1,5])')
+    return parse(text.replace("  return r24", f"  r32: f32[1,5] = linear {row}, c9\n  return r32"))
+
+
+def test_programs_of_many_rows_and_of_one_have_one_head(costs: None) -> None:
+    of = row_of_many(2)
+    values = Values(of)
+    found, models = fold(of, values)
+    x, index = np.random.default_rng(SEED + 1).normal(size=(2, 4)).astype(np.float32), np.array([1])
+    values.memory.update(zip(of.main.params, (x, index), strict=True))
+    assert found.codes is not None
+    (step,) = runner.steps(found.codes[0], "4000", of, values.of)
+    step()
+    want = Interpreter(of, lambda leaf: values.tensors["c" + leaf[1:]]).run([x, index])[0]
+    np.testing.assert_allclose(values.memory[of.main.results[0]], want, atol=1e-2, err_msg=f"seed {SEED}")
+    one = row_of_many(1)
+    head = fold(one, Values(one))[1][-1]
+    assert len(models) == 2 and (models[-1].xml, models[-1].weights) == (head.xml, head.weights)
+    code = Code.from_bytes(found.codes[0].to_bytes())
+    assert [bool(part.blob) for part in code.parts] == [True, False, True]
+    assert code.prediction is not None and code.prediction.dispatches == 4  # the copy is none

@@ -113,3 +113,24 @@ def test_caches_are_read_where_they_lie(accepting: None, costs: str, monkeypatch
     with forgec.LLM(programs) as llm:
         list(llm.generate([5, 6, 7], max_tokens=3, eos=()))
     assert moved and not any(48 in shape for shape in moved), moved
+
+
+@pytest.mark.parametrize(("fold", "calls"), [("on", 1), ("off", 2)])
+def test_what_repeats_in_both_programs_is_compiled_at_once(
+    fold: str, calls: int, accepting: None, costs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the blocks, a block and the head of either program, and nothing for the row that is copied."""
+    given: list[Sequence[Model]] = []
+    build = compiler.build
+
+    def counting(models: Sequence[Model], *rest: object) -> list[Built]:
+        given.append(models)
+        return build(models, *rest)  # type: ignore[arg-type, return-value]
+
+    monkeypatch.setattr(compiler, "build", counting)
+    programs = _compiled(models.load("llama-3.2-1b-tiny"), costs, fold=fold, check=False)
+    assert len(given) == calls
+    if fold == "on":
+        assert len(given[0]) == 6 and len({(m.xml, m.weights) for m in given[0]}) == 5
+    for entry in programs.values():
+        assert entry.report is not None and all(phase.ms >= 0 for phase in entry.report.phases)
