@@ -28,6 +28,7 @@ from ..vendor.legalise import (
     part_hidden,
     part_narrowing,
     patches_as_rows,
+    pool_maxima,
     rows_as_image,
     split_gated,
     split_linear,
@@ -58,7 +59,7 @@ class _Forms:
     ``heights`` are those that the image of a product's rows may have, ``hidden`` the elements of a wide
     layer's part, ``narrowing`` the parts of a product that narrows, ``weights`` the bytes of a piece of a
     weight, ``norms`` the elements over which a norm's scale goes into weights, ``scores`` those of attention
-    over which heads go some at a time.
+    over which heads go some at a time, ``pooled`` those of a head over which it goes without a softmax.
     """
 
     heights: tuple[int, ...] = ()
@@ -67,6 +68,7 @@ class _Forms:
     weights: int = 0
     norms: int | None = None
     scores: int | None = None
+    pooled: int | None = None
 
 
 _PIECES = 8
@@ -75,7 +77,7 @@ _PIECES = 8
 _FORMS = {
     "3720": _Forms((16, 4), weights=2**19, norms=2**17, scores=2**16),
     "4000": _Forms((16, 4), hidden=2**17, norms=2**17, scores=2**21),
-    "5010": _Forms(narrowing=2, norms=0, scores=2**21),
+    "5010": _Forms(narrowing=2, norms=0, scores=2**21, pooled=100_000),
 }
 """By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
 new ones join, neither is of use."""
@@ -94,6 +96,8 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
         legal = legal.then(part_narrowing(legal.program, forms.narrowing))
     if forms.weights:
         legal = legal.then(split_wide_products(legal.program, forms.weights, most=_PIECES))
+    if forms.pooled is not None:
+        legal = legal.then([pool_maxima(forms.pooled)])
     if forms.scores is not None:
         legal = legal.then([part_heads(forms.scores)])
     return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights)])

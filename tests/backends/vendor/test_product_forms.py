@@ -14,6 +14,7 @@ from forgec.backends.vendor.legalise import Rule, legalise, part_hidden, patches
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
 from forgec.ir.program import Leaf, Program
+from forgec.ir.types import DType, TensorType
 
 SEED = 37
 Rules = Callable[[Program], Sequence[Rule]]
@@ -26,7 +27,7 @@ def rewritten(text: str, rules: Rules) -> Counter[str]:
     tensors = {
         name: rng.standard_normal(c.type.shape).astype(np.float32) for name, c in program.constants.items()
     }
-    inputs = [rng.standard_normal(r.type.shape).astype(np.float32) for r in program.main.params]
+    inputs = [_input(rng, r.type) for r in program.main.params]
     legal = legalise(program, rules(program))
 
     sources = {c.recipe.name: name for name, c in program.constants.items() if isinstance(c.recipe, Leaf)}
@@ -37,6 +38,14 @@ def rewritten(text: str, rules: Rules) -> Counter[str]:
     (got,) = Interpreter(after, lambda name: value(plain[name])).run(inputs)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=f"seed {SEED}")
     return Counter(instr.op for instr in legal.program.main.body)
+
+
+def _input(rng: np.random.Generator, kind: TensorType) -> np.ndarray:
+    """Normal numbers, truth by sign, or counts from one on."""
+    values = np.asarray(rng.standard_normal(kind.shape))
+    if kind.dtype is DType.BOOL:
+        return np.asarray(values > 0)
+    return np.asarray(values if kind.dtype.is_float else np.ceil(np.abs(values)), kind.dtype.numpy)
 
 
 def product(rows: int = 32, act: str = "", residual: str = "_") -> str:
