@@ -56,13 +56,15 @@ _RULES: tuple[Rule, ...] = (
 class _Forms:
     """Without any of it products stay as they are.
 
-    ``heights`` are those that the image of a product's rows may have, ``hidden`` the elements of a wide
-    layer's part, ``narrowing`` the parts of a product that narrows, ``weights`` the bytes of a piece of a
-    weight, ``norms`` the elements over which a norm's scale goes into weights, ``scores`` those of attention
-    over which heads go some at a time, ``pooled`` those of a head over which it goes without a softmax.
+    ``heights`` are those that the image of a product's rows may have, ``wide`` those that are tried before in
+    a wide product, ``hidden`` the elements of a wide layer's part, ``narrowing`` the parts of a product that
+    narrows, ``weights`` the bytes of a piece of a weight, ``norms`` the elements over which a norm's scale
+    goes into weights, ``scores`` those of attention over which heads go some at a time, ``pooled`` those of a
+    head over which it goes without a softmax.
     """
 
     heights: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
     hidden: int = 0
     narrowing: int = 1
     weights: int = 0
@@ -76,7 +78,7 @@ _PIECES = 8
 
 _FORMS = {
     "3720": _Forms((16, 4), weights=2**19, norms=2**17, scores=2**16),
-    "4000": _Forms((16, 4), hidden=2**17, norms=2**17, scores=2**21),
+    "4000": _Forms((16, 4), wide=(8,), hidden=2**17, norms=2**17, scores=2**21),
     "5010": _Forms(narrowing=2, norms=0, scores=2**21, pooled=100_000),
 }
 """By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
@@ -100,4 +102,4 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
         legal = legal.then([pool_maxima(forms.pooled)])
     if forms.scores is not None:
         legal = legal.then([part_heads(forms.scores)])
-    return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights)])
+    return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights, wide=forms.wide)])

@@ -73,6 +73,21 @@ def test_rows_that_stay(text: str) -> None:
     assert rewritten(text, lambda _: [rows_as_image(16)]) == {"linear": 1}
 
 
+@pytest.mark.parametrize(("outputs", "inputs", "high"), [(1024, 1024, 8), (1023, 1024, 16), (1024, 1023, 16)])
+def test_the_image_of_a_wide_product_has_a_height_of_its_own(outputs: int, inputs: int, high: int) -> None:
+    text = f"""program @main(r0 "x": f32[32,{inputs}]) -> (r1 "y": f32[32,{outputs}]) {{
+  const c0: f32[{outputs},{inputs}] = "w"
+  r1: f32[32,{outputs}] = linear r0, c0, _, _
+  return r1
+}}
+"""
+    rules = [rows_as_image(16, wide=(8,))]
+    assert rewritten(text, lambda _: rules)["conv"] == 1
+    body = legalise(parse(text), rules).program.main.body
+    (image,) = (i.results[0].type.shape for i in body if i.op == "conv")
+    assert image[2] == high
+
+
 def test_rows_of_a_product_with_a_computed_weight_stay() -> None:
     text = """program @main(r0 "x": f32[32,24], r1 "w": f32[40,24]) -> (r2 "y": f32[32,40]) {
   r2: f32[32,40] = linear r0, r1, _, _
