@@ -3,9 +3,10 @@
 Slices of a wide product become products of their own, and attention's scale goes into the weights of the
 queries, which takes a few percent off a simulated run. A convolution over patches is a product. Norms and
 matrix products go in two axes; on the platforms where that helps, products with constant weights become
-convolutions over an image of their rows, wide hidden layers and products that narrow are made in parts, and a
-layer norm's scale goes into weights. Where grouped queries have several rows the key heads are repeated:
-folding the group into the rows makes the compiler's own attention matcher fail on the mask.
+convolutions over an image of their rows, wide hidden layers and products that narrow are made in parts, a
+layer norm's scale goes into weights, and attention over many scores does without a softmax. Where grouped
+queries have several rows the key heads are repeated: folding the group into the rows makes the compiler's own
+attention matcher fail on the mask.
 """
 
 from __future__ import annotations
