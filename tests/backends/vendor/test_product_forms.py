@@ -73,19 +73,35 @@ def test_rows_that_stay(text: str) -> None:
     assert rewritten(text, lambda _: [rows_as_image(16)]) == {"linear": 1}
 
 
-@pytest.mark.parametrize(("outputs", "inputs", "high"), [(1024, 1024, 8), (1023, 1024, 16), (1024, 1023, 16)])
-def test_the_image_of_a_wide_product_has_a_height_of_its_own(outputs: int, inputs: int, high: int) -> None:
-    text = f"""program @main(r0 "x": f32[32,{inputs}]) -> (r1 "y": f32[32,{outputs}]) {{
+def square(outputs: int, inputs: int) -> str:
+    return f"""program @main(r0 "x": f32[32,{inputs}]) -> (r1 "y": f32[32,{outputs}]) {{
   const c0: f32[{outputs},{inputs}] = "w"
   r1: f32[32,{outputs}] = linear r0, c0, _, _
   return r1
 }}
 """
+
+
+def heights(legal: Program) -> list[int]:
+    """Of the images that products became."""
+    return [instr.results[0].type.shape[2] for instr in legal.main.body if instr.op == "conv"]
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "high"), [(1024, 1024, 8), (1023, 1024, 16), (1024, 1023, 16)])
+def test_the_image_of_a_wide_product_has_a_height_of_its_own(outputs: int, inputs: int, high: int) -> None:
     rules = [rows_as_image(16, wide=(8,))]
-    assert rewritten(text, lambda _: rules)["conv"] == 1
-    body = legalise(parse(text), rules).program.main.body
-    (image,) = (i.results[0].type.shape for i in body if i.op == "conv")
-    assert image[2] == high
+    assert rewritten(square(outputs, inputs), lambda _: rules)["conv"] == 1
+    assert heights(legalise(parse(square(outputs, inputs)), rules).program) == [high]
+
+
+@pytest.mark.parametrize(("platform", "high"), [("3720", [16] * 4), ("4000", [8]), ("5010", [])])
+def test_every_platform_has_its_image_of_a_wide_product(platform: str, high: list[int]) -> None:
+    text = (
+        square(1024, 1024)
+        .replace("(r1 ", "(r2 ")
+        .replace("return r1", "r2: f32[32,1024] = tanh r1\n  return r2")
+    )
+    assert heights(legalise_segment(parse(text), platform).program) == high
 
 
 def test_rows_of_a_product_with_a_computed_weight_stay() -> None:
