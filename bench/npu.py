@@ -103,7 +103,7 @@ def _load(name: str, layers: int | None) -> Any:
     loaded = presets.load(source, layers=layers if deep else None)
     for module in (loaded.module, getattr(loaded.module, "model", None)):
         if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
-            module.set_output_embeddings(torch.nn.Identity())
+            module.set_output_embeddings(torch.nn.Identity().eval())
             break
     return loaded
 

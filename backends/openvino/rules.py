@@ -3,9 +3,10 @@
 Slices of a wide product become products of their own, and attention's scale goes into the weights of the
 queries, which takes a few percent off a simulated run. A convolution over patches is a product. Norms and
 matrix products go in two axes; on the platforms where that helps, products with constant weights become
-convolutions over an image of their rows, wide hidden layers and products that narrow are made in parts, and a
-layer norm's scale goes into weights. Where grouped queries have several rows the key heads are repeated:
-folding the group into the rows makes the compiler's own attention matcher fail on the mask.
+convolutions over an image of their rows, wide hidden layers and products that narrow are made in parts, a
+layer norm's scale goes into weights, and attention over many scores does without a softmax. Where grouped
+queries have several rows the key heads are repeated: folding the group into the rows makes the compiler's own
+attention matcher fail on the mask.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..vendor.legalise import (
     part_hidden,
     part_narrowing,
     patches_as_rows,
+    pool_maxima,
     rows_as_image,
     split_gated,
     split_linear,
@@ -55,18 +57,21 @@ _RULES: tuple[Rule, ...] = (
 class _Forms:
     """Without any of it products stay as they are.
 
-    ``heights`` are those that the image of a product's rows may have, ``hidden`` the elements of a wide
-    layer's part, ``narrowing`` the parts of a product that narrows, ``weights`` the bytes of a piece of a
-    weight, ``norms`` the elements over which a norm's scale goes into weights, ``scores`` those of attention
-    over which heads go some at a time.
+    ``heights`` are those that the image of a product's rows may have, ``wide`` those that are tried before in
+    a wide product, ``hidden`` the elements of a wide layer's part, ``narrowing`` the parts of a product that
+    narrows, ``weights`` the bytes of a piece of a weight, ``norms`` the elements over which a norm's scale
+    goes into weights, ``scores`` those of attention over which heads go some at a time, ``pooled`` those of a
+    head over which it goes without a softmax.
     """
 
     heights: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
     hidden: int = 0
     narrowing: int = 1
     weights: int = 0
     norms: int | None = None
     scores: int | None = None
+    pooled: int | None = None
 
 
 _PIECES = 8
@@ -74,8 +79,8 @@ _PIECES = 8
 
 _FORMS = {
     "3720": _Forms((16, 4), weights=2**19, norms=2**17, scores=2**16),
-    "4000": _Forms((16, 4), hidden=2**17, norms=2**17, scores=2**21),
-    "5010": _Forms(narrowing=2, norms=0, scores=2**21),
+    "4000": _Forms((16, 4), wide=(8,), hidden=2**17, norms=2**17, scores=2**21),
+    "5010": _Forms(narrowing=2, norms=0, scores=2**21, pooled=100_000),
 }
 """By platform, as its simulated runs have it: docs/intel.md. Where attention is over a cache, whose rows the
 new ones join, neither is of use."""
@@ -94,6 +99,8 @@ def legalise_segment(segment: Program, platform: str) -> Legal:
         legal = legal.then(part_narrowing(legal.program, forms.narrowing))
     if forms.weights:
         legal = legal.then(split_wide_products(legal.program, forms.weights, most=_PIECES))
+    if forms.pooled is not None:
+        legal = legal.then([pool_maxima(forms.pooled)])
     if forms.scores is not None:
         legal = legal.then([part_heads(forms.scores)])
-    return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights)])
+    return legal.then([*conv_on_rows(), *_RULES, rows_as_image(*forms.heights, wide=forms.wide)])

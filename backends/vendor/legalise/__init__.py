@@ -16,6 +16,7 @@ from .hidden_parts import part_hidden
 from .narrowing import part_narrowing
 from .norm_scale import fold_norm_scale
 from .patches import patches_as_rows
+from .pooled_maxima import pool_maxima
 from .residual_norm import split_residual_norm
 from .rotary import split_rope
 from .rows_image import rows_as_image
@@ -37,6 +38,7 @@ __all__ = [
     "part_hidden",
     "part_narrowing",
     "patches_as_rows",
+    "pool_maxima",
     "rows_as_image",
     "split_gated",
     "split_linear",

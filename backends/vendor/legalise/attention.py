@@ -22,7 +22,7 @@ from forgec.ir.types import DType
 
 from .builder import Builder, Rule, type_of
 
-__all__ = ["MASKED", "decompose_attention"]
+__all__ = ["MASKED", "decompose_attention", "float_mask"]
 
 MASKED = -3e4
 
@@ -92,7 +92,7 @@ def _mask(
     """One float mask for the mask operand and the places that causality and the window leave, or None."""
     given: Operand = None
     if mask is not None:
-        given = build.once(("mask", mask), lambda: _as_float(build, mask, dtype))
+        given = build.once(("mask", mask), lambda: float_mask(build, mask, dtype))
     if not causal and not window:
         return given
     distance = np.arange(rows)[:, None] + (length - rows) - np.arange(length)[None, :]
@@ -137,11 +137,12 @@ def _filled_mask(
     own = build.once(("filled", filled, shape), make)
     if mask is None:
         return own
-    given = build.once(("mask", mask), lambda: _as_float(build, mask, dtype))
+    given = build.once(("mask", mask), lambda: float_mask(build, mask, dtype))
     return build.once(("both", mask, filled, shape), lambda: build.op("add", given, own))
 
 
-def _as_float(build: Builder, mask: Operand, dtype: DType) -> Operand:
+def float_mask(build: Builder, mask: Operand, dtype: DType) -> Operand:
+    """What a mask, of booleans or floats, adds to scores: numbers that 16 bits hold."""
     kind = type_of(mask)
     assert kind is not None
     if kind.dtype is DType.BOOL:

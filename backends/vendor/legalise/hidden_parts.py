@@ -18,6 +18,7 @@ from itertools import pairwise
 from forgec.ir.program import ConstRef, Instr, Operand, Program, Register
 
 from .builder import Builder, Rule, type_of
+from .outputs import outputs
 from .users import readers
 
 __all__ = ["part_hidden"]
@@ -74,8 +75,9 @@ def _chain(x: Operand, made: Mapping[int, Instr], users: Mapping[int, list[Instr
         return []
     instr = made[x.id]
     if instr.op == "linear":
-        weights = [operand for operand in instr.operands[1:] if operand is not None]
-        return [x.id] if all(isinstance(w, ConstRef) for w in weights) else []
+        weight, bias, residual = instr.operands[1:]
+        fixed = isinstance(weight, ConstRef) and isinstance(bias, ConstRef | None)
+        return [x.id] if fixed and residual is None else []
     if instr.op not in _POINTWISE or any(type_of(y) != x.type for y in instr.operands):
         return []
     before = [_chain(y, made, users) for y in instr.operands]
@@ -86,11 +88,6 @@ def _part(build: Builder, x: Register, seen: Mapping[int, Instr], start: int, st
     """The channels from ``start`` to ``stop`` of a register."""
     instr = seen[x.id]
     if instr.op == "linear":
-        given, *weights = instr.operands
-        rows = [
-            build.constant("slice", w, axis=0, start=start, stop=stop) if isinstance(w, ConstRef) else None
-            for w in weights
-        ]
-        return build.op("linear", given, *rows, **instr.attrs)
+        return build.op("linear", instr.operands[0], *outputs(build, instr, start, stop), None, **instr.attrs)
     parts = [_part(build, y, seen, start, stop) for y in instr.operands if isinstance(y, Register)]
     return build.op(instr.op, *parts, **instr.attrs)

@@ -16,6 +16,7 @@ from itertools import pairwise
 from forgec.ir.program import ConstRef, Instr, Operand, Program
 
 from .builder import Builder, Rule
+from .outputs import outputs
 
 __all__ = ["part_narrowing"]
 
@@ -31,16 +32,13 @@ def part_narrowing(segment: Program, count: int) -> list[Rule]:
     def part(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         if instr.op != "linear" or instr.results[0].id not in whole:
             return None
-        x, *constants, residual = instr.operands
+        x, residual = instr.operands[0], instr.operands[3]
         result = instr.results[0].type
         width = result.shape[-1] // count
-        parts = []
-        for start, stop in pairwise(range(0, result.shape[-1] + 1, width)):
-            own = [
-                build.constant("slice", c, axis=0, start=start, stop=stop) if isinstance(c, ConstRef) else c
-                for c in constants
-            ]
-            parts.append(build.op("linear", x, *own, None, **instr.attrs))
+        parts = [
+            build.op("linear", x, *outputs(build, instr, *bounds), None, **instr.attrs)
+            for bounds in pairwise(range(0, result.shape[-1] + 1, width))
+        ]
         y = build.op("concat", *parts, axis=result.rank - 1)
         return (y if residual is None else build.op("add", y, residual),)
 

@@ -19,9 +19,13 @@ from .builder import Builder, Rule, type_of
 __all__ = ["rows_as_image"]
 
 
-def rows_as_image(*heights: int) -> Rule:
+_WIDE = 1024
+"""Inputs and outputs from which on a product is wide."""
+
+
+def rows_as_image(*heights: int, wide: Sequence[int] = ()) -> Rule:
     """A rule for products of two axes without activation and residual; the image is as high as the first of
-    ``heights`` that divides the rows."""
+    ``heights`` that divides the rows, in wide products of ``wide`` before these."""
 
     def rule(build: Builder, instr: Instr) -> Sequence[Operand] | None:
         kind = type_of(instr.operands[0])
@@ -29,8 +33,11 @@ def rows_as_image(*heights: int) -> Rule:
             return None
         x, weight, bias, residual = instr.operands
         rows, width = kind.shape
-        height = next((h for h in heights if rows % h == 0 and rows > h), 0)
-        if not height or not isinstance(weight, ConstRef) or residual is not None or instr.attrs.get("act"):
+        if not isinstance(weight, ConstRef) or residual is not None or instr.attrs.get("act"):
+            return None
+        tried = (*wide, *heights) if min(weight.type.shape) >= _WIDE else heights
+        height = next((h for h in tried if rows % h == 0 and rows > h), 0)
+        if not height:
             return None
         kernel = build.constant("reshape", weight, shape=(*weight.type.shape, 1, 1))
         image = build.op("reshape", x, shape=(1, height, rows // height, width))

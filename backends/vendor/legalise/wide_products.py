@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from forgec.ir.program import ConstRef, Instr, Operand, Program, Register
 
 from .builder import Builder, Rule, type_of
+from .outputs import outputs
 from .users import readers
 
 __all__ = ["split_wide_products"]
@@ -34,7 +35,9 @@ def split_wide_products(
     done: set[str] = set()
 
     def wide(instr: Instr | None) -> bool:
-        weight = instr.operands[1] if instr is not None and instr.op == "linear" else None
+        if instr is None or instr.op != "linear" or not isinstance(instr.operands[2], ConstRef | None):
+            return False
+        weight = instr.operands[1]
         if not isinstance(weight, ConstRef) or weight.name in done:
             return False
         return weight.type.shape[0] > _ALIGN and weight.type.numel * itemsize > limit
@@ -92,11 +95,6 @@ def _steps(instr: Instr | None, limit: int, itemsize: int, pieces: int | None) -
 
 def _piece(build: Builder, instr: Instr, start: int, stop: int, done: set[str]) -> Register:
     """The product with a piece of the weight, whose name is noted in ``done``."""
-    x, weight, bias, _ = instr.operands
-    assert isinstance(weight, ConstRef)
-    part = build.constant("slice", weight, axis=0, start=start, stop=stop)
-    done.add(part.name)
-    shift = (
-        build.constant("slice", bias, axis=0, start=start, stop=stop) if isinstance(bias, ConstRef) else bias
-    )
-    return build.op("linear", x, part, shift, None, **instr.attrs)
+    weight, bias = outputs(build, instr, start, stop)
+    done.add(weight.name)
+    return build.op("linear", instr.operands[0], weight, bias, None, **instr.attrs)

@@ -1,9 +1,16 @@
-"""Norms' scales in weights, products that narrow, attention by heads: the same numbers, in the form meant."""
+"""Norms' scales in weights, products that narrow, attention by heads or without a softmax: the same numbers, in
+the form meant."""
 
 from __future__ import annotations
 
 import pytest
-from forgec.backends.vendor.legalise import fold_norm_scale, legalise, part_heads, part_narrowing
+from forgec.backends.vendor.legalise import (
+    fold_norm_scale,
+    legalise,
+    part_heads,
+    part_narrowing,
+    pool_maxima,
+)
 from test_product_forms import rewritten
 
 from forgec.ir.parser import parse
@@ -118,3 +125,65 @@ def test_few_scores_stay_together() -> None:
 
 def test_heads_with_a_mask_each_stay_together() -> None:
     assert rewritten(attention("r3"), lambda _: [part_heads(10)]) == {"attention": 1}
+
+
+def scores(
+    length: int = 13, rest: str = "_, _", attrs: str = "", items: int = 1, groups: int = 3, out: str = "6,5,4"
+) -> str:
+    """A program with attention; ``rest`` are its mask and how many keys count."""
+    params = {
+        "q": f"f32[{items},6,5,3]",
+        "k": f"f32[{items},{groups},{length},3]",
+        "v": f"f32[{items},{groups},{length},4]",
+        "item": f"bool[{items},1,1,{length}]",
+        "row": f"f32[{length}]",
+        "query": f"f32[1,1,5,{length}]",
+        "head": f"f32[{items},6,1,{length}]",
+        "count": "i64[]",
+    }
+    listed = ", ".join(f'r{i} "{name}": {kind}' for i, (name, kind) in enumerate(params.items()))
+    rest = ", ".join(f"r{[*params].index(name)}" if name in params else name for name in rest.split(", "))
+    return f"""program @main({listed}) -> (r9 "y": f32[{items},{out}]) {{
+  r9: f32[{items},{out}] = attention r0, r1, r2, {rest} {{scale=0.5{attrs}}}
+  return r9
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (scores(), 6),
+        (scores(150, "item, _", items=2), 12),
+        (scores(20, "row, _", ", seq_major=true", 2, 6, "5,6,4"), 12),
+    ],
+    ids=["an image with rows twice", "a mask for each item, two poolings", "one mask, rows first"],
+)
+def test_attention_over_many_scores_has_no_softmax(text: str, count: int) -> None:
+    ops = rewritten(text, lambda _: [pool_maxima(64)])
+    assert ops["exp"] == ops["div"] == count and ops["matmul"] == 3 * count
+    assert not ops["attention"] and not ops["softmax"]
+
+
+def test_scores_of_any_size_do_not_overflow() -> None:
+    """The largest of a row counts whole, even if 16 bits hold no exponential of it."""
+    text = scores().replace("scale=0.5", "scale=5000.0")
+    assert rewritten(text, lambda _: [pool_maxima(64)])["exp"] == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        scores(12),
+        scores(rest="query, _"),
+        scores(rest="head, _"),
+        scores(attrs=", causal=true"),
+        scores(attrs=", window=3"),
+        scores(attrs=", softcap=2.0"),
+        scores(rest="row, _", attrs=", bounded=true"),
+        scores(rest="_, count"),
+    ],
+    ids=["few", "a mask by query", "a mask by head", "causal", "window", "cap", "over a cache", "some keys"],
+)
+def test_attention_that_keeps_its_softmax(text: str) -> None:
+    assert rewritten(text, lambda _: [pool_maxima(64)]) == {"attention": 1}

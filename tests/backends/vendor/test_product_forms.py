@@ -14,6 +14,7 @@ from forgec.backends.vendor.legalise import Rule, legalise, part_hidden, patches
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
 from forgec.ir.program import Leaf, Program
+from forgec.ir.types import DType, TensorType
 
 SEED = 37
 Rules = Callable[[Program], Sequence[Rule]]
@@ -26,7 +27,7 @@ def rewritten(text: str, rules: Rules) -> Counter[str]:
     tensors = {
         name: rng.standard_normal(c.type.shape).astype(np.float32) for name, c in program.constants.items()
     }
-    inputs = [rng.standard_normal(r.type.shape).astype(np.float32) for r in program.main.params]
+    inputs = [_input(rng, r.type) for r in program.main.params]
     legal = legalise(program, rules(program))
 
     sources = {c.recipe.name: name for name, c in program.constants.items() if isinstance(c.recipe, Leaf)}
@@ -37,6 +38,14 @@ def rewritten(text: str, rules: Rules) -> Counter[str]:
     (got,) = Interpreter(after, lambda name: value(plain[name])).run(inputs)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=f"seed {SEED}")
     return Counter(instr.op for instr in legal.program.main.body)
+
+
+def _input(rng: np.random.Generator, kind: TensorType) -> np.ndarray:
+    """Normal numbers, truth by sign, or counts from one on."""
+    values = np.asarray(rng.standard_normal(kind.shape))
+    if kind.dtype is DType.BOOL:
+        return np.asarray(values > 0)
+    return np.asarray(values if kind.dtype.is_float else np.ceil(np.abs(values)), kind.dtype.numpy)
 
 
 def product(rows: int = 32, act: str = "", residual: str = "_") -> str:
@@ -62,6 +71,37 @@ def test_rows_become_an_image(rows: int) -> None:
 )
 def test_rows_that_stay(text: str) -> None:
     assert rewritten(text, lambda _: [rows_as_image(16)]) == {"linear": 1}
+
+
+def square(outputs: int, inputs: int) -> str:
+    return f"""program @main(r0 "x": f32[32,{inputs}]) -> (r1 "y": f32[32,{outputs}]) {{
+  const c0: f32[{outputs},{inputs}] = "w"
+  r1: f32[32,{outputs}] = linear r0, c0, _, _
+  return r1
+}}
+"""
+
+
+def heights(legal: Program) -> list[int]:
+    """Of the images that products became."""
+    return [instr.results[0].type.shape[2] for instr in legal.main.body if instr.op == "conv"]
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "high"), [(1024, 1024, 8), (1023, 1024, 16), (1024, 1023, 16)])
+def test_the_image_of_a_wide_product_has_a_height_of_its_own(outputs: int, inputs: int, high: int) -> None:
+    rules = [rows_as_image(16, wide=(8,))]
+    assert rewritten(square(outputs, inputs), lambda _: rules)["conv"] == 1
+    assert heights(legalise(parse(square(outputs, inputs)), rules).program) == [high]
+
+
+@pytest.mark.parametrize(("platform", "high"), [("3720", [16] * 4), ("4000", [8]), ("5010", [])])
+def test_every_platform_has_its_image_of_a_wide_product(platform: str, high: list[int]) -> None:
+    text = (
+        square(1024, 1024)
+        .replace("(r1 ", "(r2 ")
+        .replace("return r1", "r2: f32[32,1024] = tanh r1\n  return r2")
+    )
+    assert heights(legalise_segment(parse(text), platform).program) == high
 
 
 def test_rows_of_a_product_with_a_computed_weight_stay() -> None:
