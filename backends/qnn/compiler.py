@@ -35,8 +35,9 @@ from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
 from .container import Container, pack, unpack
 from .emit import Emitted, emit
+from .job import job_of
 from .legalise import legalise_segment
-from .process import RESULT, TASKS
+from .process import RESULT
 from .socs import Chip
 from .translate import originals, refused_instructions
 
@@ -254,10 +255,8 @@ def _run(folder: Path, what: str, soc: int, provider: dict[str, str], context: s
 def _job(runs: Sequence[_Run], folder: Path | None = None, jobs: int = 1) -> Job:
     """A process for these runs; in the folder of the only one, if there is one."""
     folder = folder or runs[0].folder
-    (folder / TASKS).write_text(json.dumps({"jobs": jobs, "tasks": [run.task for run in runs]}))
-    script = Path(__file__).with_name("process.py")
     what = runs[0].what if len(runs) == 1 else f"{len(runs)} parts, {runs[0].what} first"
-    return Job(what, (sys.executable, "-P", str(script)), folder)
+    return job_of(what, [run.task for run in runs], folder, jobs)
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,6 @@ refused. After one that hangs, the rest is asked in a new process. The answers a
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,9 @@ from forgec.ir.types import DType, TensorType
 
 from ..base import Settings
 from ..vendor.support import Trial, single
-from ..vendor.worker import Job, Outcome, run
-from .process import RESULT, TASKS
+from ..vendor.worker import Outcome, run
+from .job import job_of
+from .process import RESULT
 from .translate import vendor_reasons
 
 __all__ = ["try_out"]
@@ -74,9 +74,7 @@ def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
 
 
 def _run(tasks: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
-    (folder / TASKS).write_text(json.dumps({"jobs": 1, "tasks": tasks}))
-    script = Path(__file__).with_name("process.py")
-    return run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
+    return run(job_of("single instructions", tasks, folder), _BOUND)
 
 
 def _vendors_reason(task: Mapping[str, Any], folder: Path) -> str:

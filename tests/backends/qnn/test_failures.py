@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forgec.backends.base import DEFAULTS, RejectedError, Settings
-from forgec.backends.qnn import compiler, process, trial
+from forgec.backends.qnn import compiler, job, process, trial
 from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
 from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
@@ -135,10 +135,10 @@ def test_a_compiler_that_dies_is_an_answer(tmp_path: Path, monkeypatch: pytest.M
         "    if task['folder'].endswith('1'):\n"
         "        os.abort()\n"
         "    return {'error': '', 'seconds': 0.0}\n"
-        "real['main'].__globals__.update(compile_one=compile_one, register=lambda: None)\n"
+        "real['main'].__globals__.update(compile_one=compile_one, load=lambda: None)\n"
         "real['main']()\n"
     )
-    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
+    monkeypatch.setattr(job, "__file__", str(tmp_path / "job.py"))
     x = np.ones((2, 3), np.float32)
     instrs: list[Instr] = [single(op, Sample((x,), {})).program.main.body[0] for op in ("exp", "sin", "cos")]
     found = [answer.reason for answer in trial.try_out(instrs, 77)]
