@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from forgec.errors import BackendError
 from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Program, Register, StateRef
 from forgec.ir.program import Literal as Scalar
@@ -147,6 +148,9 @@ class QnnBackend(Backend):
                 return folded
         try:
             codes = compiler.compile_segments(segments, constants, settings, self.chip)
+            lost = [repeat.reason for repeat in told if repeat.reason != COMPRESSED]
+            if lost and not settings.predict:  # a prediction would say it, and what is compressed a remark
+                raise BackendError(f"nothing is folded: {lost[0]}", hint="compile with fold=off")
             return [container.with_repeats(codes[0], told), *codes[1:]] if told else codes
         except compiler.Refused as refused:
             placed = [instr for instr in refused.instrs if not get(instr.op).view]

@@ -1,7 +1,8 @@
 """Asking Qualcomm's compiler whether it takes an instruction: one small model each, compiled for real.
 
 All that are asked together are compiled by one worker process, in a fork each; one that kills the compiler is
-refused. After one that hangs, the rest is asked in a new process. The answers are kept by
+refused. After one that may hang, it and the rest are asked in a new process, where it comes first and has all
+of the time. The answers are kept by
 :mod:`forgec.backends.vendor.support`.
 """
 
@@ -58,7 +59,7 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[Trial]:
 
 
 def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
-    """Answers up to the first task that hangs, that one included."""
+    """Answers up to the first task that has none when the time is up. It hangs if it had all of the time."""
     outcome = _run(tasks, folder)
     answers = []
     for task in tasks:
@@ -69,7 +70,7 @@ def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
         elif not outcome.stopped:
             raise BackendError(f"Qualcomm's compiler does not start: {outcome.log.strip()[-300:]}")
         else:
-            return [*answers, _HANGS]
+            return answers or [_HANGS]
     return answers
 
 

@@ -80,6 +80,9 @@ def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -
     (code,) = qnn.compile_all([of], lambda c: zeros(c), Settings(fold="on"))
     prediction = qnn.prediction(code)
     assert prediction is not None and prediction.repeats == (repeat,)
+    with pytest.raises(BackendError, match="nothing is folded: asked for, but the compiler died") as caught:
+        qnn.compile_all([of], lambda c: zeros(c), Settings(fold="on", predict=False))
+    assert "fold=off" in (caught.value.hint or "")
 
 
 def test_a_large_weight_that_is_read_once_stays_in_the_code() -> None:
