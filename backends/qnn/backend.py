@@ -121,7 +121,7 @@ class QnnBackend(Backend):
         return self._support
 
     def remarks(self, instrs: Sequence[Instr]) -> list[str]:
-        from .emit.blocks import decompressed
+        from .emit.blocks import by_row, decompressed
 
         said = []
         weights = {x for instr in instrs if (x := decompressed(instr)) is not None}
@@ -131,8 +131,8 @@ class QnnBackend(Backend):
                 f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes "
                 "codes in matrix products only, with rows that are a multiple of 16"
             )
-        if self._folding and any(instr.op == "linear_q" and decompressed(instr) is None for instr in instrs):
-            said.append(f"what repeats with compressed weights is not folded on {self.name}: {COMPRESSED}")
+        if self._folding and any(instr.op == "linear_q" and not by_row(instr) for instr in instrs):
+            said.append(f"what repeats with such weights is not folded on {self.name}: {COMPRESSED}")
         return said
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:

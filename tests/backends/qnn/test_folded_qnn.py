@@ -24,6 +24,7 @@ from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
 from forgec.ir.printer import to_text
 from forgec.ir.program import Constant, ConstRef, Instr, Leaf, Operand, Program, Register
+from forgec.ir.types import DType
 
 SEED = 5
 BLOCKS = 3
@@ -72,6 +73,8 @@ def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -
     codes, (repeat,) = compile_folded([of], lambda c: zeros(c), Settings(), CHIPS["hexagon-v73"])
     assert codes is None and not repeat.folded and repeat.calls == BLOCKS
     assert repeat.reason == "asked for, but the compiler died"
+    (priced,) = fold_prices([of], lambda c: zeros(c), Settings(), CHIPS["hexagon-v73"])
+    assert not priced.folded and priced.calls == BLOCKS and priced.reason == "the compiler died"
     stored = {"cycles": [1, 2, 3], "us": 1.0, "ddr_bytes": 0, "spill_bytes": 0, "vtcm_bytes": None}
     stored |= {"code_bytes": 0, "uncosted": [], "layers": []}
     plain = container.pack(container.Container("a compiler", 60, (), (), {}, stored, {}))
@@ -119,25 +122,78 @@ def zeros(constant: Constant) -> np.ndarray:
     return np.zeros(constant.type.array_shape, constant.type.dtype.numpy)
 
 
-def compressed_program() -> Program:
-    """The repeated blocks with codes in their products."""
+def compressed_program(codes: str, groups: int) -> Program:
+    """The repeated blocks with codes in their products, and so many scales for a row."""
     text = to_text(repeated_program(BLOCKS, rows=4, width=32))
     for i in range(0, 3 * BLOCKS, 3):
-        text = text.replace(f'const c{i}: f32[64,32] = "w{i}"', f'const c{i}: i8[64,32] = "w{i}"')
-        text = text.replace(f"c{i}, c{i + 1} {{", f"c{i}, c{i + 1}, _, _ {{")
+        text = text.replace(f'const c{i}: f32[64,32] = "w{i}"', f'const c{i}: {codes}[64,32] = "w{i}"')
+        text = text.replace(f"const c{i + 1}: f32[64]", f"const c{i + 1}: f32[{groups},64]")
+        text = text.replace(f"c{i}, c{i + 1} {{", f"c{i}, c{i + 1}, _, _ {{group={32 // groups % 32}, ")
     return parse(text.replace("= linear ", "= linear_q "))
 
 
-def test_compressed_blocks_are_not_folded_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("codes", "groups"), [("i4", 1), ("i8", 2)])
+def test_what_has_no_codes_as_inputs_is_not_folded_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, codes: str, groups: int
+) -> None:
     monkeypatch.setattr(folded_module, "compile_parts", lambda wanted, *_: [never() for _ in wanted])
-    of = compressed_program()
-    codes, (told,) = compile_folded([of], zeros, Settings(), CHIPS["hexagon-v73"])
+    of = compressed_program(codes, groups)
+    found, (told,) = compile_folded([of], zeros, Settings(), CHIPS["hexagon-v73"])
     (priced,) = fold_prices([of], zeros, Settings(), CHIPS["hexagon-v73"])
-    assert codes is None and told == priced
-    assert not told.folded and told.calls == BLOCKS and told.folded_us is None and "compressed" in told.reason
+    assert found is None and told == priced
+    assert not told.folded and told.calls == BLOCKS and told.folded_us is None and "codes" in told.reason
     plain = QnnBackend(TARGETS[0])
     (said,) = plain.under(Settings(fold="on")).remarks(of.main.body)
     assert "not folded" in said and plain.remarks(of.main.body) == []
+    assert plain.under(Settings(fold="on")).remarks(compressed_program("i8", 1).main.body) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    compiler.missing() is not None, reason="Qualcomm's compiler is missing: pip install 'forgec[qnn]'"
+)
+@pytest.mark.parametrize("largest", [0.01, 0.3, 4.0])
+def test_folded_bytes_compute_what_the_program_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float
+) -> None:
+    """Codes go in as bytes, whatever the largest weight of a row is."""
+    monkeypatch.setenv("FORGEC_CACHE", str(tmp_path))
+    of = compressed_program("i8", 1)
+    rng = np.random.default_rng(SEED)
+    tensors = {}
+    for name, c in of.constants.items():
+        if c.type.dtype is DType.I8:
+            value = rng.integers(-127, 128, c.type.shape).astype(np.int8)
+        else:
+            value = rng.uniform(0.2, 1, c.type.shape).astype(np.float32)
+            value *= largest / 127 if c.type.rank == 2 else 1
+        tensors[f"w{name[1:]}"] = value
+
+    def of_constant(constant: Constant) -> np.ndarray:
+        assert isinstance(constant.recipe, Leaf)
+        return tensors[constant.recipe.name]
+
+    codes, _ = compile_folded([of], of_constant, Settings(predict=False), CHIPS["hexagon-v73"])
+    assert codes is not None
+    folded = unpack_folded(codes[0])
+    (part,) = map(container.unpack, folded.parts)
+    kinds = [port.type.dtype for port in part.inputs[1:]]
+    assert DType.U8 in kinds
+    main = of.main
+    memory = {r: np.zeros(r.type.shape, np.float32) for r in (*main.params, *main.results)}
+
+    def of_operand(operand: Operand) -> np.ndarray:
+        if isinstance(operand, ConstRef):
+            return of_constant(of.constants[operand.name])
+        return memory[operand]  # type: ignore[index]
+
+    (step,) = session.folded_steps(folded, of, of_operand, "the test")
+    given = rng.normal(size=(4, 32)).astype(np.float32)
+    memory[main.params[0]][...] = given
+    step()
+    want = Interpreter(of, tensors.__getitem__).run([given])[0]
+    got = memory[main.results[0]]
+    np.testing.assert_allclose(got, want, atol=1e-2 * np.abs(want).max(), err_msg=f"seed {SEED}")
 
 
 @pytest.mark.slow
