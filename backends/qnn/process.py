@@ -153,3 +153,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # what is loaded is not taken down
