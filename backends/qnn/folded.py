@@ -132,10 +132,11 @@ def _untried(repeat: Repeat, reason: str) -> Repeat:
 
 
 def _wanted(division: Division, part: int, segments: Sequence[Program], constants: Constants) -> Wanted:
-    """A part with its weights as inputs. Where it is called once, large or compressed ones stay in the code:
-    HTP fetches those at half the time, and a head's wide result can leave in slices."""
+    """A part with its weights as inputs. Where it is called once, large ones stay in the code: HTP fetches
+    those at half the time, and a head's wide result can leave in slices; and so do
+    those that cannot be inputs."""
     of = division.parts[part]
-    if division.times(part) > 1 or not (_coded(of) or _large(of)):
+    if division.times(part) > 1 or (_foldable(of) and not _large(of)):
         return Wanted(of.program, constants, of.bound)
     segment, call = next(
         (segment, call)
@@ -154,7 +155,9 @@ def _wanted(division: Division, part: int, segments: Sequence[Program], constant
 
 def _large(part: Part) -> bool:
     return any(
-        instr.op == "linear" and isinstance(x := instr.operands[1], ConstRef) and x.type.numel * _F16 > FITS
+        instr.op in ("linear", "linear_q")
+        and isinstance(x := instr.operands[1], ConstRef)
+        and x.type.numel * _F16 > FITS
         for instr in part.program.main.body
     )
 

@@ -88,34 +88,51 @@ def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert "fold=off" in (caught.value.hint or "")
 
 
-def test_a_large_weight_that_is_read_once_stays_in_the_code() -> None:
-    """A head behind the blocks: over what fits on the chip it is a constant with its value, else an input."""
-    for wide in (3000, 200_000):
-        text = to_text(repeated_program(BLOCKS, rows=4, width=32))
-        end = 8 * BLOCKS
-        text = text.replace(f'-> (r{end} "y": f32[4,32])', f'-> (r{end + 1} "y": f32[4,{wide}])')
-        text = text.replace(
-            f"  return r{end}",
-            f"  r{end + 1}: f32[4,{wide}] = linear r{end}, c99\n  return r{end + 1}",
-        )
-        first = text.index("  const")
-        text = f'{text[:first]}  const c99: f32[{wide},32] = "head"\n{text[first:]}'
-        of = parse(text)
-        division = divide([of])
-        (last,) = (part for part in range(len(division.parts)) if division.times(part) == 1)
-        asked: list[str] = []
+def with_head(wide: int, codes: str, groups: int) -> Program:
+    """The repeated blocks and a product behind them, with codes if these are no floats."""
+    text = to_text(repeated_program(BLOCKS, rows=4, width=32))
+    end = 8 * BLOCKS
+    text = text.replace(f'-> (r{end} "y": f32[4,32])', f'-> (r{end + 1} "y": f32[4,{wide}])')
+    product = "linear r{0}, c99" if codes == "f32" else "linear_q r{0}, c99, c98, _, _ {{group={1}}}"
+    last = f"r{end + 1}: f32[4,{wide}] = {product.format(end, 32 // groups % 32)}"
+    text = text.replace(f"  return r{end}", f"  {last}\n  return r{end + 1}")
+    constants = f'  const c99: {codes}[{wide},32] = "head"\n'
+    constants += f'  const c98: f32[{groups},{wide}] = "scales"\n' if codes != "f32" else ""
+    first = text.index("  const")
+    return parse(text[:first] + constants + text[first:])
 
-        def value(constant: Constant, asked: list[str] = asked) -> np.ndarray:
-            asked.append(constant.name)
-            return zeros(constant)
 
-        wanted = folded_module._wanted(division, last, [of], value)
-        large = wide * 32 * 2 > FITS
-        assert bool(wanted.bound) != large
-        if large:
-            (name,) = wanted.program.constants
-            wanted.constants(wanted.program.constants[name])
-            assert asked == ["c99"]
+@pytest.mark.parametrize(
+    ("wide", "codes", "groups", "inside"),
+    [
+        (3000, "f32", 1, False),
+        (200_000, "f32", 1, True),
+        (3000, "i8", 1, False),
+        (200_000, "i8", 1, True),
+        (3000, "i8", 2, True),
+        (3000, "i4", 1, True),
+    ],
+)
+def test_what_is_read_once_stays_in_the_code_if_it_is_large_or_cannot_be_an_input(
+    wide: int, codes: str, groups: int, inside: bool
+) -> None:
+    """A head behind the blocks, over what fits on the chip or of codes without a form as inputs."""
+    of = with_head(wide, codes, groups)
+    assert (wide * 32 * 2 > FITS) == (wide == 200_000)
+    division = divide([of])
+    (last,) = (part for part in range(len(division.parts)) if division.times(part) == 1)
+    asked: list[str] = []
+
+    def value(constant: Constant) -> np.ndarray:
+        asked.append(constant.name)
+        return zeros(constant)
+
+    wanted = folded_module._wanted(division, last, [of], value)
+    assert bool(wanted.bound) != inside
+    if inside:
+        for constant in wanted.program.constants.values():
+            wanted.constants(constant)
+        assert asked == (["c99"] if codes == "f32" else ["c99", "c98"])
 
 
 def zeros(constant: Constant) -> np.ndarray:
