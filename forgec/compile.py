@@ -87,8 +87,9 @@ def compile(
     The executable shares the model's memory until it is saved. Its ``report`` says what every phase did.
 
     Raises ``CaptureError`` (torch.export cannot trace the model), ``UnsupportedOpError`` (all operators
-    without a lowering, or, with ``strict``, instructions off the target), ``TargetError``, ``OptionError``,
-    and ``FidelityError`` if the result is not what eager PyTorch gives on the example inputs.
+    without a lowering, or, with ``strict``, instructions that the target cannot run), ``TargetError``,
+    ``OptionError``, and ``FidelityError`` if the result is not what eager PyTorch gives on the example
+    inputs.
     """
     chosen = Options.of(options, **named_options)
     return planned(

@@ -141,7 +141,7 @@ class Options:
         "trace each distinct block once (blocks), everything (full), or blocks where a check passes (auto)",
     )
     check: bool = _option(True, _flag(), "compare the result with eager PyTorch on the example inputs")
-    strict: bool = _option(False, _flag(), "an instruction off the target is an error")
+    strict: bool = _option(False, _flag(), "an instruction that the target cannot run is an error")
     timeout: float = _option(600.0, _number(1, 86400), "seconds that one run of a vendor's compiler may take")
     memory: int = _option(
         0, _integer(0, 1 << 20), "MiB that one run of a vendor's compiler may take, 0 for no limit"

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from forgec.errors import BackendError
 from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Program, Register, StateRef
 from forgec.ir.program import Literal as Scalar
@@ -120,7 +121,7 @@ class QnnBackend(Backend):
         return self._support
 
     def remarks(self, instrs: Sequence[Instr]) -> list[str]:
-        from .emit.blocks import decompressed
+        from .emit.blocks import by_row, decompressed
 
         said = []
         weights = {x for instr in instrs if (x := decompressed(instr)) is not None}
@@ -130,8 +131,8 @@ class QnnBackend(Backend):
                 f"{len(weights)} compressed weights ({size:.1f} MB) are f16 on {self.name}, which takes "
                 "codes in matrix products only, with rows that are a multiple of 16"
             )
-        if self._folding and any(instr.op == "linear_q" and decompressed(instr) is None for instr in instrs):
-            said.append(f"what repeats with compressed weights is not folded on {self.name}: {COMPRESSED}")
+        if self._folding and any(instr.op == "linear_q" and not by_row(instr) for instr in instrs):
+            said.append(f"what repeats with such weights is not folded on {self.name}: {COMPRESSED}")
         return said
 
     def compile(self, segment: Program, constants: Constants, settings: Settings = DEFAULTS) -> bytes:
@@ -147,6 +148,9 @@ class QnnBackend(Backend):
                 return folded
         try:
             codes = compiler.compile_segments(segments, constants, settings, self.chip)
+            lost = [repeat.reason for repeat in told if repeat.reason != COMPRESSED]
+            if lost and not settings.predict:  # a prediction would say it, and what is compressed a remark
+                raise BackendError(f"nothing is folded: {lost[0]}", hint="compile with fold=off")
             return [container.with_repeats(codes[0], told), *codes[1:]] if told else codes
         except compiler.Refused as refused:
             placed = [instr for instr in refused.instrs if not get(instr.op).view]

@@ -33,10 +33,11 @@ from ..vendor.calls import bound_inputs
 from ..vendor.portion import failing_beginning
 from ..vendor.worker import Job, Outcome, error_of, run_all
 from . import prediction
-from .container import Container, pack, unpack
+from .container import Container, pack, unpack, with_prediction
 from .emit import Emitted, emit
+from .job import job_of
 from .legalise import legalise_segment
-from .process import RESULT, TASKS
+from .process import RESULT
 from .socs import Chip
 from .translate import originals, refused_instructions
 
@@ -121,6 +122,11 @@ class _Run:
         found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"error": None}
         return found
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is an answer: the vendor's compiler said something, or died."""
+        return (self.folder / RESULT).is_file()
+
 
 @dataclass
 class _Work:
@@ -137,6 +143,11 @@ class _Work:
     estimate: _Run | None = None
     code: bytes | None = None
     prediction: dict[str, Any] | None = None
+
+    @property
+    def sources(self) -> dict[int, str]:
+        """Places in the user's model, by register."""
+        return {r.id: str(instr.source or "") for instr in self.legal.main.body for r in instr.results}
 
     @property
     def runs(self) -> list[_Run]:
@@ -214,13 +225,14 @@ def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, 
     weights = tuple(_permuted(as_inputs[key], perm) for key, perm in emitted.bound)
     model = emitted.path.read_bytes()
     options = json.dumps(_OPTIONS)
-    build_key = key_of("qnn code", model, _digest(emitted.weights), compiler_id(), str(chip.soc), options)
+    told = json.dumps([options, _tables(wanted.program)])
+    build_key = key_of("qnn code", model, _digest(emitted.weights), compiler_id(), str(chip.soc), told)
     estimate_key = key_of("qnn estimate", model, compiler_id(), str(chip.proxy), options)
     work = _Work(wanted, legal.program, folder, emitted, weights, build_key, estimate_key)
     if wanted.code:
         work.code = store.get(build_key)
         if not settings.predict and work.code is None:
-            work.build_key = key_of(build_key, "without a prediction")
+            work.build_key = _unpredicted(build_key)
             work.code = store.get(work.build_key)
         if work.code is None:
             work.build = _run(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
@@ -236,6 +248,10 @@ def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, 
                 None if wanted.code else _CONTEXT,  # for its size
             )
     return work
+
+
+def _unpredicted(build_key: str) -> str:
+    return key_of(build_key, "without a prediction")
 
 
 def _run(folder: Path, what: str, soc: int, provider: dict[str, str], context: str | None) -> _Run:
@@ -254,10 +270,8 @@ def _run(folder: Path, what: str, soc: int, provider: dict[str, str], context: s
 def _job(runs: Sequence[_Run], folder: Path | None = None, jobs: int = 1) -> Job:
     """A process for these runs; in the folder of the only one, if there is one."""
     folder = folder or runs[0].folder
-    (folder / TASKS).write_text(json.dumps({"jobs": jobs, "tasks": [run.task for run in runs]}))
-    script = Path(__file__).with_name("process.py")
     what = runs[0].what if len(runs) == 1 else f"{len(runs)} parts, {runs[0].what} first"
-    return Job(what, (sys.executable, "-P", str(script)), folder)
+    return job_of(what, [run.task for run in runs], folder, jobs)
 
 
 def _digest(path: Path) -> str:
@@ -333,7 +347,9 @@ def _compiles(segment: Program, constants: Constants, settings: Settings, chip: 
 def _finish(work: _Work, chip: Chip, store: Cache) -> Built:
     if work.code is not None:
         kept = unpack(work.code, files=False).prediction
-        return Built(work.code, work.weights, kept, len(work.code), 0.0)
+        found = None if kept is None else prediction.placed(kept, work.sources)
+        data = work.code if found is None or found == kept else with_prediction(work.code, found)
+        return Built(data, work.weights, found, len(data), 0.0)
     run = work.build or work.estimate
     seconds = 0.0 if run is None else float(run.result()["seconds"])
     files = {} if run is None else _files(run.folder)
@@ -351,7 +367,9 @@ def _finish(work: _Work, chip: Chip, store: Cache) -> Built:
         files,
     )
     packed = pack(code)
-    store.put(work.build_key, packed)
+    # Where the prediction was stopped, by time or memory, another compile is to try again.
+    ended = work.estimate is None or work.estimate.ended
+    store.put(work.build_key if ended else _unpredicted(work.build_key), packed)
     return Built(packed, work.weights, found, len(packed), seconds)
 
 
@@ -364,9 +382,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _estimate(work: _Work, store: Cache, code_bytes: int) -> dict[str, Any] | None:
     """The prediction, from the cache or the run for the proxy chip; None if that failed."""
     if work.estimate is None:
-        return work.prediction
-    sources = {r.id: str(instr.source or "") for instr in work.legal.main.body for r in instr.results}
-    found = prediction.read_profile(work.estimate.folder, sources, code_bytes)
+        return None if work.prediction is None else prediction.placed(work.prediction, work.sources)
+    found = prediction.read_profile(work.estimate.folder, work.sources, code_bytes)
     if found is not None:
         store.put(work.estimate_key, json.dumps(found).encode())
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from forgec.errors import BackendError
@@ -29,6 +29,7 @@ __all__ = [
     "pack_folded",
     "unpack",
     "unpack_folded",
+    "with_prediction",
     "with_repeats",
 ]
 
@@ -105,44 +106,58 @@ def pack(code: Container) -> bytes:
         "prediction": code.prediction,
         "files": {name: len(data) for name, data in code.files.items()},
     }
+    return _join(head, [data for _, data in sorted(code.files.items())])
+
+
+def _join(head: Mapping[str, Any], files: Sequence[bytes | memoryview]) -> bytes:
     packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
-    files = (data for _, data in sorted(code.files.items()))
     return b"".join((_MAGIC, len(packed).to_bytes(8, "little"), packed, *files))
+
+
+def with_prediction(data: bytes, prediction: Mapping[str, Any]) -> bytes:
+    """Packed code that is not damaged, with another prediction."""
+    head, start = _head(data)
+    return _join({**head, "prediction": prediction}, [memoryview(data)[start:]])
 
 
 def with_repeats(data: bytes, repeats: Sequence[Repeat]) -> bytes:
     """Packed code with what repeats in it, for its prediction to say; as it is if it has none."""
-    code = unpack(data)
-    if code.prediction is None:
+    found = unpack(data, files=False).prediction
+    if found is None:
         return data
-    return pack(replace(code, prediction={**code.prediction, "repeats": [asdict(x) for x in repeats]}))
+    return with_prediction(data, {**found, "repeats": [asdict(x) for x in repeats]})
 
 
 def unpack(data: bytes, *, files: bool = True) -> Container:
     """What :func:`pack` packed; ``BackendError`` if it is damaged. Without ``files`` those are left out."""
     try:
         return _unpack(data, files)
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise BackendError(
             f"the code of a Hexagon segment is damaged: {error}", hint="compile again"
         ) from None
 
 
-def _unpack(data: bytes, files: bool) -> Container:
+def _head(data: bytes) -> tuple[dict[str, Any], int]:
+    """The head, and where the files begin."""
     start = len(_MAGIC) + 8
     if data[: len(_MAGIC)] != _MAGIC:
         raise ValueError("it does not begin as such code does")
     length = int.from_bytes(data[len(_MAGIC) : start], "little")
     if not 0 < length <= len(data) - start:
         raise ValueError(f"a head of {length} bytes does not fit")
-    inflater = zlib.decompressobj()
-    head = json.loads(inflater.decompress(data[start : start + length], _HEAD_LIMIT))
+    head = json.loads(zlib.decompressobj().decompress(data[start : start + length], _HEAD_LIMIT))
+    return head, start + length
+
+
+def _unpack(data: bytes, files: bool) -> Container:
+    head, start = _head(data)
     sizes = {str(name): int(size) for name, size in head["files"].items()}
-    if any(size < 0 for size in sizes.values()) or start + length + sum(sizes.values()) != len(data):
+    if any(size < 0 for size in sizes.values()) or start + sum(sizes.values()) != len(data):
         raise ValueError(f"files of {sum(sizes.values())} bytes are announced in {len(data)} bytes")
     if any("/" in name or "\\" in name or name.startswith(".") for name in sizes):
         raise ValueError("a file's name is a path")
-    found, place = {}, start + length
+    found, place = {}, start
     for name, size in sizes.items() if files else ():
         found[name] = data[place : place + size]
         place += size

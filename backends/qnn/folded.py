@@ -4,7 +4,8 @@ That costs a factor in simulated cycles, two for an encoder's block and more for
 only where it is asked for. One block of each kind is timed with its weights in the code too, so that the
 price is known, unless no prediction is wanted.
 
-Codes of compressed weights as inputs kill the vendor's compiler: where they repeat nothing is folded.
+Compressed weights are inputs as bytes with one scale for a row. Codes of 4 bits or with scales for groups
+have no such form: where they repeat nothing is folded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from forgec.errors import BackendError
-from forgec.ir.program import Constant, ConstRef, Program
+from forgec.ir.program import Constant, ConstRef, Instr, Program
 
 from ..base import Constants, Settings
 from ..prediction import Prediction, Repeat
@@ -24,6 +25,7 @@ from ..vendor.folding import Cost, decide, in_a_row, total, values_of, with_repe
 from ..vendor.parts import Call, Division, Part, chain, divide
 from . import container
 from .compiler import Built, Wanted, compile_parts
+from .emit.blocks import by_row
 from .legalise import FITS
 from .prediction import from_dict
 from .socs import Chip
@@ -32,7 +34,7 @@ __all__ = ["COMPRESSED", "compile_folded", "fold_prices"]
 
 _F16 = 2
 _NOT_ASKED = "it costs a factor on Hexagon, so it is done only with fold=on"
-COMPRESSED = "codes of compressed weights as inputs kill Qualcomm's compiler"
+COMPRESSED = "Qualcomm's compiler takes no codes of 4 bits or with scales for groups as inputs"
 
 
 def compile_folded(
@@ -41,7 +43,7 @@ def compile_folded(
     """Code of all segments with what repeats in them compiled once. None if nothing does, or it cannot be
     folded; then what repeats says why."""
     division = divide(segments)
-    if any(_compressed(division.parts[part]) for part in division.repeated):
+    if not all(_foldable(division.parts[part]) for part in division.repeated):
         return None, _not_folded(division, COMPRESSED)
     if not division.repeated:
         return None, []
@@ -78,18 +80,19 @@ def fold_prices(
     segments: Sequence[Program], constants: Constants, settings: Settings, chip: Chip
 ) -> list[Repeat]:
     """Both prices of everything that repeats, estimated from one block with its weights as inputs and from
-    one and two in a row with them in the code; empty if nothing repeats. Compressed blocks have none.
-
-    Raises ``BackendError`` if one of these does not compile.
-    """
+    one and two in a row with them in the code; empty if nothing repeats. What cannot be folded has none, and
+    nothing has if one of these does not compile."""
     division = divide(segments)
-    tried = [part for part in division.repeated if not _compressed(division.parts[part])]
+    tried = [part for part in division.repeated if _foldable(division.parts[part])]
     wanted: dict[tuple[int, int], Wanted] = {}
     for part in tried:
         wanted[part, 0] = dataclasses.replace(_wanted(division, part, segments, constants), code=False)
         rows = {length: _row(division, part, length, segments, constants) for length in (1, 2)}
         wanted |= {(part, length): row for length, row in rows.items() if row is not None}
-    built = compile_parts(list(wanted.values()), settings, chip)
+    try:
+        built = compile_parts(list(wanted.values()), settings, chip)
+    except BackendError as error:
+        return _not_folded(division, error.what)
     costs = {key: _cost(each, chip) for key, each in zip(wanted, built, strict=True)}
     nothing = Cost(None, 0, 0.0)
     folded = [costs.get((part, 0), nothing) for part in range(len(division.parts))]
@@ -103,13 +106,18 @@ def fold_prices(
     ]
 
 
-def _compressed(part: Part) -> bool:
-    """Whether a part has a matrix product whose weight is given as codes."""
+def _coded(part: Part) -> list[Instr]:
+    """The matrix products of a part whose weights are given as codes."""
     bound = set(part.bound)
-    return any(
-        instr.op == "linear_q" and isinstance(instr.operands[1], ConstRef) and instr.operands[1].name in bound
+    return [
+        instr
         for instr in part.program.main.body
-    )
+        if instr.op == "linear_q" and isinstance(x := instr.operands[1], ConstRef) and x.name in bound
+    ]
+
+
+def _foldable(part: Part) -> bool:
+    return all(map(by_row, _coded(part)))
 
 
 def _not_folded(division: Division, reason: str) -> list[Repeat]:
@@ -124,10 +132,11 @@ def _untried(repeat: Repeat, reason: str) -> Repeat:
 
 
 def _wanted(division: Division, part: int, segments: Sequence[Program], constants: Constants) -> Wanted:
-    """A part with its weights as inputs. Where it is called once, large or compressed ones stay in the code:
-    HTP fetches those at half the time, and a head's wide result can leave in slices."""
+    """A part with its weights as inputs. Where it is called once, large ones stay in the code: HTP fetches
+    those at half the time, and a head's wide result can leave in slices; and so do
+    those that cannot be inputs."""
     of = division.parts[part]
-    if division.times(part) > 1 or not (_compressed(of) or _large(of)):
+    if division.times(part) > 1 or (_foldable(of) and not _large(of)):
         return Wanted(of.program, constants, of.bound)
     segment, call = next(
         (segment, call)
@@ -146,7 +155,9 @@ def _wanted(division: Division, part: int, segments: Sequence[Program], constant
 
 def _large(part: Part) -> bool:
     return any(
-        instr.op == "linear" and isinstance(x := instr.operands[1], ConstRef) and x.type.numel * _F16 > FITS
+        instr.op in ("linear", "linear_q")
+        and isinstance(x := instr.operands[1], ConstRef)
+        and x.type.numel * _F16 > FITS
         for instr in part.program.main.body
     )
 

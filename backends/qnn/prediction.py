@@ -18,7 +18,7 @@ from forgec.errors import BackendError
 
 from ..prediction import Layer, Prediction, Repeat
 
-__all__ = ["PROVIDER_OPTIONS", "from_dict", "read_profile"]
+__all__ = ["PROVIDER_OPTIONS", "from_dict", "placed", "read_profile"]
 
 _TABLE = "profile.csv"
 PROVIDER_OPTIONS = {"profiling_level": "optrace", "profiling_file_path": _TABLE}
@@ -54,10 +54,22 @@ def read_profile(folder: Path, sources: Mapping[int, str], code_bytes: int) -> d
         "spill_bytes": spills,
         "vtcm_bytes": _peak(trace) if trace else None,
         "code_bytes": code_bytes,
-        "uncosted": [f"{name} ({sources.get(_register(name), '')})" for name in uncosted],
+        "uncosted": [_told(name, sources) for name in uncosted],
         "uncosted_count": numbers.get(_MISSING, len(uncosted)),
         "layers": list(_layers(trace, _names(folder), sources, frequency)) if trace and frequency else [],
     }
+
+
+def placed(stored: Mapping[str, Any], sources: Mapping[int, str]) -> dict[str, Any]:
+    """What :func:`read_profile` gave, with these places in the user's model: equal models of the vendor's may
+    come from other lines."""
+    layers = [[*fields, sources.get(_register(fields[0]), "")] for *fields, _ in stored["layers"]]
+    uncosted = [_told(name.partition(" (")[0], sources) for name in stored["uncosted"]]
+    return {**stored, "layers": layers, "uncosted": uncosted}
+
+
+def _told(name: str, sources: Mapping[int, str]) -> str:
+    return f"{name} ({sources.get(_register(name), '')})"
 
 
 def from_dict(stored: Mapping[str, Any], proxy: str) -> Prediction:

@@ -3,8 +3,8 @@
 ``python process.py`` in a folder with ``tasks.json``: a list of tasks, and how many of them run at a time.
 Every task has a folder, where it leaves ``result.json``: so whoever started this knows which task killed the
 compiler, and no task sees what another one left in memory, on which the vendor's bytes depend. Forks, because
-starting Python and the provider takes longer than the compile of a small model. It imports nothing of forgec:
-a start has to be quick.
+starting Python, the provider and the compiler's library takes longer than the compile of a small model. It
+imports nothing of forgec: a start has to be quick. It ends with whoever started it, forks and all.
 
 No fallback is left open: operators on ONNX Runtime's own CPU provider are an error, and so is a provider
 that does not start.
@@ -12,14 +12,23 @@ that does not start.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
+import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 PROVIDER = "QNNExecutionProvider"
 TASKS, RESULT = "tasks.json", "result.json"
+
+_PR_SET_PDEATHSIG = 1
+
+_sessions: list[Any] = []
+"""What this process compiled: it ends with them, which takes less time than taking them down."""
 
 
 def register() -> None:
@@ -29,6 +38,15 @@ def register() -> None:
 
     if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
         onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+
+
+def load() -> None:
+    """What every task needs, once for all forks. The compiler's library has some 340,000 relocations and a
+    thousand constructors."""
+    import onnxruntime_qnn
+
+    register()
+    ctypes.CDLL(onnxruntime_qnn.get_qnn_htp_path())
 
 
 def session_options(soc: int | None, provider: dict[str, str], entries: dict[str, str]) -> Any:
@@ -45,6 +63,7 @@ def session_options(soc: int | None, provider: dict[str, str], entries: dict[str
     devices.sort(key=lambda device: device.device.type != npu)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1  # nothing runs on ONNX Runtime's own threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -71,7 +90,7 @@ def compile_one(task: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         options = session_options(task["soc"], task["provider"], entries)
-        onnxruntime.InferenceSession(task["model"], options, enable_fallback=0)
+        _sessions.append(onnxruntime.InferenceSession(task["model"], options, enable_fallback=0))
     except Exception as error:  # whatever the vendor raises is the answer
         return {"error": str(error), "seconds": time.perf_counter() - start}
     return {"error": "", "seconds": time.perf_counter() - start}
@@ -94,9 +113,12 @@ def _start(task: dict[str, Any]) -> int:
         return pid
     status = 1
     try:
+        _end_with_parent()
         os.chdir(task["folder"])
-        Path(RESULT).write_text(json.dumps(compile_one(task)))
+        _write(Path(RESULT), compile_one(task))
         status = 0
+    except BaseException:  # to the log: this is a fork, which nobody else's handler may see
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -106,14 +128,29 @@ def _reap(running: dict[int, Path]) -> None:
     folder = running.pop(pid)
     if status:
         died = {"error": None, "code": os.waitstatus_to_exitcode(status), "seconds": 0.0}
-        (folder / RESULT).write_text(json.dumps(died))
+        _write(folder / RESULT, died)
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all, whenever this is ended."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    part.replace(path)
+
+
+def _end_with_parent() -> None:
+    """A process that is killed cannot end what it started; Linux does it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    register()
+    gc.disable()
+    _end_with_parent()
+    load()
     given = json.loads(Path(TASKS).read_text())
     run(given["tasks"], given["jobs"])
 
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # what is loaded is not taken down

@@ -178,6 +178,9 @@ def take(source: np.ndarray, target: np.ndarray, rows: int | None) -> None:
         if not 0 <= wrong < rows:
             raise InputError(f"id {wrong} is outside a table of {rows} rows")
     shaped = source.reshape(target.shape)
+    if target.dtype == np.uint8:  # codes with a sign, from 0 on
+        np.bitwise_xor(np.ascontiguousarray(shaped).view(np.uint8), 0x80, out=target)
+        return
     with np.errstate(over="ignore"):
         np.copyto(target, shaped, casting="unsafe")
     if target.dtype == np.float16 and not np.isfinite(target).all():

@@ -1,14 +1,14 @@
 """Asking Qualcomm's compiler whether it takes an instruction: one small model each, compiled for real.
 
 All that are asked together are compiled by one worker process, in a fork each; one that kills the compiler is
-refused. After one that hangs, the rest is asked in a new process. The answers are kept by
+refused. After one that may hang, it and the rest are asked in a new process, where it comes first and has all
+of the time. The answers are kept by
 :mod:`forgec.backends.vendor.support`.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +22,9 @@ from forgec.ir.types import DType, TensorType
 
 from ..base import Settings
 from ..vendor.support import Trial, single
-from ..vendor.worker import Job, Outcome, run
-from .process import RESULT, TASKS
+from ..vendor.worker import Outcome, run
+from .job import job_of
+from .process import RESULT
 from .translate import vendor_reasons
 
 __all__ = ["try_out"]
@@ -58,7 +59,7 @@ def try_out(instrs: Sequence[Instr], soc: int) -> list[Trial]:
 
 
 def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
-    """Answers up to the first task that hangs, that one included."""
+    """Answers up to the first task that has none when the time is up. It hangs if it had all of the time."""
     outcome = _run(tasks, folder)
     answers = []
     for task in tasks:
@@ -69,14 +70,12 @@ def _answers(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Trial]:
         elif not outcome.stopped:
             raise BackendError(f"Qualcomm's compiler does not start: {outcome.log.strip()[-300:]}")
         else:
-            return [*answers, _HANGS]
+            return answers or [_HANGS]
     return answers
 
 
 def _run(tasks: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
-    (folder / TASKS).write_text(json.dumps({"jobs": 1, "tasks": tasks}))
-    script = Path(__file__).with_name("process.py")
-    return run(Job("single instructions", (sys.executable, "-P", str(script)), folder), _BOUND)
+    return run(job_of("single instructions", tasks, folder), _BOUND)
 
 
 def _vendors_reason(task: Mapping[str, Any], folder: Path) -> str:

@@ -2,9 +2,9 @@
 
 A job is a command and a folder: what goes in and what comes out are files there, nothing is pickled. The
 process and all that it starts are one group, which ends together: when it is done, over a bound, or
-cancelled. Memory is the resident memory of the group, looked at ten times a second, because some compilers
-reserve far more address space than they use. So a compiler that hangs, grows without end or dies never takes
-forgec with it.
+cancelled. Memory is the resident memory of the group, looked at ten times a second where it has a bound,
+because some compilers reserve far more address space than they use. So a compiler that hangs, grows without
+end or dies never takes forgec with it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``stopped`` says which bound ended it; ``log`` is the end of what it printed."""
+    """How a job ended. ``stopped`` says which bound ended it; ``log`` is the end of what it printed.
+    ``peak_bytes`` is 0 where memory has no bound: nobody looked."""
 
     code: int
     log: str
@@ -80,7 +81,7 @@ def run(job: Job, settings: Settings, cancel: Event | None = None) -> Outcome:
     peak, stopped = 0, ""
     try:
         while process.poll() is None:
-            used = _resident(process.pid)
+            used = 0 if settings.memory_bytes is None else _resident(process.pid)
             peak = max(peak, used)
             if cancel is not None and cancel.is_set():
                 stopped = "cancelled"

@@ -68,7 +68,7 @@ def compile(
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare with eager PyTorch on the example inputs.")] = True,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Anything off the target is an error (exit 3).")
+        bool, typer.Option("--strict", help="Anything that the target cannot run is an error (exit 3).")
     ] = False,
     fold: Annotated[
         str | None,

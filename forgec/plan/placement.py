@@ -25,7 +25,7 @@ from ..errors import BackendError, PlanError
 from ..ir.op import get
 from ..ir.program import Instr, Program, Register, StateRef
 from .cost import CostModel, cost_key
-from .plan import Reason
+from .plan import BY_COST, Reason
 from .states import holds_state, positional
 
 __all__ = ["Placement", "place"]
@@ -270,5 +270,5 @@ class _Problem:
                     f"{host} is faster here: {here:.1f} us, against {there:.1f} us on {target} and transfers"
                 )
                 fix = f"nothing: {target} takes it, and gets it where shapes or what reads it are worth it"
-                reasons[i] = Reason("cost", sentence, fix)
+                reasons[i] = Reason(BY_COST, sentence, fix)
         return reasons

@@ -8,11 +8,15 @@ from ..ir.op import get
 from ..ir.program import Program, Register
 from .replay import Step
 
-__all__ = ["ALIGNMENT", "HOST", "ArenaPlan", "Plan", "Reason", "Segment"]
+__all__ = ["ALIGNMENT", "BY_COST", "HOST", "ArenaPlan", "Plan", "Reason", "Segment"]
 
 HOST = "cpu"
 """The device that has a program's inputs and results wherever it is one of the devices, and the only one that
 runs a segment instruction by instruction; others may run theirs in any order."""
+
+BY_COST = "cost"
+"""The code of the reason for what the requested device could run, but the program is faster so: a choice, no
+refusal."""
 
 ALIGNMENT = 64
 """Bytes; every buffer starts at a multiple, one cache line and one AVX-512 register."""
@@ -47,7 +51,8 @@ class Reason:
     """Why an instruction is not on the requested device.
 
     ``code`` is a stable word: what the backend's refusal gives, ``state`` (tied to a refused instruction by a
-    shared state), ``cost`` (the device could, but the program is faster so), ``aten`` (PyTorch computes it).
+    shared state), ``BY_COST`` (the device could, but the program is faster so), ``aten`` (PyTorch computes
+    it).
     """
 
     code: str

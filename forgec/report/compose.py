@@ -15,7 +15,7 @@ from ..errors import UnsupportedOpError
 from ..ir.op import get
 from ..ir.program import ConstRef, Leaf, Program
 from ..plan.cost import CostModel, work
-from ..plan.plan import Plan
+from ..plan.plan import BY_COST, Plan
 from ..version import __version__
 from . import units
 from .metrics import fgr
@@ -115,12 +115,14 @@ def prediction_reports(plan: Plan, predictions: Mapping[int, Prediction]) -> lis
 
 
 def refuse_fallbacks(plan: Plan, strict: bool) -> None:
-    """Under ``strict``, instructions off the target are an error that names them all."""
-    fallbacks = placement_report(plan).fallbacks if strict and plan.reasons else []
+    """Under ``strict``, instructions that the target cannot run are an error that names them all; what is
+    elsewhere because the program is faster so is none."""
+    found = placement_report(plan).fallbacks if strict and plan.reasons else []
+    fallbacks = [fallback for fallback in found if fallback.code != BY_COST]
     if fallbacks:
         lines = [f"{f.count} x {f.op} on {f.device}: {f.reason} ({f.source}); {f.fix}" for f in fallbacks]
         raise UnsupportedOpError(
-            f"{sum(f.count for f in fallbacks)} instructions are not on {plan.target}:\n    "
+            f"{sum(f.count for f in fallbacks)} instructions cannot run on {plan.target}:\n    "
             + "\n    ".join(lines),
             hint="change these lines of the model, or compile without strict",
         )

@@ -13,7 +13,10 @@ from forgec.backends.prediction import Repeat
 from report_samples import sample
 
 from forgec.cli.analyze import analyse_plan, fold_prices
+from forgec.errors import UnsupportedOpError
 from forgec.plan.cost import FAMILIES, CostModel, Rates
+from forgec.plan.plan import BY_COST
+from forgec.report.compose import refuse_fallbacks
 from forgec.report.report import Verdict
 
 
@@ -55,13 +58,21 @@ def test_costs_of_another_calibration(tmp_path):
 def test_reasons_of_what_is_off_the_target():
     found = analyse_plan(split_toy().plan)
     off = [g for g in found.groups if g.code is not None]
-    assert found.off_target == sum(g.count for g in off) == 1
+    assert found.off_target == found.refused == sum(g.count for g in off) == 1
     assert (off[0].op, off[0].device, off[0].code) == ("gelu", "cpu", "refused")
     assert off[0].reason == "the null backend was told to refuse gelu"
     assert off[0].source == "aten.gelu, model.py:6, act"
     assert off[0].fix == "let the CPU run it"
     assert found.groups[-1] is off[0]
     assert set(found.flops_share) == {"cpu", "null"}
+
+
+def test_what_the_target_refuses_is_an_error_under_strict():
+    plan = split_toy().plan
+    refuse_fallbacks(plan, strict=False)
+    with pytest.raises(UnsupportedOpError, match="1 instructions cannot run on null") as caught:
+        refuse_fallbacks(plan, strict=True)
+    assert "1 x gelu on cpu" in caught.value.what and caught.value.exit_code == 3
 
 
 def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
@@ -89,9 +100,12 @@ def test_what_is_off_the_target_by_choice_is_said(forgec, fake_compile, monkeypa
     backends = {"null": NullBackend(pretend=True, cost_us=1e9), "cpu": CpuBackend(cost=lambda instr: 1.0)}
     executable = toy(selftest=False, backend=backends.__getitem__, target="null")
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: executable)
-    result = forgec("analyze", "-m", "toy", "-t", "null", "-q")
+    result = forgec("analyze", "-m", "toy", "-t", "null", "--strict", "-q")
+    assert result.exit_code == 0, result.stderr
     assert "0 of 5 on null, 5 are faster elsewhere;" in " ".join(result.stdout.split())
-    assert {g.code for g in analyse_plan(executable.plan).groups} == {"cost"}
+    found = analyse_plan(executable.plan)
+    assert {g.code for g in found.groups} == {BY_COST} and (found.off_target, found.refused) == (5, 0)
+    refuse_fallbacks(executable.plan, strict=True)
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
     assert "elsewhere" not in forgec("analyze", "-m", "toy", "-t", "null", "-q").stdout
 

@@ -16,7 +16,7 @@ from forgec.ir.types import DType
 
 from ...vendor.attributes import integer
 
-__all__ = ["MICROSOFT", "Blocks", "block_size", "decompressed", "in_blocks"]
+__all__ = ["MICROSOFT", "Blocks", "block_size", "by_row", "decompressed", "in_blocks"]
 
 MICROSOFT = "com.microsoft"
 """Domain of the operator."""
@@ -54,6 +54,13 @@ def decompressed(instr: Instr) -> ConstRef | None:
         return None
     held = codes.type.dtype in _HALF_RANGE and block_size(codes.type.shape[1], integer(instr, "group"))
     return None if instr.op == "linear_q" and held else codes
+
+
+def by_row(instr: Instr) -> bool:
+    """Whether the codes of a ``linear_q`` are bytes with one scale for a row, which may be inputs."""
+    codes, scales = instr.operands[1:3]
+    one = isinstance(scales, ConstRef) and scales.type.shape[0] == 1
+    return one and isinstance(codes, ConstRef) and codes.type.dtype is DType.I8
 
 
 def in_blocks(codes: np.ndarray, scales: np.ndarray, group: int) -> Blocks | None:

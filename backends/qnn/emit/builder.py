@@ -141,10 +141,12 @@ class Builder:
         return isinstance(x, ConstRef) and x.name in self._as_inputs
 
     def weight(self, x: ConstRef, perm: Shape = ()) -> str:
-        """A constant that is an input, with its axes permuted by whoever gives it."""
+        """A constant that is an input, with its axes permuted by whoever gives it; codes come as bytes from 0
+        on."""
         if (x.name, perm) not in self.bound:
             shape = tuple(x.type.shape[axis] for axis in perm) if perm else x.type.shape
-            kind = TensorType(self.dtype(x.type.dtype), shape)
+            dtype = x.type.dtype
+            kind = TensorType(DType.U8 if dtype is DType.I8 else self.dtype(dtype), shape)
             self.bound[x.name, perm] = Port(-1, f"w{len(self.bound)}", kind)
         return self.bound[x.name, perm].name
 
@@ -258,4 +260,5 @@ class Builder:
         return self.node("Cast", name, to=self.onnx_type(dtype))
 
     def info(self, name: str, type_: TensorType, shape: Shape) -> Any:
-        return helper.make_tensor_value_info(name, self.onnx_type(type_.dtype), list(shape))
+        dtype = helper.np_dtype_to_tensor_dtype(type_.dtype.numpy)
+        return helper.make_tensor_value_info(name, dtype, list(shape))

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from forgec.ir.program import ConstRef, Instr, Operand, Register
+from forgec.ir.types import DType
 
 from ...vendor.attributes import integer, integers, text
 from ..legalise import FITS
-from .blocks import MICROSOFT, Blocks, in_blocks
+from .blocks import MICROSOFT, Blocks, by_row, in_blocks
 from .builder import Builder, Shape, rows_of
 from .elementwise import activate
 from .registry import emits
@@ -23,6 +26,9 @@ _WIDE = 1 << 20
 """Bytes of an output from which writing it out is worth a second look."""
 _ALIGN = 64
 """Columns of a tile."""
+_STEP = 2.0**-11
+"""What a step of codes is before its scale: weights are 1/16 at most, so that products are far inside f16
+wherever the largest weight of a row is between a hundredth and some units."""
 
 
 @emits("linear")
@@ -73,6 +79,10 @@ def linear_q(b: Builder, instr: Instr) -> None:
     activations stay floats. What it cannot hold is decompressed: HTP would do that itself, to f16."""
     x, weight, scales, bias, residual = instr.operands
     group = integer(instr, "group")
+    if isinstance(weight, ConstRef) and b.is_input(weight) and by_row(instr):
+        y = _of_given_codes(b, x, weight, scales)
+        _finish(b, instr, b.node("Add", y, b.value(bias), step="bias") if bias is not None else y, residual)
+        return
     blocks = None if b.is_input(weight) else _blocks(b, weight, scales, group)
     if blocks is None:
         _product(b, instr, x, b.decompressed(weight, scales, group), bias, residual)
@@ -94,6 +104,15 @@ def linear_q(b: Builder, instr: Instr) -> None:
     if bias is not None:
         y = b.node("Add", y, b.value(bias), step="bias")
     _finish(b, instr, y, residual, shape)
+
+
+def _of_given_codes(b: Builder, x: Operand, codes: ConstRef, scales: Operand) -> str:
+    """A product with codes that are inputs: bytes from 0 on, of which HTP multiplies ``codes * _STEP``; their
+    scales go to the result, because on the weight they cost five times the product."""
+    zero = b.once("zero of codes", lambda: b.raw(np.array(0x80, np.uint8)))
+    steps = b.node("DequantizeLinear", b.weight(codes, (1, 0)), b.scalar(_STEP, DType.F32), zero)
+    factors = b.node("Mul", b.value(scales), b.scalar(1 / _STEP, DType.F32), step="scales")
+    return b.node("Mul", b.node("MatMul", b.rows(x), steps), factors, step="scaled")
 
 
 def _product(b: Builder, instr: Instr, x: Operand, weight: str, bias: Operand, residual: Operand) -> None:

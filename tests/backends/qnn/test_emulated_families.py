@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forgec.backends.qnn.container import is_folded
 from worth_a_device import costs_file
 
 import forgec
@@ -59,3 +60,25 @@ def test_outputs_are_those_of_eager(name: str, tmp_path: Path) -> None:
         assert np.abs(ours - theirs).max() <= 1e-2 * np.abs(theirs).max(), f"{key}, seed 1"
         compared += 1
     assert compared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert-base-tiny", "gpt2-tiny", "llama-3.2-1b-tiny"])
+def test_folded_bytes_are_as_near_as_on_the_cpu(name: str, tmp_path: Path) -> None:
+    """int8 with its codes as inputs, against the CPU runtime with the same codes."""
+    loaded = models.load(name)
+    options = {"weights": "int8", "check": False, "predict": False, "costs": costs_file(tmp_path)}
+    example, inputs = (loaded.example_inputs(seed=seed)[1] for seed in (0, 1))
+    theirs, ours = (
+        forgec.compile(loaded.module, (), example, target=target, fold=fold, **options)
+        for target, fold in (("cpu", "off"), ("hexagon-v73", "on"))
+    )
+    shared = ours.shared
+    codes = [shared.code(i) for i, s in enumerate(shared.plan.segments) if s.device == "hexagon-v73"]
+    assert any(map(is_folded, codes))
+    key = next(iter(theirs(**inputs)))
+    want, got = (np.asarray(each(**inputs)[key], np.float64) for each in (theirs, ours))
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        want, got = want[mask.bool().numpy()], got[mask.bool().numpy()]
+    assert np.abs(got - want).max() <= 1e-2 * np.abs(want).max(), "seed 1"

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forgec.backends.base import DEFAULTS, RejectedError, Settings
-from forgec.backends.qnn import compiler, process, trial
+from forgec.backends.qnn import compiler, container, job, process, trial
 from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
 from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
 from forgec.backends.vendor.cache import Cache
 from forgec.backends.vendor.support import Support
 from forgec.backends.vendor.support import single as alone
+from forgec.backends.vendor.worker import Job, Outcome
 from qnn_programs import single
 
 from forgec.errors import BackendError
@@ -135,14 +136,103 @@ def test_a_compiler_that_dies_is_an_answer(tmp_path: Path, monkeypatch: pytest.M
         "    if task['folder'].endswith('1'):\n"
         "        os.abort()\n"
         "    return {'error': '', 'seconds': 0.0}\n"
-        "real['main'].__globals__.update(compile_one=compile_one, register=lambda: None)\n"
+        "real['main'].__globals__.update(compile_one=compile_one, load=lambda: None)\n"
         "real['main']()\n"
     )
-    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
+    monkeypatch.setattr(job, "__file__", str(tmp_path / "job.py"))
     x = np.ones((2, 3), np.float32)
     instrs: list[Instr] = [single(op, Sample((x,), {})).program.main.body[0] for op in ("exp", "sin", "cos")]
     found = [answer.reason for answer in trial.try_out(instrs, 77)]
     assert found == ["", "Qualcomm's compiler dies of it", ""]
+
+
+def test_one_without_an_answer_hangs_only_if_it_had_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up at the second of three, which is slow; the third hangs."""
+    x = np.ones((2, 3), np.float32)
+    instrs: list[Instr] = [single(op, Sample((x,), {})).program.main.body[0] for op in ("exp", "sin", "cos")]
+    asked: list[int] = []
+
+    def answering(tasks: list[dict[str, str]], folder: Path) -> Outcome:
+        asked.append(len(tasks))
+        for task in tasks[: {3: 1, 2: 1, 1: 0}[len(tasks)]]:
+            (Path(task["folder"]) / process.RESULT).write_text('{"error": ""}')
+        return Outcome(-9, "", 120.0, 0, "time")
+
+    monkeypatch.setattr(trial, "_run", answering)
+    assert [answer.reason for answer in trial.try_out(instrs, 77)] == ["", "", "Qualcomm's compiler hangs"]
+    assert asked == [3, 2, 1]
+
+
+def test_code_is_kept_for_the_same_look_ups(tmp_path: Path) -> None:
+    """Ids of an embedding are checked at run time, those of a gather are not; the ONNX model is the same."""
+    texts = [
+        f"""program @main(r0 "x": i64[2]) -> (r1 "y": f32[2,3]) {{
+  const c0: f32[5,3] = "table"
+  r1: f32[2,3] = {look_up}
+  return r1
+}}
+"""
+        for look_up in ("embedding c0, r0", "gather c0, r0 {axis=0}")
+    ]
+    works = [
+        compiler._prepare(
+            compiler.Wanted(parse(text), lambda c: np.ones(c.type.shape, np.float32)),
+            tmp_path / str(i),
+            CHIPS["hexagon-v73"],
+            Cache(tmp_path / "cache"),
+            "segment",
+            DEFAULTS,
+        )
+        for i, text in enumerate(texts)
+    ]
+    assert len({work.emitted.path.read_bytes() for work in works}) == 1
+    assert works[0].estimate_key == works[1].estimate_key and works[0].build_key != works[1].build_key
+
+
+def test_kept_code_has_the_places_of_this_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a prediction that was stopped is asked for again, where one that the compiler died of is not."""
+    program = parse(
+        'program @main(r0 "x": f32[2]) -> (r1 "y": f32[2]) {\n  r1: f32[2] = exp r0\n  return r1\n}\n'
+    )
+    (instr,) = program.main.body
+    stored = {"cycles": [1, 2, 3], "us": 1.0, "ddr_bytes": 0, "spill_bytes": 0, "vtcm_bytes": None}
+    stored |= {"code_bytes": 0, "uncosted": ["r1.exp ()"], "layers": [["r1.exp", "HVX", 0.0, 1.0, ""]]}
+    answers: dict[str, str] = {}
+
+    def run_all(jobs: list[Job], settings: Settings) -> list[Outcome]:
+        for each in jobs:
+            if each.folder.name in answers:
+                (each.folder / process.RESULT).write_text(answers[each.folder.name])
+            (each.folder / "context.onnx").write_bytes(b"context")
+        return [Outcome(0, "", 1.0, 0) for _ in jobs]
+
+    def read_profile(folder: Path, sources: dict[int, str], size: int) -> dict | None:
+        done = folder.parent / "estimate" / process.RESULT
+        said = json.loads(done.read_text())["error"] if done.exists() else None
+        return compiler.prediction.placed(stored, sources) if said == "" else None
+
+    monkeypatch.setattr(compiler, "run_all", run_all)
+    monkeypatch.setattr(compiler.prediction, "read_profile", read_profile)
+
+    def compiled(line: int) -> dict | None:
+        instr.source = Source("aten.exp", "model.py", line)
+        (code,) = compiler.compile_segments(
+            [program], no_constants, DEFAULTS, CHIPS["hexagon-v73"], Cache(tmp_path)
+        )
+        return container.unpack(code).prediction
+
+    done = '{"error": "", "seconds": 1.0}'
+    answers["build"] = done
+    assert compiled(1) is None  # the estimate was stopped
+    answers["estimate"] = done
+    first = compiled(2)
+    assert first is not None and first["layers"][0][-1] == "aten.exp, model.py:2"
+    answers.clear()  # nothing compiles from here on
+    again = compiled(3)
+    assert again is not None and again["layers"][0][-1] == "aten.exp, model.py:3"
+    assert again["uncosted"] == ["r1.exp (aten.exp, model.py:3)"]
 
 
 def test_what_ships_is_of_known_ops() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from forgec.backends.qnn.prediction import from_dict, read_profile
+from forgec.backends.qnn.prediction import from_dict, placed, read_profile
 
 from forgec.errors import BackendError
 
@@ -63,6 +63,17 @@ def test_figures_and_layers(profile: Path) -> None:
         ("r5.gemm", "HVX 1", 1.0, 0.4, SOURCES[5]),
         ("r8.not", "HVX 1", 1.6, 0.4, SOURCES[8]),
     ]
+
+
+def test_places_are_those_of_whoever_asks(profile: Path) -> None:
+    """Of the same model from other lines, as a cache has it."""
+    stored = read_profile(profile, SOURCES, 77)
+    assert stored is not None and placed(stored, SOURCES) == stored
+    moved = {5: "aten.linear, other.py:6", 8: ""}
+    found = placed(stored, moved)
+    assert [layer[-1] for layer in found["layers"]] == [moved[5], ""]
+    assert found["uncosted"] == ["r8.not ()"]
+    assert placed(found, SOURCES) == stored
 
 
 def test_a_trace_that_is_cut_off_leaves_the_figures(profile: Path) -> None:

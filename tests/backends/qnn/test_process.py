@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from forgec.backends.qnn import process
 
@@ -48,3 +52,66 @@ def test_no_more_than_so_many_run_at_a_time(tmp_path: Path, monkeypatch: pytest.
     process.run(tasks, jobs=1)
     found = [json.loads((Path(task["folder"]) / process.RESULT).read_text()) for task in tasks]
     assert [result["error"] for result in found] == [""] * 8
+
+
+def test_what_goes_wrong_in_a_fork_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "compile_one", lambda task: 1 / 0)
+    process.run([{"folder": str(tmp_path)}], jobs=1)
+    assert json.loads((tmp_path / process.RESULT).read_text()) == {"error": None, "code": 1, "seconds": 0.0}
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_an_answer_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended while it is written, it leaves none."""
+
+    def half(self: Path, text: str) -> int:
+        with self.open("w") as file:
+            return file.write(text[: len(text) // 2]) + 1 // 0
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(ZeroDivisionError):
+        process._write(tmp_path / process.RESULT, {"error": ""})
+    assert not (tmp_path / process.RESULT).exists()
+
+
+def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    """The starter is killed while a task runs: neither the process nor its fork goes on."""
+    (tmp_path / process.TASKS).write_text(json.dumps({"jobs": 1, "tasks": [{"folder": str(tmp_path)}]}))
+    work = tmp_path / "work.py"
+    work.write_text(
+        "import os, runpy, time\n"
+        f"real = runpy.run_path({process.__file__!r})\n"
+        "def compile_one(task):\n"
+        "    open('pids', 'w').write(f'{os.getpid()} {os.getppid()}')\n"
+        "    os.rename('pids', 'running')\n"
+        "    time.sleep(60)\n"
+        "real['main'].__globals__.update(compile_one=compile_one, load=lambda: None)\n"
+        "real['main']()\n"
+    )
+    start = f"import subprocess, sys; subprocess.run([sys.executable, {str(work)!r}], start_new_session=True)"
+    starter = subprocess.Popen([sys.executable, "-c", start], cwd=tmp_path)
+    try:
+        running = tmp_path / "running"
+        _until(running.exists)
+    finally:
+        starter.kill()
+        starter.wait()
+    pids = [int(pid) for pid in running.read_text().split()]
+    _until(lambda: not any(map(_lives, pids)))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _until(done: Any) -> None:
+    for _ in range(600):
+        if done():
+            return
+        time.sleep(0.05)
+    pytest.fail("it never came to be")

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from forgec.backends.base import Settings
+from forgec.backends.vendor import worker
 from forgec.backends.vendor.worker import Job, Outcome, error_of, run, run_all
 
 from forgec.errors import BackendError
@@ -47,6 +48,14 @@ def test_over_the_memory(tmp_path: Path) -> None:
     outcome, error = fails(tmp_path, code, Settings(timeout_s=60, memory_bytes=100 << 20))
     assert outcome.stopped == "memory" and outcome.peak_bytes > 100 << 20
     assert "the limit is 100 MiB" in error.what
+
+
+def test_memory_is_looked_at_where_it_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes reading about every process of the machine."""
+    monkeypatch.setattr(worker, "_resident", lambda pid: 1 / 0)
+    assert run(job(tmp_path, "import time; time.sleep(0.3)"), PLENTY).ok
+    with pytest.raises(ZeroDivisionError):
+        run(job(tmp_path, "import time; time.sleep(60)"), Settings(timeout_s=60, memory_bytes=1 << 40))
 
 
 def test_a_compiler_that_dies(tmp_path: Path) -> None:
