@@ -78,7 +78,8 @@ converts("QuantizeLinear", domain=CONTRIB)(quantize_linear)
 @converts("DynamicQuantizeLinear", since=11)
 def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = torch.clamp_max(x.amin(), 0), torch.clamp_min(x.amax(), 0)
-    scale = (high - low) / 255
+    span = high - low
+    scale = torch.where(span == 0, torch.ones_like(span), span / 255)
     zero = torch.clamp(torch.round(-low / scale), 0, 255)
     y = torch.clamp(torch.round(x / scale) + zero, 0, 255)
     return y.to(torch.uint8), scale, zero.to(torch.uint8)
