@@ -17,6 +17,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from forgec.capture.experts import STATIC_EXPERTS
 from forgec.errors import ModelError
 
 # Standard deviation added to every vector parameter. The families start biases at 0 and norm weights at 1,
@@ -24,7 +25,7 @@ from forgec.errors import ModelError
 _VECTOR_NOISE = 0.05
 
 # Mixtures of experts in the form whose shapes do not depend on which experts are chosen; others ignore it.
-_STATIC = {"experts_implementation": "batched_mm"}
+_STATIC = {"experts_implementation": STATIC_EXPERTS}
 
 # Depth fields besides num_hidden_layers, which every family has, and lists with one entry a layer.
 _DEPTHS = ("num_decoder_layers", "encoder_layers", "decoder_layers")

@@ -184,10 +184,14 @@ def types_of(value: Any) -> Any:
     return None
 
 
+_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export's advice about its own internals is of no use to forgec's user."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
+    """torch.export's advice about its own internals is of no use to forgec's user, nor the traceback that fake
+    tensors log of an error which is raised anyway."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
