@@ -11,7 +11,7 @@ __all__ = ["aligned", "centres", "nearest_rows", "weights"]
 
 
 def centres(size: int, scale: float) -> np.ndarray:
-    """Where the centres of ``size`` results lie, in coordinates of elements that are ``scale`` times as wide."""
+    """Where ``size`` results lie, in coordinates of elements that are ``scale`` times as wide."""
     return (np.arange(size) + 0.5) / scale - 0.5
 
 
@@ -37,8 +37,9 @@ def weights(
 ) -> np.ndarray:
     """The matrix f64 [results, n] that interpolates at coordinates ``at``.
 
-    ``mode`` is "linear" or "cubic", with the coefficient ``cubic``. Below 1, ``shrink`` widens what a result is
-    made of, against aliasing. Elements over the ends are those at the ends, or, unless ``outside``, left out.
+    ``mode`` is "linear" or "cubic", with the coefficient ``cubic``. Below 1, ``shrink`` widens what a result
+    is made of, against aliasing. Elements over the ends are those at the ends, or, unless ``outside``, left
+    out.
     """
     reach = {"linear": 1, "cubic": 2}[mode]
     first = int(np.floor(-reach / shrink)) + 1

@@ -1,8 +1,8 @@
 """Mixtures of experts in the form whose shapes do not depend on which experts are chosen.
 
-transformers computes its expert layers in one of several forms, which the configuration names. Those that sort
-tokens by expert have sizes that only values decide, and cannot be captured; one gathers the weights of the
-chosen experts for every token.
+transformers computes its expert layers in one of several forms, which the configuration names. Those that
+sort tokens by expert have sizes that only values decide, and cannot be captured; one gathers the weights of
+the chosen experts for every token.
 """
 
 from __future__ import annotations
