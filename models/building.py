@@ -24,6 +24,9 @@ from forgec.errors import ModelError
 # values with which a compiler that drops or swaps them would still be right.
 _VECTOR_NOISE = 0.05
 
+# Standard deviation of parameters that a family's own rule leaves as they are (those of weight norm, say).
+_FORGOTTEN = 0.02
+
 # Mixtures of experts in the form whose shapes do not depend on which experts are chosen; others ignore it.
 _STATIC = {"experts_implementation": STATIC_EXPERTS}
 
@@ -112,8 +115,12 @@ def random_model(
     model.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         torch.default_generator.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.view(-1)[:1] = torch.nan
         model.init_weights()
         for parameter in model.parameters():
+            if torch.isnan(parameter.view(-1)[:1]).any():  # the family's rule knows nothing of it
+                parameter.normal_(0, _FORGOTTEN)
             if parameter.ndim == 1:
                 parameter.add_(torch.randn(parameter.shape), alpha=_VECTOR_NOISE)
     return model
