@@ -16,6 +16,7 @@ from ..weights import WeightSpec
 from .metrics import BOUND_KL, BOUND_MAX_ABS, Difference
 
 __all__ = [
+    "CODES",
     "COMPRESSED",
     "EXACT",
     "Bounds",
@@ -26,9 +27,11 @@ __all__ = [
     "program_precision",
 ]
 
-_HALF_SHARE = {"f16": 1e-2, "bf16": 5e-2}
-_HALF_KL = 1e-3
-"""Bounds where floats have 16 bits: share of the largest reference value by their type, and KL divergence."""
+CODES = "codes"
+"""A precision: activations are rounded to codes, and what lies at the border of two may become either."""
+_HALF_SHARE = {"f16": 1e-2, "bf16": 5e-2, CODES: 5e-2}
+_HALF_KL = {"f16": 1e-3, "bf16": 1e-3, CODES: 5e-2}
+"""Bounds for less than 32 bits: share of the largest reference value, and KL divergence."""
 
 COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
 """For compressed weights, by the least exact format in use, as a share of the reference's norm: the distance
@@ -64,7 +67,9 @@ def lowest_precision(plan: Plan, backend: Callable[[str], Backend]) -> str:
 
 
 def program_precision(program: Program) -> str:
-    """The least exact type of the floats that a program computes, whatever runs it."""
+    """The least exact type of the floats that a program computes, whatever runs it, or :data:`CODES`."""
+    if any(instr.op == "round" for instr in program.main.body):
+        return CODES
     found = {r.type.dtype.value for instr in program.main.body for r in instr.results}
     return next((low for low in ("bf16", "f16") if low in found), "f32")
 
@@ -75,7 +80,7 @@ def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
         return EXACT
     whole = max(map(largest, expected), default=0.0)
     share = _HALF_SHARE[precision]
-    return Bounds(share * whole, _HALF_KL, share)
+    return Bounds(share * whole, _HALF_KL[precision], share)
 
 
 def compressed(weights: WeightSpec) -> Bounds:

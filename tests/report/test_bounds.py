@@ -16,7 +16,15 @@ import forgec
 from forgec.cli.main import app
 from forgec.ir.parser import parse
 from forgec.plan.planner import make_plan
-from forgec.report.bounds import EXACT, bounds_of, compressed, largest, lowest_precision
+from forgec.report.bounds import (
+    CODES,
+    EXACT,
+    bounds_of,
+    compressed,
+    largest,
+    lowest_precision,
+    program_precision,
+)
 from forgec.report.metrics import difference
 from forgec.weights import WeightSpec
 
@@ -36,6 +44,15 @@ def test_f32_has_the_projects_own_and_16_bits_a_share_of_the_largest_value() -> 
     assert largest(outputs[1]) == 3.0 and largest(np.empty(0)) == 0.0
     assert low.hold(difference(np.array([1.0, -8.0]), np.array([1.0, -7.95])))
     assert not low.hold(difference(np.array([1.0, -8.0]), np.array([1.0, -7.9])))
+
+
+def test_rounding_to_codes_is_bound_by_what_a_flipped_code_changes() -> None:
+    """Values at the border of two codes go either way, so equality with a reference cannot be asked."""
+    plain = parse(TEXT)
+    assert program_precision(plain) == "f32"
+    rounding = parse(TEXT.replace("exp r1", "round r1"))
+    assert program_precision(rounding) == CODES
+    assert bounds_of(CODES, [np.array([2.0])]).max_abs == pytest.approx(0.1)
 
 
 def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
