@@ -32,12 +32,14 @@ def check_against_eager(
     """Metrics of the executable's outputs against the model's own on the example inputs.
 
     The model's own outputs become the self-test, with compressed weights the executable's. ``precision`` is
-    the lowest that a device of the program computes in. Raises ``FidelityError`` if an output differs by more
-    than rounding can explain.
+    the lowest that the program or a device of it computes in. Raises ``FidelityError`` if an output differs
+    by more than rounding can explain.
     """
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
-    if weights.compresses or precision != "f32":  # packed codes and loaded segments are dear, and kept
+    plan = executable.plan
+    if weights.compresses or any(s.device != plan.host for s in plan.segments):
+        # packed codes and loaded segments are dear, and kept
         results = executable.run_flat(inputs)
         executable.reset()
     else:

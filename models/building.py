@@ -17,14 +17,18 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from forgec.capture.experts import STATIC_EXPERTS
 from forgec.errors import ModelError
 
 # Standard deviation added to every vector parameter. The families start biases at 0 and norm weights at 1,
 # values with which a compiler that drops or swaps them would still be right.
 _VECTOR_NOISE = 0.05
 
+# Standard deviation of parameters that a family's own rule leaves as they are (those of weight norm, say).
+_FORGOTTEN = 0.02
+
 # Mixtures of experts in the form whose shapes do not depend on which experts are chosen; others ignore it.
-_STATIC = {"experts_implementation": "batched_mm"}
+_STATIC = {"experts_implementation": STATIC_EXPERTS}
 
 # Depth fields besides num_hidden_layers, which every family has, and lists with one entry a layer.
 _DEPTHS = ("num_decoder_layers", "encoder_layers", "decoder_layers")
@@ -111,8 +115,12 @@ def random_model(
     model.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         torch.default_generator.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.view(-1)[:1] = torch.nan
         model.init_weights()
         for parameter in model.parameters():
+            if torch.isnan(parameter.view(-1)[:1]).any():  # the family's rule knows nothing of it
+                parameter.normal_(0, _FORGOTTEN)
             if parameter.ndim == 1:
                 parameter.add_(torch.randn(parameter.shape), alpha=_VECTOR_NOISE)
     return model

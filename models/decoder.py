@@ -107,7 +107,7 @@ class Decoder(nn.Module):
         """Ids [1, tokens], far apart and no padding."""
         config = self._model.config.get_text_config()
         ids = (7 + 29 * torch.arange(tokens + 1)) % config.vocab_size
-        return ids[ids != (config.pad_token_id or 0)][None, :tokens]
+        return ids[ids != (getattr(config, "pad_token_id", None) or 0)][None, :tokens]
 
     def plain(self, input_ids: Tensor) -> Tensor:
         """Logits [T, vocabulary] of the model itself, without a cache."""
@@ -178,7 +178,8 @@ def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
     """Shape of every tensor of the cache, found by running one token on the meta device, through the first of
     all layers that are alike."""
     config = copy.deepcopy(model.config)
-    config.pad_token_id = None  # with one, some models look for it among the ids, which have no values here
+    # With one, some models look for it among the ids, which have no values here; some types want a number.
+    vars(config)["pad_token_id"] = None
     cache: Any = DynamicCache(config=config)
     ids = torch.zeros(1, 1, dtype=torch.int64, device="meta")
     try:

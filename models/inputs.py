@@ -14,6 +14,10 @@ from torch import Tensor
 # Encoder length given to text decoders. It differs from the default number of tokens so that a program that
 # mixes up its two sequence axes cannot pass by chance.
 SOURCE_TOKENS = 48
+# Pixels on a side for models that take any: what nearly all of them were trained with.
+IMAGE_SIZE = 224
+# Samples of raw speech: a second of what all these models were trained with.
+SAMPLES = 16_000
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class Draw:
     tokens: int
     generator: torch.Generator
     padded: bool
+
+    @property
+    def text(self) -> Any:
+        """The configuration of the part that reads tokens."""
+        return getattr(self.config, "text_config", self.config)
+
+    @property
+    def vision(self) -> Any:
+        """The configuration of the part that reads pixels."""
+        return getattr(self.config, "vision_config", self.config)
 
     @property
     def source(self) -> int:
@@ -52,7 +66,7 @@ class Draw:
 
 
 def _token_ids(draw: Draw) -> Tensor:
-    return draw.integers(draw.config.vocab_size, draw.tokens)
+    return draw.integers(draw.text.vocab_size, draw.tokens)
 
 
 def _token_types(draw: Draw) -> Tensor:
@@ -60,9 +74,16 @@ def _token_types(draw: Draw) -> Tensor:
 
 
 def _pixels(draw: Draw) -> Tensor:
-    size = draw.config.image_size
+    size = getattr(draw.vision, "image_size", IMAGE_SIZE)
     height, width = (size, size) if isinstance(size, int) else size
-    return draw.normal(draw.config.num_channels, height, width)
+    return draw.normal(getattr(draw.vision, "num_channels", 3), height, width)
+
+
+def _samples(draw: Draw) -> Tensor:
+    # A spectrogram where the model was made for one, else raw speech.
+    if hasattr(draw.config, "num_mel_bins") and hasattr(draw.config, "max_length"):
+        return draw.normal(draw.config.max_length, draw.config.num_mel_bins)
+    return draw.normal(SAMPLES)
 
 
 def _features(draw: Draw) -> Tensor:
@@ -77,6 +98,7 @@ MAKERS: dict[str, Callable[[Draw], Tensor]] = {
     "token_type_ids": _token_types,
     "pixel_values": _pixels,
     "input_features": _features,
+    "input_values": _samples,
     "encoder_hidden_states": lambda draw: draw.normal(draw.source, draw.config.hidden_size),
     "encoder_attention_mask": lambda draw: draw.mask(draw.source),
 }

@@ -49,8 +49,9 @@ class LoadedModel:
         """
         if TOKEN_INPUTS.isdisjoint(self.inputs):
             return None
+        config = getattr(self.config, "text_config", self.config)
         for key in ("max_target_positions", "max_position_embeddings"):
-            if limit := getattr(self.config, key, None):
+            if (limit := getattr(config, key, None) or 0) > 0:
                 return int(limit) - _reserved_positions(self.module)
         return None
 
@@ -62,7 +63,8 @@ class LoadedModel:
         `tokens` is the length of the token axis, 128 or `max_tokens` if that is less unless given. Token ids,
         token types and masks are int64 [batch, tokens]; pixels, features and encoder states have the
         model's data type. Seed 0 gives masks of ones; with any other seed each row ends in a random number
-        of zeros. The global random state is not touched.
+        of zeros. Images have the configuration's size or 224 pixels on a side, speech is a second of
+        samples. The global random state is not touched.
 
         Raises `ModelError` if `tokens` is given for a program without token axis, or a size is out of range.
         """
@@ -140,7 +142,7 @@ def load(
 
     config = make_config(source.content, layers, source.where)
     cls = model_class(config, source.where)
-    inputs = input_names(cls, part)
+    inputs = input_names(cls, part, config)
     readers: Readers = {}
     if source.checkpoint is None:
         model = random_model(cls, config, seed=seed, attn=attn, dtype=_DTYPES[dtype])

@@ -9,7 +9,7 @@ they return plain tensors where the model would also return an empty cache objec
 import inspect
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from forgec.errors import ModelError
 
@@ -51,7 +51,7 @@ class SpeechDecoder(nn.Module):
         return {"logits": out.logits}
 
 
-def input_names(cls: type[PreTrainedModel], part: str | None) -> tuple[str, ...]:
+def input_names(cls: type[PreTrainedModel], part: str | None, config: PretrainedConfig) -> tuple[str, ...]:
     """Return the names of a program's inputs, in the order of its `forward`.
 
     Raises `ModelError` if `part` is missing for a sequence-to-sequence class or given for another, and if
@@ -63,14 +63,17 @@ def input_names(cls: type[PreTrainedModel], part: str | None) -> tuple[str, ...]
         return _part_inputs(cls, part)
     if part is not None:
         raise ModelError(f"{cls.__name__} is one program and has no part {part!r}", hint="leave out part")
-    if main == "pixel_values":
-        return ("pixel_values",)
-    if main != "input_ids":
-        raise ModelError(f"{cls.__name__} reads {main!r}: only token ids and pixel values are supported")
+    if main in ("pixel_values", "input_values") and "input_ids" not in accepted:
+        return (main,)
+    if "input_ids" not in accepted or main not in ("input_ids", "pixel_values"):
+        raise ModelError(
+            f"{cls.__name__} reads {main!r}: only token ids, pixel values and speech samples are supported"
+        )
     if cls.can_generate():
         return ("input_ids",)
-    masked = ("input_ids", "attention_mask", "token_type_ids")
-    return tuple(name for name in masked if name in accepted)
+    known = ("input_ids", "pixel_values", "attention_mask", "token_type_ids")
+    unused = set() if getattr(config, "type_vocab_size", 0) else {"token_type_ids"}
+    return tuple(name for name in known if name in accepted and name not in unused)
 
 
 def _part_inputs(cls: type[PreTrainedModel], part: str | None) -> tuple[str, ...]:

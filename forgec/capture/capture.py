@@ -19,6 +19,7 @@ from ..debug import log
 from ..errors import CaptureError
 from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
+from .experts import static_experts
 from .export import ExportedGraph, export_module, graph_of
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
@@ -98,7 +99,7 @@ def capture(
         )
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
-    with _collector_paused():
+    with _collector_paused(), static_experts(model):
         recorded = _recorded(model, name, args, kwargs, fake)
         call = _Call(model, name, args, kwargs, recorded)
         graph = _assembled(call, mode)

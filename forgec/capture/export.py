@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from ..debug import log
 from ..errors import CaptureError
@@ -167,9 +168,16 @@ def _types(node: fx.Node) -> Any:
                 f"convert it in the model to one of {', '.join(d.value for d in DType)}",
             )
         if any(not isinstance(n, int) for n in value.shape):
+            source = node_source(node)
+            if any(free_unbacked_symbols(n) for n in value.shape):
+                raise CaptureError(
+                    f"the shape of what {source.aten} gives depends on values",
+                    str(source),
+                    _FIXED_SIZE,
+                )
             raise CaptureError(
                 f"the shape {tuple(value.shape)} is not static",
-                str(node_source(node)),
+                str(source),
                 "export without dynamic shapes; compile once per size",
             )
     return types_of(value)
@@ -184,10 +192,14 @@ def types_of(value: Any) -> Any:
     return None
 
 
+_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export's advice about its own internals is of no use to forgec's user."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
+    """torch.export's advice about its own internals is of no use to forgec's user, nor the traceback that
+    fake tensors log of an error which is raised anyway."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -202,10 +214,11 @@ def _quiet() -> Iterator[None]:
     log(4, said.getvalue())
 
 
+_FIXED_SIZE = "a fixed size instead of one computed from tensor values (nonzero, boolean index, .item())"
 _HINTS = [
     ("data-dependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
     ("DataDependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
-    ("Unbacked", "a fixed size instead of one computed from tensor values (nonzero, boolean index, .item())"),
+    ("Unbacked", _FIXED_SIZE),
     ("not a known type", "return tensors, tuples, lists or dicts (for language models: use_cache=False)"),
     ("Unsupported input type", "tensors, numbers, or nested tuples and dicts of them as example inputs"),
     ("shape", "example inputs whose shapes the model's forward accepts; run model(*args) once to see"),

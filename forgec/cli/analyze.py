@@ -15,7 +15,7 @@ from ..report.terminal import BAD, GOOD, HEAD, Printer, styled, verdict_text
 from . import flags
 from .boundary import EXIT_UNSUPPORTED, verb
 from .output import Format, Output
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, load_subject, require_targets
 
 if TYPE_CHECKING:
     from ..executable import Executable
@@ -98,6 +98,8 @@ def analyze(
     is called, and a last line that compares what the compiler simulates with the CPU alone.
     """
     output = Output(fmt, quiet)
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    require_targets(targets or [target])
     subject = load_subject(
         model,
         output,
@@ -109,7 +111,7 @@ def analyze(
     )
     options = Options(check=False, costs=costs, weights=weights or Options().weights)
     found = []
-    for name in filter(None, (part.strip() for part in target.split(","))):
+    for name in targets:
         executable = compile_subject(subject, output, target=name, options=options)
         report = executable.report
         verdict = None if report is None else report.verdict

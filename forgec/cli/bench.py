@@ -14,7 +14,7 @@ from . import flags, latency
 from .boundary import verb
 from .output import Format, Output
 from .peers import against, calibrate
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, load_subject, require_targets
 
 __all__ = ["bench"]
 
@@ -79,6 +79,7 @@ def bench(
     else:
         if inputs:
             raise OptionError("--input is for a FILE.forge", hint="compile the model first")
+        require_targets([target])
         subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
         executable = compile_subject(subject, output, target=target)
         executable.threads = threads

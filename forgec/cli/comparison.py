@@ -12,7 +12,7 @@ from ..errors import OptionError
 from ..executable import Executable, sampled
 from ..executable.convert import to_array
 from ..report import metrics, units
-from ..report.bounds import EXACT, Bounds, bounds_of, compressed, lowest_precision
+from ..report.bounds import Bounds, bounds_of, compressed, lowest_precision, program_precision
 from ..report.stepwise import first_divergence, interpret
 from ..weights import WeightSpec
 from .eager import can_widen, flat_outputs, run_eager
@@ -125,13 +125,13 @@ def _bounds(executable: Executable, result: str, against: str, wanted: Sequence[
     """The bounds of one way to compute the outputs against another.
 
     Compressed weights are in the executable, the interpreter and what the file stores, not in eager. Only the
-    executable computes as its devices do.
+    executable computes as its devices do; all compute in 16 bits what the program has in them.
     """
     weights = WeightSpec.parse(str(executable.shared.info.options.get("weights", "fp32")))
     if weights.compresses and against not in ("interpreter", STORED):
         return compressed(weights)
     if result != "executable":
-        return EXACT
+        return bounds_of(program_precision(executable.plan.program), wanted)
     return bounds_of(lowest_precision(executable.plan, executable.shared.backend), wanted)
 
 

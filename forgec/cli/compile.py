@@ -14,7 +14,7 @@ from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import read_text, require_writable, write_text
 from .output import Format, Output
-from .subject import Subject, compile_subject, compile_text_model, load_subject
+from .subject import Subject, compile_subject, compile_text_model, load_subject, require_targets
 
 __all__ = ["compile", "options_of"]
 
@@ -118,6 +118,7 @@ def compile(
 
     shapes = flags.parse_shapes(shape)
     targets = [name.strip() for name in target.split(",") if name.strip()]
+    require_targets(targets or [target])
     if len(targets) > 1:
         if context is not None or any((report, trace_file, emit_ir, emit)):
             raise OptionError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import ArtifactError, InputError
 
-__all__ = ["read_text", "require_writable", "write_text"]
+__all__ = ["output_file", "read_text", "require_writable", "write_text"]
 
 
 def read_text(path: Path) -> str:
@@ -35,8 +38,26 @@ def require_writable(path: Path | None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; :class:`ArtifactError` if it cannot be written."""
+    """Write a text file, whole or not at all; :class:`ArtifactError` if it cannot be written."""
+    data = text.encode("utf-8")
+    with output_file(path, len(data)) as file:
+        file.write(data)
+
+
+@contextmanager
+def output_file(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A file to write ``size`` bytes or so, there whole or not at all unless it is a device or a pipe.
+
+    Raises :class:`ArtifactError` if it cannot be written.
+    """
+    if not path.exists() or path.is_file():
+        from ..executable.atomic import atomic_file
+
+        with atomic_file(path, size) as file:
+            yield file
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open("wb") as file:
+            yield file
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from ..report.terminal import Printer
 from . import flags
 from .boundary import verb, wrote
 from .output import Format, Output
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, load_subject, require_targets
 
 __all__ = ["repro"]
 
@@ -49,6 +49,7 @@ def repro(
     from ..repro import find_repro, require_new
 
     require_new(out)
+    require_targets([target])
     output = Output(fmt, quiet)
     options = Options.of(Options.parse(option or ()), check=False)
     subject = load_subject(

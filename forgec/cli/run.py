@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ArtifactError
 from ..report.terminal import DIM, Printer, styled
 from . import flags, latency
 from .boundary import verb, wrote
-from .files import require_writable
+from .files import output_file, require_writable
 from .output import Format, Output
 
 if TYPE_CHECKING:
@@ -120,9 +119,6 @@ def _row(name: str, array: np.ndarray) -> tuple[str, ...]:
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     import numpy as np
 
-    try:
-        # Given a name, savez appends .npz to it; given a file, it does not.
-        with path.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
+    # Given a name, savez appends .npz to it; given a file, it does not.
+    with output_file(path, sum(array.nbytes for array in arrays.values())) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

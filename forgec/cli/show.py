@@ -14,7 +14,7 @@ from ..report.terminal import Printer, print_report
 from . import flags
 from .boundary import verb
 from .output import Format, Output
-from .subject import compile_subject, load_subject
+from .subject import compile_subject, load_subject, require_targets
 
 if TYPE_CHECKING:
     from ..executable import Executable
@@ -55,6 +55,7 @@ def show(
     if file is not None:
         executable = artifact.load(file)
     else:
+        require_targets([target])
         subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
         executable = compile_subject(subject, output, target=target)
     asked = {

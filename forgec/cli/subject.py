@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,15 @@ from .output import Output
 if TYPE_CHECKING:
     from ..executable import Executable, Programs
 
-__all__ = ["Subject", "compile_subject", "compile_text_model", "is_exported", "is_onnx", "load_subject"]
+__all__ = [
+    "Subject",
+    "compile_subject",
+    "compile_text_model",
+    "is_exported",
+    "is_onnx",
+    "load_subject",
+    "require_targets",
+]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs."""
@@ -44,6 +52,14 @@ def is_exported(spec: str) -> bool:
 def is_onnx(spec: str) -> bool:
     """Whether a specification names an ONNX file, whose inputs have shapes of their own."""
     return spec.endswith(".onnx")
+
+
+def require_targets(names: Iterable[str]) -> None:
+    """Find out before a model is loaded that a target does not exist; :class:`TargetError`."""
+    from .. import backends
+
+    for name in names:
+        backends.resolve(name)
 
 
 def load_subject(

@@ -75,7 +75,12 @@ def targets(fmt: flags.FormatFlag = Format.text, quiet: flags.Quiet = False) -> 
         printer.table(
             ("target", "also called", "floats", "limits"),
             [
-                (s.target, ", ".join(s.aliases), s.precision, "; ".join(s.limits.values()))
+                (
+                    s.target,
+                    ", ".join(s.aliases),
+                    s.precision,
+                    "; ".join(f"{of} {what}" for of, what in s.limits.items()),
+                )
                 for s in found
                 if s.aliases or s.limits
             ],

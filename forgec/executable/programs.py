@@ -50,7 +50,9 @@ class Programs(Mapping[str, Executable]):
 
     def __getitem__(self, name: str) -> Executable:
         if name not in self._entries:
-            raise InputError(f"there is no program {name!r} in the file", hint=f"one of: {', '.join(self)}")
+            named = ", ".join(filter(None, self))
+            hint = f"one of: {named}" if named else "it has one, which has no name"
+            raise InputError(f"there is no program {name!r} in the file", hint=hint)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -10,15 +10,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import Backend
+from ..ir.program import Program
 from ..plan.plan import Plan
 from ..weights import WeightSpec
 from .metrics import BOUND_KL, BOUND_MAX_ABS, Difference
 
-__all__ = ["COMPRESSED", "EXACT", "Bounds", "bounds_of", "compressed", "largest", "lowest_precision"]
+__all__ = [
+    "CODES",
+    "COMPRESSED",
+    "EXACT",
+    "Bounds",
+    "bounds_of",
+    "compressed",
+    "largest",
+    "lowest_precision",
+    "program_precision",
+]
 
-_HALF_SHARE = 1e-2
-_HALF_KL = 1e-3
-"""Bounds on a device with 16-bit floats: share of the largest reference value, and KL divergence."""
+CODES = "codes"
+"""A precision: activations are rounded to codes, and what lies at the border of two may become either."""
+_HALF_SHARE = {"f16": 1e-2, "bf16": 5e-2, CODES: 5e-2}
+_HALF_KL = {"f16": 1e-3, "bf16": 1e-3, CODES: 5e-2}
+"""Bounds for less than 32 bits: share of the largest reference value, and KL divergence."""
 
 COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7}
 """For compressed weights, by the least exact format in use, as a share of the reference's norm: the distance
@@ -47,9 +60,18 @@ EXACT = Bounds(BOUND_MAX_ABS, BOUND_KL, BOUND_MAX_ABS)
 
 
 def lowest_precision(plan: Plan, backend: Callable[[str], Backend]) -> str:
-    """The element type that the least exact of a plan's devices computes floats in."""
+    """The element type that the least exact of a plan's devices computes floats in, or the program itself."""
     devices = {segment.device for segment in plan.segments}
-    return next((p for p in (backend(device).precision for device in devices) if p != "f32"), "f32")
+    low = (p for p in (backend(device).precision for device in devices) if p != "f32")
+    return next(low, program_precision(plan.program))
+
+
+def program_precision(program: Program) -> str:
+    """The least exact type of the floats that a program computes, whatever runs it, or :data:`CODES`."""
+    if any(instr.op == "round" for instr in program.main.body):
+        return CODES
+    found = {r.type.dtype.value for instr in program.main.body for r in instr.results}
+    return next((low for low in ("bf16", "f16") if low in found), "f32")
 
 
 def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
@@ -57,7 +79,8 @@ def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
     if precision == "f32":
         return EXACT
     whole = max(map(largest, expected), default=0.0)
-    return Bounds(_HALF_SHARE * whole, _HALF_KL, _HALF_SHARE)
+    share = _HALF_SHARE[precision]
+    return Bounds(share * whole, _HALF_KL[precision], share)
 
 
 def compressed(weights: WeightSpec) -> Bounds:

@@ -189,3 +189,34 @@ def test_nan_weight_is_a_warning():
         model.linear.weight[1, 2] = float("nan")
     exe = forgec.compile(model, (values(2, 4), (values(4), {"inner": values(2, 4)})))
     assert any("linear.weight has 1 NaN" in warning for warning in exe.report.warnings)
+
+
+def test_experts_are_captured_in_the_static_form(capfd):
+    """transformers' own default sorts tokens by expert, in sizes that values decide."""
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = OlmoeConfig(**sizes, vocab_size=29, num_hidden_layers=1, num_experts=4, num_experts_per_tok=2)
+    config.use_cache = False
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = OlmoeForCausalLM(config).eval()
+    before = config._experts_implementation
+    exe = forgec.compile(model, (), {"input_ids": torch.arange(7)[None]})
+    assert config._experts_implementation == before != "batched_mm"
+    ids = torch.arange(20, 27)[None]
+    with torch.no_grad():
+        close(exe(input_ids=ids)["logits"], model(input_ids=ids).logits)
+
+
+class Clashes(nn.Module):
+    """Runs eagerly, and fails on the shapes of a trace."""
+
+    def forward(self, x):
+        return x + torch.zeros(7) if torch.compiler.is_exporting() else x
+
+
+def test_an_error_in_the_trace_is_told_once(capfd):
+    with pytest.raises(CaptureError, match="broadcast"):
+        forgec.compile(Clashes().eval(), (values(3),))
+    assert capfd.readouterr().err == "", "torch logs a traceback of its own"

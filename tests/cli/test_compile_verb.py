@@ -94,6 +94,14 @@ def test_usage_errors_come_before_the_model_is_loaded(forgec, fake_compile, tmp_
     assert fake_compile.loads == []
 
 
+@pytest.mark.parametrize("verb", ["compile", "analyze", "show", "bench", "repro"])
+def test_an_unknown_target_is_found_before_the_model_is_loaded(forgec, fake_compile, tmp_path, verb):
+    more = ["-o", tmp_path / "out"] if verb in ("compile", "repro") else []
+    result = forgec(verb, "-m", "toy", "-t", "lunar-lak", *more)
+    assert result.exit_code == 5 and "did you mean 'lunar-lake'" in result.stderr
+    assert not fake_compile.loads
+
+
 def test_a_missing_directory_is_found_before_the_model_is_loaded(forgec, fake_compile, tmp_path):
     for flag in ("-o", "--trace", "--emit-ir"):
         result = forgec("compile", "-m", "toy", flag, tmp_path / "none" / "x")

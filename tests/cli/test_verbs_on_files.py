@@ -120,6 +120,28 @@ def test_unwritable_outputs_are_found_before_the_work(forgec, forge, tmp_path):
     assert "it is a directory" in forgec("run", forge, "-o", tmp_path).stderr
 
 
+def test_outputs_are_there_whole_or_not_at_all(forgec, forge, tmp_path, monkeypatch):
+    """A disk that is full in the middle leaves the file that was there, and nothing else."""
+    import numpy as np
+
+    out = tmp_path / "out.npz"
+    out.write_bytes(b"before")
+
+    def fails(file, **arrays):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fails)
+    result = forgec("run", forge, "-o", out)
+    assert result.exit_code == 1 and "disk is full" in result.stderr
+    assert out.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_of_one_program_says_so(forgec, forge):
+    result = forgec("profile", forge, "--program", "decode")
+    assert result.exit_code == 2 and "it has one, which has no name" in result.stderr
+
+
 def test_show_summary(forgec, forge):
     result = forgec("show", forge)
     assert result.exit_code == 0

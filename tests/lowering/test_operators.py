@@ -275,7 +275,7 @@ THROUGH_TORCH = {
     ),
     "a strided operand": (lambda x: torch.cumprod(x.transpose(0, 1), 0), (f(3, 4),), "aten.cumprod.default"),
     "a constant operand": (
-        lambda x: F.conv_transpose1d(x, torch.ones(4, 2, 3)), (f(1, 4, 6),), "aten.convolution.default",
+        lambda x: F.conv3d(x, torch.ones(4, 2, 3, 1, 2)), (f(1, 2, 6, 3, 4),), "aten.convolution.default",
     ),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from forgec.backends.cpu import CpuBackend
 from forgec.backends.null import NullBackend
 from typer.testing import CliRunner
@@ -15,7 +16,15 @@ import forgec
 from forgec.cli.main import app
 from forgec.ir.parser import parse
 from forgec.plan.planner import make_plan
-from forgec.report.bounds import EXACT, bounds_of, compressed, largest, lowest_precision
+from forgec.report.bounds import (
+    CODES,
+    EXACT,
+    bounds_of,
+    compressed,
+    largest,
+    lowest_precision,
+    program_precision,
+)
 from forgec.report.metrics import difference
 from forgec.weights import WeightSpec
 
@@ -37,6 +46,15 @@ def test_f32_has_the_projects_own_and_16_bits_a_share_of_the_largest_value() -> 
     assert not low.hold(difference(np.array([1.0, -8.0]), np.array([1.0, -7.9])))
 
 
+def test_rounding_to_codes_is_bound_by_what_a_flipped_code_changes() -> None:
+    """Values at the border of two codes go either way, so equality with a reference cannot be asked."""
+    plain = parse(TEXT)
+    assert program_precision(plain) == "f32"
+    rounding = parse(TEXT.replace("exp r1", "round r1"))
+    assert program_precision(rounding) == CODES
+    assert bounds_of(CODES, [np.array([2.0])]).max_abs == pytest.approx(0.1)
+
+
 def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
     found = compressed(WeightSpec.parse("int8,lm_head=int4"))
     assert math.isinf(found.max_abs) and found.kl == compressed(WeightSpec.parse("int4")).kl
@@ -51,6 +69,27 @@ def test_the_least_exact_device_counts() -> None:
     assert {s.device for s in plan.segments} == {"cpu", "null"}
     assert lowest_precision(plan, {"null": half, "cpu": slow}.__getitem__) == "f16"
     assert lowest_precision(plan, {"null": slow, "cpu": slow}.__getitem__) == "f32"
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_programs_of_16_bit_floats_are_bound_by_these(kind: str, tmp_path: Path) -> None:
+    """What rounds in another order is the same function: the compile passes, and so does verify."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, kind)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.LayerNorm(64)).to(dtype)
+    exported = torch.export.export(model.eval(), (torch.randn(2, 64).to(dtype),), strict=False)
+    source, path = tmp_path / "m.pt2", tmp_path / "m.forge"
+    torch.export.save(exported, source)
+    run = CliRunner().invoke
+    compiled = run(app, ["compile", "-m", str(source), "-o", str(path), "-q"])
+    assert compiled.exit_code == 0, compiled.output
+    with forgec.load(path) as executable:
+        assert lowest_precision(executable.plan, executable.shared.backend) == {"float16": "f16"}.get(
+            kind, "bf16"
+        )
+    for more in ([], ["-m", str(source)]):
+        verified = run(app, ["verify", str(path), *more, "-q"])
+        assert verified.exit_code == 0, verified.output
 
 
 def test_verify_of_compressed_weights(tmp_path: Path) -> None:

@@ -342,7 +342,11 @@ class _Importer:
             and inputs[0] in self.origins
         ):
             self.origins[results[0]] = self.origins[inputs[0]]
-        tables = {"Gather": [(1, 0)], "EmbedLayerNormalization": [(0, 2), (1, 4), (8, 3)]}
+        tables = {
+            "Gather": [(1, 0)],
+            "GatherBlockQuantized": [(1, 0)],
+            "EmbedLayerNormalization": [(0, 2), (1, 4), (8, 3)],
+        }
         for index, table in tables.get(op, ()):
             if index >= len(inputs) or inputs[index] not in self.origins or inputs[table] not in self.known:
                 continue

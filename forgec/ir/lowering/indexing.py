@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from ...errors import UnsupportedOpError
+from ...graph import torch_dtype
 from ..program import Literal
 from ..types import DType, TensorType
 from .builder import FunctionBuilder
 from .registry import lowers
-from .shape import permute
+from .shape import permute, slice_axis
 
 
 @lowers("aten.embedding")
@@ -31,7 +32,7 @@ def gather(b: FunctionBuilder, self: Any, dim: int, index: Any) -> Any:
     return b.emit("take_along", self, index, axis=dim % self.type.rank)
 
 
-@lowers("aten.index")
+@lowers("aten.index", "aten._unsafe_index")
 def index(b: FunctionBuilder, self: Any, indices: Sequence[Any]) -> Any:
     """Index tensors on consecutive axes; others are moved to the front first, as torch does."""
     given = [axis for axis, i in enumerate(indices) if i is not None]
@@ -89,6 +90,35 @@ def index_put(b: FunctionBuilder, self: Any, indices: Sequence[Any], values: Any
         )
     written = b.emit("scatter", permute(b, self, perm), updates, *wrapped, accumulate=accumulate)
     return permute(b, written, np.argsort(perm).tolist())
+
+
+@lowers("aten.scatter.src")
+def scatter_along(b: FunctionBuilder, self: Any, dim: int, index: Any, src: Any) -> Any:
+    """The element of src at a place goes where the index there says along one axis."""
+    return _along(b, self, dim, index, src, accumulate=False)
+
+
+@lowers("aten.scatter_add")
+def scatter_add(b: FunctionBuilder, self: Any, dim: int, index: Any, src: Any) -> Any:
+    return _along(b, self, dim, index, src, accumulate=True)
+
+
+@lowers("aten.scatter.value")
+def scatter_value(b: FunctionBuilder, self: Any, dim: int, index: Any, value: Any) -> Any:
+    filled = b.tensor(torch.tensor(value, dtype=torch_dtype(self.type.dtype)))
+    return _along(b, self, dim, index, filled, accumulate=False)
+
+
+def _along(b: FunctionBuilder, x: Any, dim: int, index: Any, updates: Any, *, accumulate: bool) -> Any:
+    rank = x.type.rank
+    if updates.type.rank:
+        for axis, size in enumerate(index.type.shape):
+            updates = slice_axis(b, updates, axis, 0, size)
+    places = [
+        index if axis == dim % rank else b.tensor(torch.arange(n).reshape([-1] + [1] * (rank - 1 - axis)))
+        for axis, n in enumerate(index.type.shape)
+    ]
+    return b.emit("scatter", x, updates, *places, accumulate=accumulate)
 
 
 @lowers("aten.index_copy")

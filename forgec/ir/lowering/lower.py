@@ -44,6 +44,7 @@ from . import (  # noqa: F401  (register converters)
     neural,
     pooling,
     reduction,
+    resampling,
     shape,
 )
 from .builder import Const, Constants, FunctionBuilder
@@ -275,7 +276,8 @@ def _check_supported(captured: CapturedGraph) -> None:
                 missing.setdefault(name, []).extend([node.meta["source"]] * max(times, 1))
     if missing:
         lines = [f"{name} ({len(sources)} times, first at {sources[0]})" for name, sources in missing.items()]
+        counted = "1 operator has" if len(missing) == 1 else f"{len(missing)} operators have"
         raise UnsupportedOpError(
-            f"{len(missing)} operators have no lowering:\n    " + "\n    ".join(lines),
+            f"{counted} no lowering:\n    " + "\n    ".join(lines),
             hint="rewrite these lines of the model with supported operators, or move them out of the model",
         )

@@ -11,8 +11,9 @@ from ...errors import UnsupportedOpError
 from ...graph import torch_dtype
 from ..types import TensorType
 from .builder import FunctionBuilder
-from .elementwise import binary
+from .elementwise import binary, literal
 from .registry import lowers
+from .resampling import transposed_convolution
 from .shape import permute
 
 
@@ -121,10 +122,15 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
+    output_padding: Sequence[int],
     groups: int,
 ) -> Any:
+    if weight.type.rank not in (3, 4):
+        raise UnsupportedOpError(f"a convolution over {weight.type.rank - 2} axes has no lowering")
     if transposed:
-        raise UnsupportedOpError("transposed convolution has no lowering")
+        return transposed_convolution(
+            b, input, weight, bias, stride, padding, dilation, output_padding, groups
+        )
     return conv(b, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -142,6 +148,42 @@ def aten_rms_norm(
     if eps is None:
         eps = torch.finfo(torch_dtype(input.type.dtype)).eps
     return _norm_last(b, "rms_norm", input, normalized_shape, [weight], eps)
+
+
+@lowers("aten.batch_norm")
+def batch_norm(
+    b: FunctionBuilder,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    eps: float,
+) -> Any:
+    """Of stored statistics: a factor and a summand per channel, which are constants."""
+    if training or running_mean is None or running_var is None:
+        raise UnsupportedOpError("batch norm over the batch has no lowering", hint="call model.eval() first")
+    variance = b.emit("add", running_var, literal(eps, running_var.type.dtype))
+    factor = b.emit("rsqrt", variance)
+    if weight is not None:
+        factor = b.emit("mul", factor, b.cast(weight, factor.type.dtype))
+    shift = b.emit("mul", running_mean, factor)
+    zero = literal(0, shift.type.dtype)
+    shift = b.emit("sub", zero if bias is None else b.cast(bias, shift.type.dtype), shift)
+    per_channel = (factor.type.shape[0], *(1,) * (input.type.rank - 2))
+    x = b.cast(input, factor.type.dtype)
+    y = b.emit("add", b.emit("mul", x, b.reshape(factor, per_channel)), b.reshape(shift, per_channel))
+    return b.cast(y, input.type.dtype)
+
+
+@lowers("aten._native_batch_norm_legit_no_training")
+def batch_norm_of_statistics(
+    b: FunctionBuilder, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, eps: float
+) -> Any:
+    y = batch_norm(b, input, weight, bias, running_mean, running_var, False, eps)
+    empty = b.tensor(torch.empty(0))
+    return y, empty, empty
 
 
 @lowers("aten.group_norm")

@@ -38,19 +38,22 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 @converts("ScatterND")
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
-    if reduction != "none":
+    if reduction not in ("none", "add"):
         raise Unsupported(f"reduction {reduction}")
-    return torch.index_put(x, tuple(indices.long().unbind(-1)), updates)
+    places = tuple(indices.long().unbind(-1))
+    return torch.index_put(x, places, updates, accumulate=reduction == "add")
 
 
 @converts("ScatterElements", "Scatter")
 def scatter_elements(
     x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
 ) -> Tensor:
-    if reduction != "none":
+    if reduction not in ("none", "add"):
         raise Unsupported(f"reduction {reduction}")
     indices = indices.long()
-    return torch.scatter(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices), updates)
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
+    function = torch.scatter_add if reduction == "add" else torch.scatter
+    return function(x, axis, indices, updates)
 
 
 @converts("OneHot")

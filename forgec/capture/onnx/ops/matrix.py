@@ -89,6 +89,52 @@ def conv(
     return function(x, weight, bias, strides, padding, dilations, group)
 
 
+@converts("ConvTranspose")
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    kernel_shape: Any = None,
+    output_padding: Any = None,
+    output_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+) -> Tensor:
+    """The whole product, of which what is padding is cut off."""
+    axes = x.ndim - 2
+    if axes not in (1, 2):
+        raise Unsupported(f"{axes} spatial axes")
+    dilations, strides = list(dilations or [1] * axes), list(strides or [1] * axes)
+    more = list(output_padding or [0] * axes)
+    function = (F.conv_transpose1d, F.conv_transpose2d)[axes - 1]
+    whole = [
+        (n - 1) * stride + (k - 1) * d + 1
+        for n, k, stride, d in zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True)
+    ]
+    before, after = (list(pads[:axes]), list(pads[axes:])) if pads else ([0] * axes, [0] * axes)
+    wanted = list(output_shape)[-axes:] if output_shape else None
+    if wanted is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = [n * stride for n, stride in zip(x.shape[2:], strides, strict=True)]
+    if wanted is not None:
+        for i, size in enumerate(wanted):
+            total = max(whole[i] + more[i] - size, 0)
+            half = total // 2
+            before[i], after[i] = (half, total - half) if auto_pad != "SAME_LOWER" else (total - half, half)
+            more[i] = max(size - whole[i], more[i])
+    elif auto_pad not in ("NOTSET", "VALID", ""):
+        raise Unsupported(f"auto_pad {auto_pad}")
+    y = function(x, weight, bias, strides, [0] * axes, 0, group, dilations)
+    sides = [n for b, a, m in zip(before[::-1], after[::-1], more[::-1], strict=True) for n in (-b, m - a)]
+    grows = any(n > 0 for n in sides)
+    if grows and bias is not None:
+        raise Unsupported("more results than elements reach, with a bias")
+    return F.pad(y, sides) if any(sides) else y
+
+
 def spatial_padding(
     x: Tensor, kernel: list[int], strides: list[int], auto_pad: str, pads: Any, fill: float = 0.0
 ) -> tuple[Tensor, list[int]]:

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from ..registry import CONTRIB, Unsupported, converts
-from ..tensors import torch_type
+from ..tensors import torch_type, type_name
+from .indexing import gather
 
-_RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int32: (-(2**31), 2**31 - 1)}
+_CODES: dict[int, tuple[int, int, torch.dtype]] = {
+    TensorProto.UINT8: (0, 255, torch.uint8), TensorProto.INT8: (-128, 127, torch.int8),
+    TensorProto.UINT16: (0, 65535, torch.int32), TensorProto.INT16: (-32768, 32767, torch.int16),
+    TensorProto.UINT4: (0, 15, torch.uint8), TensorProto.INT4: (-8, 7, torch.int8),
+}  # fmt: skip
+"""Range of the codes of an element type, and the type that holds them here."""
 
 
 def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
@@ -51,7 +58,17 @@ def dequantize_linear(
 converts("DequantizeLinear", domain=CONTRIB, fold=True)(dequantize_linear)
 
 
-@converts("QuantizeLinear")
+def _with_type(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The type of the codes as an attribute: as a tensor, the zero point may be of a wider one."""
+    zero = inputs[2] if len(inputs) > 2 else None
+    if isinstance(zero, np.ndarray):
+        attributes["output_dtype"] = helper.np_dtype_to_tensor_dtype(zero.dtype)
+    elif zero is not None:
+        raise Unsupported("a zero point that is no constant")
+    return inputs, attributes
+
+
+@converts("QuantizeLinear", prepare=_with_type)
 def quantize_linear(
     x: Tensor,
     scale: Tensor,
@@ -63,22 +80,24 @@ def quantize_linear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    dtype = zero.dtype if zero is not None else torch_type(output_dtype or 2)
-    if dtype not in _RANGES:
-        raise Unsupported(f"quantising to {dtype}")
+    kind = output_dtype or TensorProto.UINT8
+    if kind not in _CODES:
+        raise Unsupported(f"quantising to {type_name(kind)}")
+    low, high, dtype = _CODES[kind]
     y = torch.round(x / _spread(scale, x, axis, block_size))
     if zero is not None:
         y = y + _spread(zero.to(y.dtype), x, axis, block_size)
-    return torch.clamp(y, *_RANGES[dtype]).to(dtype)
+    return torch.clamp(y, low, high).to(dtype)
 
 
-converts("QuantizeLinear", domain=CONTRIB)(quantize_linear)
+converts("QuantizeLinear", domain=CONTRIB, prepare=_with_type)(quantize_linear)
 
 
 @converts("DynamicQuantizeLinear", since=11)
 def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = torch.clamp_max(x.amin(), 0), torch.clamp_min(x.amax(), 0)
-    scale = (high - low) / 255
+    span = high - low
+    scale = torch.where(span == 0, torch.ones_like(span), span / 255)
     zero = torch.clamp(torch.round(-low / scale), 0, 255)
     y = torch.clamp(torch.round(x / scale) + zero, 0, 255)
     return y.to(torch.uint8), scale, zero.to(torch.uint8)
@@ -109,6 +128,34 @@ def _unpack_weight(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[
 @converts("MatMulNBits", domain=CONTRIB, prepare=_unpack_weight)
 def matmul_n_bits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
+
+
+def _unpack_table(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The packed table, scales and zero points as one constant."""
+    data, indices, scales, zeros = [*inputs, None][:4]
+    if not all(part is None or isinstance(part, np.ndarray) for part in (data, scales, zeros)):
+        raise Unsupported("a table that is no constant")
+    bits, offset = int(attributes.get("bits", 4)), 0
+    if data.dtype == np.uint8:
+        offset = 2 ** (bits - 1)
+        if bits < 8:
+            data = _unpacked(data, bits)
+            zeros = None if zeros is None else _unpacked(zeros, bits)[..., : scales.shape[-1]]
+    axis = int(attributes.get("quantize_axis", 1)) % data.ndim
+    block = int(attributes.get("block_size", 128))
+
+    def spread(parameter: np.ndarray) -> np.ndarray:
+        whole = np.repeat(parameter.astype(np.float32), block, axis)
+        return whole.take(range(data.shape[axis]), axis)
+
+    codes = data.astype(np.float32) - (offset if zeros is None else spread(zeros))
+    table = (codes * spread(scales)).astype(scales.dtype)
+    return [table, indices], {"axis": int(attributes.get("gather_axis", 0))}
+
+
+@converts("GatherBlockQuantized", domain=CONTRIB, prepare=_unpack_table)
+def gather_block_quantized(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    return gather(x, indices, axis=axis)
 
 
 def _n_bits_weight(

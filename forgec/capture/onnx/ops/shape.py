@@ -150,9 +150,11 @@ def pad(
     *,
     mode: str = "constant",
 ) -> Tensor:
-    if mode != "constant":
-        raise Unsupported(f"mode {mode}")
     axes = tuple(range(x.ndim)) if axes is None else axes
+    if mode != "constant":
+        for i, axis in enumerate(axes):
+            x = _mirrored(x, axis, pads[i], pads[len(axes) + i], mode)
+        return x
     sides = [0] * (2 * x.ndim)
     for i, axis in enumerate(axes):
         at = 2 * (x.ndim - 1 - axis % x.ndim)
@@ -160,6 +162,22 @@ def pad(
     while sides and not any(sides[-2:]):
         sides = sides[:-2]
     return F.pad(x, sides, value=value or 0) if sides else x
+
+
+def _mirrored(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
+    """An axis with more elements at its ends, which are copies of others; less where a number is negative."""
+    size = x.shape[axis]
+    at = np.arange(-before, size + after)
+    match mode:
+        case "edge":
+            at = np.clip(at, 0, size - 1)
+        case "wrap":
+            at = at % size
+        case "reflect":
+            at = np.abs((at + size - 1) % max(2 * size - 2, 1) - (size - 1))
+        case _:
+            raise Unsupported(f"mode {mode}")
+    return x.index_select(axis, torch.from_numpy(at)) if before or after else x
 
 
 @converts("Range")
