@@ -142,7 +142,7 @@ def _spread(
                 constant_pad(b, wide, zeros, 0), (*shape[:axis], shape[axis] * step, *shape[axis + 1 :])
             )
             x = slice_axis(b, wide, axis, 0, (shape[axis] - 1) * step + 1)
-    sides = []
+    sides: list[int] = []
     for k, d, p, more in zip(kernel, dilation, padding, output_padding, strict=True):
         sides[:0] = [d * (k - 1) - p, d * (k - 1) - p + more]
     grouped = b.reshape(weight, (groups, channels // groups, outputs, *kernel))
