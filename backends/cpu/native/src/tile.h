@@ -159,23 +159,23 @@ void run_tile(int rows, const TileArgs& t) {
   (t.cols == N * V::width ? full : partial).of_rows[rows](t);
 }
 
-// dst[j * dst_row + i] = src[i * src_row + j] for any size, block by block.
-// Of R rows a column at a time: their columns in `dst` are shorter than what vectors would store.
-template <int R>
+// `transpose` of at most R rows, a column at a time: their columns in `dst` are shorter than what vectors would store.
+template <class V, int R>
 void transpose_few(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row) {
   if constexpr (R > 1) {
-    if (rows < R) return transpose_few<R - 1>(src, src_row, rows, cols, dst, dst_row);
+    if (rows < R) return transpose_few<V, R - 1>(src, src_row, rows, cols, dst, dst_row);
   }
   for (int64_t j = 0; j < cols; ++j) {
     for (int r = 0; r < R; ++r) dst[j * dst_row + r] = src[r * src_row + j];
   }
 }
 
+// dst[j * dst_row + i] = src[i * src_row + j] for any size, block by block.
 template <class V>
 void transpose(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row) {
   constexpr int W = V::width, few = W / 4;
   for (int64_t i = 0; i < rows; i += W) {
-    if (rows - i <= few) return transpose_few<few>(src + i * src_row, src_row, rows - i, cols, dst + i, dst_row);
+    if (rows - i <= few) return transpose_few<V, few>(src + i * src_row, src_row, rows - i, cols, dst + i, dst_row);
     const int count = static_cast<int>(rows - i < W ? rows - i : W);
     int64_t j = 0;
     for (; j + W <= cols; j += W) V::transpose(src + i * src_row + j, src_row, count, dst + j * dst_row + i, dst_row);
