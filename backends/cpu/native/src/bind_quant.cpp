@@ -58,6 +58,7 @@ DynamicGemm rows_in_bytes(Binder& binder, const QuantGemm& q, Code code, int64_t
   p.quant = q;
   p.dot = kernels.dot;
   p.nibble_dot = kernels.nibble_dot;
+  p.ahead = words_ahead();
   if (code == Code::i4) {
     const int64_t groups = (k + q.group - 1) / q.group;
     p.rows = binder.take(m * words_of(code, k) * 8);

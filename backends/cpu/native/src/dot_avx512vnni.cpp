@@ -43,7 +43,8 @@ void tile(const DotArgs& t) {
   const char* ahead = t.ahead;
 #pragma GCC unroll 2
   for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
-    if constexpr (R > kDigits) __builtin_prefetch(ahead, 0, 2);  // with few rows memory is the limit
+    if (R > kDigits || t.ahead_step != 0) __builtin_prefetch(ahead, 0, 2);
+    if (R <= kDigits && t.ahead_step != 0) __builtin_prefetch(ahead + 64, 0, 2);
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {

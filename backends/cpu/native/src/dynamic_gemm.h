@@ -111,7 +111,8 @@ inline DotArgs dot_args(const DynamicGemm& p, int64_t panel) {
   DotArgs args{};
   args.words = words_of(Code::i8, p.quant.gemm.k);
   args.b = p.quant.codes + panel * panel_bytes(Code::i8, p.quant.gemm.k);
-  args.ahead = args.b;
+  args.ahead = args.b + p.ahead;
+  args.ahead_step = p.ahead > 0 ? kCodePanel * 4 : 0;
   return args;
 }
 
@@ -137,8 +138,10 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
   DotArgs args = dot_args(p, panel);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
   args.c = sums;
-  args.ahead = p.quant.codes + next * panel_bytes(Code::i8, g.k);
-  args.ahead_step = kCodePanel * 4 / (last - first) + 1;
+  if (g.m > kDigits) {
+    args.ahead = p.quant.codes + next * panel_bytes(Code::i8, g.k);
+    args.ahead_step = kCodePanel * 4 / (last - first) + 1;
+  }
   const int32_t* offsets = offsets_of(args);
   const int64_t col = panel * kCodePanel;
   DotFinish finish{};
@@ -238,6 +241,7 @@ NibbleArgs nibble_args(const DynamicGemm& p, int64_t panel, float* padded) {
   args.words = words_of(Code::i4, g.k);
   args.group_words = p.quant.group < g.k ? p.quant.group / per_word(Code::i4) : args.words;
   args.b = p.quant.codes + panel * panel_bytes(Code::i4, g.k);
+  args.ahead = p.ahead;
   args.scales = p.quant.scales + col;
   args.scale_row = g.n;
   if (g.n - col < kCodePanel) {

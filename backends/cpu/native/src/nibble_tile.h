@@ -29,6 +29,10 @@ void nibble_tile(const NibbleArgs& t) {
     // Adds the products of the next words.
     const auto multiply = [&](auto* sums, int64_t words) __attribute__((always_inline)) {
       for (; words > 0; --words, a += 8 * R, b += kCodePanel * 4) {
+        if (few && t.ahead != 0) {
+#pragma GCC unroll 4
+          for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(b + t.ahead + v * W * 4, 0, 2);
+        }
         typename I::Words w[N];
 #pragma GCC unroll 4
         for (int v = 0; v < N; ++v) w[v] = I::load(b + v * W * 4);

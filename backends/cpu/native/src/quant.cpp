@@ -6,6 +6,11 @@ namespace forgec {
 
 #if defined(__x86_64__)
 
+int64_t words_ahead() {
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel ? 3072 : 0;
+}
+
 namespace {
 
 QuantKernels with_dots(QuantKernels kernels, const Dot* dot, const NibbleDot* nibble_dot) {
@@ -28,6 +33,8 @@ const QuantKernels* quant_kernels_for(const char* isa) {
 }
 
 #else
+
+int64_t words_ahead() { return 0; }
 
 const QuantKernels* quant_kernels_for(const char* isa) {
   return std::strcmp(isa, "portable") == 0 ? &kQuantPortable : nullptr;

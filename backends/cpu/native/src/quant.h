@@ -48,8 +48,8 @@ struct DotArgs {
   const char* a;         // [words][rows] groups of four numbers
   const char* b;         // words of a panel of i8
   int32_t* c;            // [rows][32]
-  const char* ahead;     // what to have in the second-level cache soon, `ahead_step` bytes for every word
-  int64_t ahead_step;
+  const char* ahead;     // what to have in the second-level cache soon, `ahead_step` bytes for every word: of few rows
+  int64_t ahead_step;    // a whole word of the panel or nothing
   const DotFinish* finish;  // instead of storing sums, if the tile finishes
 };
 using DotFunction = void (*)(const DotArgs&);
@@ -71,6 +71,7 @@ struct NibbleArgs {
   const float* a_scales;  // [groups][rows]
   const int32_t* a_sums;  // [groups][rows]: -8 times the sums of A, since codes are multiplied with 8 added
   const char* b;         // words of a panel of i4
+  int64_t ahead;         // bytes: so far ahead few rows have words in the second-level cache, or 0
   const float* scales;
   int64_t scale_row;     // from a group's scales to the next one's
   float* c;              // [rows][32]
@@ -91,6 +92,7 @@ struct DynamicGemm {
   char* rows;            // room for m * words quads of A
   float* row_scales;     // [m], or [groups][rows] of each tile
   int32_t* row_sums;     // the same of NibbleArgs
+  int64_t ahead;         // of NibbleArgs
   char* own;             // room per thread: rows of a tile before they are packed
   int64_t own_bytes;
 };
@@ -132,6 +134,9 @@ extern const Dot kDotAvx512Vnni;
 extern const NibbleDot kNibbleDotAvxVnni;
 extern const NibbleDot kNibbleDotAvx512Vnni;
 #endif
+
+// How far ahead few rows have words in the second-level cache, in bytes; 0 where the processor does as well alone.
+int64_t words_ahead();
 
 // Kernels of an instruction set; null for an unknown name.
 const QuantKernels* quant_kernels_for(const char* isa);

@@ -64,7 +64,6 @@ void split_panel(const SplitGemm& s, int64_t panel) {
     DotArgs args = dot_args(p, panel);
     args.a = p.rows;
     args.c = whole;
-    args.ahead = args.b;
     p.dot->of_rows[p.quant.gemm.m](args);
     for (int64_t i = 0; i < p.quant.gemm.m; ++i) {
       for (int v = 0; v < kCodePanel; v += V::width) {
