@@ -32,6 +32,8 @@ FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthre
 LINK_FLAGS = ["-pthread"]
 
 _AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+# Tiles are released by a destructor; kernels throw nothing, so it needs no tables for that.
+_AMX = [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-fno-exceptions"]
 # GCC 12 warns about its own intrinsics' deliberately undefined registers once they are inlined.
 _QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
@@ -45,6 +47,9 @@ ISA_FLAGS = {
     "dot_avxvnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
     "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
     "attention_avx512bf16.cpp": [*_AVX512, "-mavx512bf16", *_QUIET],
+    "dot_amx.cpp": _AMX + _QUIET,
+    "linear_amx.cpp": _AMX + _QUIET,
+    "attention_amx.cpp": _AMX + _QUIET,
 }
 """Additional flags by file; all other files must run on any machine of the architecture."""
 

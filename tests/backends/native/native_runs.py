@@ -69,7 +69,7 @@ def reference(op: str, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tup
         return get(op).evaluate(wide, attrs)
 
 
-ROUNDS = ("avx512bf16",)
+ROUNDS = ("avx512bf16", "amx")
 """Instruction sets with products of bf16; attention that may round its factors does there, and nowhere else."""
 
 

@@ -28,7 +28,9 @@ const QuantKernels* quant_kernels_for(const char* isa) {
   if (std::strcmp(isa, "avx2") == 0) return &kQuantAvx2;
   if (std::strcmp(isa, "avxvnni") == 0) return &avxvnni;
   if (std::strcmp(isa, "avx512") == 0) return &kQuantAvx512;
-  if (std::strcmp(isa, "avx512vnni") == 0 || std::strcmp(isa, "avx512bf16") == 0) return &avx512vnni;
+  for (const char* name : {"avx512vnni", "avx512bf16", "amx"}) {
+    if (std::strcmp(isa, name) == 0) return &avx512vnni;
+  }
   return nullptr;
 }
 
