@@ -1,6 +1,7 @@
 """Layouts other than row-major in which a file may hold a constant: names, types, the way back by numpy.
 
 ``f32.panelN``: a matrix [rows, columns] as [ceil(rows / N), columns, N], zeros after the last row.
+``f32.columnsN``: a matrix [rows, columns] as [ceil(columns / N), rows, N], zeros after the last column.
 ``i8.panelNx4``, ``i4.panelNx8``, ``bf16.panelNx2``: a matrix as bytes [ceil(rows / N), bytes of a panel]. A
 panel is [words, N] words of 32 bits, each with 4, 8 or 2 successive elements of a row, zeros after the last;
 behind the words of i8 stand 128 times the sums of the N rows, as int32.
@@ -21,6 +22,7 @@ from forgec.ir.types import DType, TensorType
 __all__ = ["packed_type", "split_name", "stored_name", "unpack"]
 
 _PANEL = re.compile(r"(f32|i8|i4|bf16)\.panel([1-9][0-9]{0,3})(?:x([248]))?")
+_COLUMNS = re.compile(r"f32\.columns([1-9][0-9]{0,3})")
 _PER_WORD = {DType.F32: None, DType.I8: "4", DType.I4: "8", DType.BF16: "2"}
 _MARK = " as "
 _WORD = 4
@@ -40,9 +42,12 @@ def split_name(stored: str) -> tuple[str, str]:
 
 def packed_type(layout: str, plain: TensorType) -> TensorType:
     """Type of the stored array; :class:`ArtifactError` for a layout that this version does not know."""
+    if columns_at_once := _columns(layout, plain):
+        rows, columns = plain.shape
+        return TensorType(DType.F32, (-(-columns // columns_at_once), rows, columns_at_once))
     panel = _Panel.parse(layout)
     if plain.dtype is not panel.dtype or plain.rank != 2:
-        raise ArtifactError(f"a constant {plain} cannot have the layout {layout}")
+        raise _unfit(layout, plain)
     rows, columns = plain.shape
     panels = -(-rows // panel.width)
     if panel.dtype is DType.F32:
@@ -53,6 +58,9 @@ def packed_type(layout: str, plain: TensorType) -> TensorType:
 
 def unpack(layout: str, array: np.ndarray, plain: TensorType) -> np.ndarray:
     """The constant row-major again, a copy."""
+    if _columns(layout, plain):
+        rows, columns = plain.shape
+        return np.ascontiguousarray(array.swapaxes(0, 1).reshape(rows, -1)[:, :columns])
     panel = _Panel.parse(layout)
     if panel.dtype is not DType.F32:
         words = array.view(np.uint32).reshape(len(array), -1, panel.width)
@@ -84,6 +92,20 @@ class _Panel:
                 f"constants in the layout {layout!r} are unknown to this version", hint="use a newer forgec"
             )
         return cls(DType(found[1]), int(found[2]))
+
+
+def _columns(layout: str, plain: TensorType) -> int:
+    """N of ``f32.columnsN``; 0 for other layouts."""
+    found = _COLUMNS.fullmatch(layout)
+    if found is None:
+        return 0
+    if plain.dtype is not DType.F32 or plain.rank != 2:
+        raise _unfit(layout, plain)
+    return int(found[1])
+
+
+def _unfit(layout: str, plain: TensorType) -> ArtifactError:
+    return ArtifactError(f"a constant {plain} cannot have the layout {layout}")
 
 
 def _row_bytes(plain: TensorType) -> int:

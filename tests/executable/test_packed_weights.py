@@ -66,7 +66,7 @@ def test_the_numpy_runtime_reads_packed_weights(saved, weights, monkeypatch) -> 
 def test_weights_in_another_layout_are_packed_again(tmp_path, monkeypatch) -> None:
     expected = toy().run_flat(INPUTS)
 
-    def pack_by_5(instr, matrix):
+    def pack_by_5(instr, operand, matrix):
         padded = np.zeros((-(-matrix.shape[0] // 5) * 5, matrix.shape[1]), np.float32)
         padded[: len(matrix)] = matrix
         return np.ascontiguousarray(padded.reshape(-1, 5, matrix.shape[1]).transpose(0, 2, 1))
@@ -106,6 +106,14 @@ def test_unpack_is_the_way_back_from_codes(dtype, shape) -> None:
     np.testing.assert_array_equal(back.view(np.uint8), codes.view(np.uint8))
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (3, 32), (4, 70)])
+def test_unpack_is_the_way_back_from_scales(shape) -> None:
+    scales = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    packed, plain = compressed.pack_scales(scales), TensorType.of(scales)
+    assert TensorType.of(packed) == packed_type(compressed.SCALES, plain)
+    np.testing.assert_array_equal(unpack(compressed.SCALES, packed, plain), scales)
+
+
 def test_names_and_unknown_layouts() -> None:
     assert split_name(stored_name("a.b as c", "f32.panel48")) == ("a.b as c", "f32.panel48")
     assert split_name("a.b") == ("a.b", "")
@@ -116,3 +124,5 @@ def test_names_and_unknown_layouts() -> None:
         packed_type("i8.panel32x4", TensorType(DType.F32, (2, 2)))
     with pytest.raises(ArtifactError, match="cannot have the layout"):
         packed_type("f32.panel48", TensorType(DType.F32, (2,)))
+    with pytest.raises(ArtifactError, match="cannot have the layout"):
+        packed_type("f32.columns32", TensorType(DType.BF16, (2, 2)))

@@ -11,7 +11,7 @@ fails. Nothing here needs torch.
 
 from __future__ import annotations
 
-from .binding import PANEL, bound_op, pack, packed_operand, packing, packings, single_steps, steps, supports
+from .binding import PANEL, bound_op, pack, packed_operands, packing, packings, single_steps, steps, supports
 from .machine import (
     Team,
     allocate,
@@ -35,7 +35,7 @@ __all__ = [
     "isa",
     "isas",
     "pack",
-    "packed_operand",
+    "packed_operands",
     "packing",
     "packings",
     "peak_flops",

@@ -25,7 +25,7 @@ __all__ = [
     "NativeStep",
     "bound_op",
     "pack",
-    "packed_operand",
+    "packed_operands",
     "packing",
     "packings",
     "single_steps",
@@ -53,17 +53,28 @@ def packing(dtype: DType, isa: str) -> str:
     return f"f32.panel{PANEL}" if dtype is DType.F32 else compressed.LAYOUTS[dtype]
 
 
-def packed_operand(instr: Instr) -> int | None:
-    """Index of the constant operand that :func:`pack` makes fast, or None."""
-    if instr.op == "linear_q":
-        return 1 if isinstance(instr.operands[1], ConstRef) else None
-    if instr.op != "linear" or not isinstance(instr.operands[1], ConstRef):
-        return None
-    return 1 if instr.operands[1].type.dtype is DType.F32 else None
+def packed_operands(instr: Instr) -> dict[int, str]:
+    """Layouts of the constant operands that :func:`pack` makes fast, by index.
+
+    They are the weight and, where groups of it have scales of their own, these.
+    """
+    found: dict[int, str] = {}
+    for i in {"linear": (1,), "linear_q": (1, 2)}.get(instr.op, ()):
+        x = instr.operands[i]
+        if not isinstance(x, ConstRef):
+            continue
+        if i == 2:
+            if x.type.shape[0] > 1:
+                found[i] = compressed.SCALES
+        elif instr.op == "linear_q" or x.type.dtype is DType.F32:
+            found[i] = packing(x.type.dtype, isa())
+    return found
 
 
-def pack(instr: Instr, constant: np.ndarray) -> np.ndarray:
-    """The constant at :func:`packed_operand` of an instruction in the layout that :func:`packing` names."""
+def pack(instr: Instr, operand: int, constant: np.ndarray) -> np.ndarray:
+    """A constant operand of an instruction in the layout that :func:`packed_operands` names."""
+    if operand == 2:
+        return compressed.pack_scales(constant)
     if instr.op == "linear_q":
         return compressed.pack(constant)
     return np.asarray(extension().pack(constant, isa()))
@@ -74,20 +85,17 @@ def packings(body: Iterable[Instr]) -> dict[str, Packing]:
 
     An embedding reads compressed tables in that layout too (see :func:`steps`).
     """
-    found: dict[str, tuple[str, Instr]] = {}
+    found: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     plain: set[str] = set()
     for instr in body:
-        which = packed_operand(instr)
+        layouts = packed_operands(instr)
         either = 0 if instr.op == "embedding_q" else None
         for i, x in enumerate(instr.operands):
-            if isinstance(x, ConstRef) and i == which:
-                found[x.name] = packing(x.type.dtype, isa()), instr
+            if isinstance(x, ConstRef) and i in layouts:
+                found[x.name] = layouts[i], partial(pack, instr, i)
             elif isinstance(x, ConstRef) and i != either:
                 plain.add(x.name)
-    return {
-        name: Packing(layout, partial(pack, instr), name not in plain)
-        for name, (layout, instr) in found.items()
-    }
+    return {name: Packing(layout, to, name not in plain) for name, (layout, to) in found.items()}
 
 
 def supports(instr: Instr) -> str | None:
@@ -101,7 +109,7 @@ def supports(instr: Instr) -> str | None:
         x.value if isinstance(x, Literal) else None if x is None else _placeholder(x.type)
         for x in instr.operands
     ]
-    return bound_op(trial, instr, inputs, outputs, None)
+    return bound_op(trial, instr, inputs, outputs, {})
 
 
 def bound_op(
@@ -109,12 +117,12 @@ def bound_op(
     instr: Instr,
     inputs: Sequence[Any],
     outputs: Sequence[np.ndarray],
-    packed: np.ndarray | None,
+    packed: Mapping[int, np.ndarray],
 ) -> str | None:
     """Add an instruction to the extension's program; the reason if it has no kernel for it.
 
     ``inputs`` has an array, a Python scalar for a literal or None for every operand, at the addresses that
-    every run will read; ``packed`` the packed weight, if the instruction has one.
+    every run will read; ``packed`` those of :func:`packed_operands` that are there in their layouts.
     """
     record = get(instr.op)
     if record.view:
@@ -128,7 +136,7 @@ def bound_op(
         for x, is_literal in zip(inputs, literal, strict=True)
     ]
     try:
-        program.add(instr.op, arrays, list(outputs), {**record.attrs, **instr.attrs}, literal, packed)
+        program.add(instr.op, arrays, list(outputs), {**record.attrs, **instr.attrs}, literal, dict(packed))
     except extension().Unsupported as error:
         return str(error)
     return None
@@ -142,7 +150,11 @@ class NativeStep:
         self._program = extension().Program(team.native, isa())
 
     def add(
-        self, instr: Instr, inputs: Sequence[Any], outputs: Sequence[np.ndarray], packed: np.ndarray | None
+        self,
+        instr: Instr,
+        inputs: Sequence[Any],
+        outputs: Sequence[np.ndarray],
+        packed: Mapping[int, np.ndarray],
     ) -> str | None:
         """Append an instruction; the reason if there is no kernel for it, and nothing is added."""
         reason = bound_op(self._program, instr, inputs, outputs, packed)
@@ -249,16 +261,16 @@ def _bound(
     for instr in body:
         if get(instr.op).view:
             continue
-        which = packed_operand(instr)
-        if which is None and instr.op == "embedding_q" and _packed_name(instr, 0) in weights:
-            which = 0  # a table that a product has packed anyway
-        weight = None if which is None else weights.get(_packed_name(instr, which))
-        replaced = which if weight is not None else None
-        inputs = [_placeholder(x.type) if i == replaced else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
+        layouts = packed_operands(instr)
+        if instr.op == "embedding_q" and isinstance(instr.operands[0], ConstRef):
+            layouts = {0: packing(instr.operands[0].type.dtype, isa())}  # if a product has packed the table
+        names = {i: _packed_name(instr, i, layout) for i, layout in layouts.items()}
+        packed = {i: weights[name] for i, name in names.items() if name in weights}
+        inputs = [_placeholder(x.type) if i in packed else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
         outputs = [memory(r) for r in instr.results]
         if current is None:
             current = NativeStep(team)
-        if current.add(instr, inputs, outputs, weight) is None:
+        if current.add(instr, inputs, outputs, packed) is None:
             continue
         if current.instrs:
             result.append(current)
@@ -279,28 +291,32 @@ def _pack_all(
 
     Each thread holds one unpacked weight at a time. The largest come first, so that the threads end together.
     """
-    missing: dict[str, tuple[Instr, Operand, int]] = {}
+    missing: dict[str, tuple[Instr, int, ConstRef]] = {}
     for instr in body:
-        which = packed_operand(instr)
-        if which is not None and _packed_name(instr, which) not in packed:
-            weight = instr.operands[which]
-            assert isinstance(weight, ConstRef)
-            missing[_packed_name(instr, which)] = (instr, weight, weight.type.nbytes)
+        for i, layout in packed_operands(instr).items():
+            name, weight = _packed_name(instr, i, layout), instr.operands[i]
+            if name not in packed:
+                assert isinstance(weight, ConstRef)
+                missing[name] = instr, i, weight
     if not missing:
         return
     once = getattr(memory, "once", memory)
-    names = sorted(missing, key=lambda name: -missing[name][2])
+    names = sorted(missing, key=lambda name: -missing[name][2].type.nbytes)
+
+    def made_of(name: str) -> np.ndarray:
+        instr, i, weight = missing[name]
+        return pack(instr, i, once(weight))
+
     with ThreadPoolExecutor(threads) as pool:
-        made = pool.map(lambda name: pack(missing[name][0], once(missing[name][1])), names)
+        made = pool.map(made_of, names)
         packed.update(zip(names, made, strict=True))
 
 
-def _packed_name(instr: Instr, which: int) -> str:
-    """What the packed form of a weight is called."""
-    operand = instr.operands[which]
-    if not isinstance(operand, ConstRef):
-        return ""
-    return stored_name(operand.name, packing(operand.type.dtype, isa()))
+def _packed_name(instr: Instr, operand: int, layout: str) -> str:
+    """What a constant operand is called in a layout of its own."""
+    constant = instr.operands[operand]
+    assert isinstance(constant, ConstRef)
+    return stored_name(constant.name, layout)
 
 
 def _placeholder(t: TensorType) -> np.ndarray:

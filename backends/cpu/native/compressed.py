@@ -1,6 +1,7 @@
 """Packing of compressed weights for the native kernels, in the layouts of :mod:`backends.packing`.
 
-All instruction sets share them. Scales are read as they are.
+All instruction sets share them. Scales of one group are read as they are; those of several lie as the codes
+do, panel by panel, so that memory is read in order.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from forgec.ir.types import DType
 
 from .machine import extension, isa
 
-__all__ = ["LAYOUTS", "pack"]
+__all__ = ["LAYOUTS", "SCALES", "pack", "pack_scales"]
 
 LAYOUTS = {DType.I8: "i8.panel32x4", DType.I4: "i4.panel32x8", DType.BF16: "bf16.panel32x2"}
+
+
+SCALES = "f32.columns32"
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
@@ -24,3 +28,12 @@ def pack(codes: np.ndarray) -> np.ndarray:
         raise InternalError(f"there is no packed layout for {dtype.value} of rank {codes.ndim}")
     rows = np.ascontiguousarray(codes).view(np.uint8).reshape(codes.shape[0], codes.shape[1] * codes.itemsize)
     return np.asarray(extension().pack_compressed(rows, dtype.value, isa()))
+
+
+def pack_scales(scales: np.ndarray) -> np.ndarray:
+    """Scales [groups, rows of the weight] as float32 [panels, groups, 32]."""
+    groups, rows = scales.shape
+    width = int(SCALES.removeprefix("f32.columns"))
+    padded = np.zeros((groups, -(-rows // width) * width), np.float32)
+    padded[:, :rows] = scales
+    return np.ascontiguousarray(padded.reshape(groups, -1, width).swapaxes(0, 1))

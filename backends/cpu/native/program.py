@@ -16,7 +16,7 @@ from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Literal, Operand, Program, Register, StateRef
 
 from ...base import Span
-from .binding import NativeStep, pack, packed_operand
+from .binding import NativeStep, pack, packed_operands
 from .machine import Team, allocate
 
 __all__ = ["NativeProgram"]
@@ -107,7 +107,7 @@ class NativeProgram:
                 continue
             outputs = [self._place(r) for r in instr.results]
             self._registers.update(zip(instr.results, outputs, strict=True))
-            reason = self._step.add(instr, inputs, outputs, self._packed_weight(instr))
+            reason = self._step.add(instr, inputs, outputs, self._packed_operands(instr))
             if reason is not None:
                 refused.append(f"{instr.op}: {reason}" + (f" ({instr.source})" if instr.source else ""))
         if refused:
@@ -134,12 +134,12 @@ class NativeProgram:
             return self._states[operand.name]
         return operand.value if isinstance(operand, Literal) else None
 
-    def _packed_weight(self, instr: Instr) -> np.ndarray | None:
-        which = packed_operand(instr)
-        if which is None:
-            return None
-        operand = instr.operands[which]
-        assert isinstance(operand, ConstRef)
-        if operand.name not in self._packed:
-            self._packed[operand.name] = pack(instr, self._constants[operand.name])
-        return self._packed[operand.name]
+    def _packed_operands(self, instr: Instr) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for i in packed_operands(instr):
+            operand = instr.operands[i]
+            assert isinstance(operand, ConstRef)
+            if operand.name not in self._packed:
+                self._packed[operand.name] = pack(instr, i, self._constants[operand.name])
+            found[i] = self._packed[operand.name]
+        return found

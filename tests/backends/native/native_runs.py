@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from forgec.backends.cpu.native import Team, pack
+from forgec.backends.cpu.native import Team, pack, packed_operands
 from forgec.backends.cpu.native.binding import NativeStep
 
 from forgec.ir.op import get
@@ -38,6 +38,11 @@ def instruction(
     return Instr(op, tuple(ir), numbered, dict(attrs))
 
 
+def packed_operands_of(instr: Instr, operands: Sequence[Any]) -> dict[int, np.ndarray]:
+    """The constants of an instruction that its kernel wants in layouts of their own, in these."""
+    return {i: pack(instr, i, operands[i]) for i in packed_operands(instr)}
+
+
 def run_native(
     op: str,
     operands: Sequence[Any],
@@ -53,7 +58,7 @@ def run_native(
     if outputs is None:
         outputs = [np.full(r.type.shape, 113, r.type.dtype.numpy) for r in instr.results]
     step = NativeStep(team(threads))
-    reason = step.add(instr, operands, outputs, pack(instr, operands[1]) if packed else None)
+    reason = step.add(instr, operands, outputs, packed_operands_of(instr, operands))
     assert reason is None, reason
     for _ in range(runs):
         step()

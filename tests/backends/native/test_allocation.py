@@ -13,8 +13,7 @@ PROGRAM = """
 import ctypes, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from native_runs import instruction, team
-from forgec.backends.cpu.native import pack
+from native_runs import instruction, packed_operands_of, team
 from forgec.backends.cpu.native.binding import NativeStep
 
 count = ctypes.CDLL(None).malloc_count
@@ -25,14 +24,14 @@ q = rng.standard_normal((1, 2, 64, 48)).astype(np.float32)
 outs = [np.empty_like(x), np.empty_like(x), np.empty_like(q), np.empty((96, 64), np.float32)]
 step = NativeStep(team(2))
 linear = instruction("linear", [x, w, None, None], {"act": "gelu"}, (1,))
-assert step.add(linear, [x, w, None, None], [outs[0]], pack(linear, w)) is None
+assert step.add(linear, [x, w, None, None], [outs[0]], packed_operands_of(linear, [x, w])) is None
 for op, operands, attrs, out in (
     ("softmax", [outs[0]], {}, outs[1]),
     ("add", [outs[0], outs[1]], {}, outs[1]),
     ("attention", [q, q, q, None], {"scale": 0.1, "causal": True}, outs[2]),
     ("copy", [x.T], {}, outs[3]),
 ):
-    assert step.add(instruction(op, operands, attrs), operands, [out], None) is None
+    assert step.add(instruction(op, operands, attrs), operands, [out], {}) is None
 for _ in range(3):
     step()
 count(1)

@@ -11,7 +11,7 @@ from forgec.backends.cpu.native import compressed
 from forgec.backends.cpu.native.binding import NativeStep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_runs import instruction, strided, team
+from native_runs import instruction, packed_operands_of, strided, team
 
 from forgec.errors import InputError
 from forgec.ir.op import get
@@ -47,9 +47,9 @@ def weight_of(
 def run(
     operands: list[Any], attrs: dict[str, Any], out: np.ndarray, *, packed: bool, threads: int
 ) -> np.ndarray:
-    instr = instruction("linear_q", operands, attrs, (1,) if packed else ())
+    instr = instruction("linear_q", operands, attrs, (1, 2) if packed else ())
     step = NativeStep(team(threads))
-    reason = step.add(instr, operands, [out], native.pack(instr, operands[1]) if packed else None)
+    reason = step.add(instr, operands, [out], packed_operands_of(instr, operands))
     assert reason is None, reason
     step()
     return out
@@ -233,7 +233,7 @@ def test_embedding(isa: str, kind: str, packed: bool) -> None:
     instr = instruction("embedding_q", operands, attrs)
     out = np.empty((7, 3, 42), np.float32)
     step = NativeStep(team(2))
-    assert step.add(instr, operands, [out], compressed.pack(table) if packed else None) is None
+    assert step.add(instr, operands, [out], {0: compressed.pack(table)} if packed else {}) is None
     step()
     np.testing.assert_array_equal(out, get("embedding_q").evaluate(operands, attrs)[0])
     ids[0, 0] = 50
@@ -259,6 +259,10 @@ def test_layouts(isa: str) -> None:
     np.testing.assert_array_equal(words[:5, :3], half.view(np.uint16))
     assert not words[5:].any() and not words[:, 3].any()
     np.testing.assert_array_equal(compressed.pack(np.asfortranarray(codes)), packed)
+    scales = _x(rng, 3, 40)
+    packed = compressed.pack_scales(scales)
+    assert packed.shape == (2, 3, 32) and not packed[1, :, 8:].any()
+    np.testing.assert_array_equal(np.concatenate([packed[0], packed[1, :, :8]], axis=1), scales)
     assert set(compressed.LAYOUTS) == {DType.I8, DType.I4, DType.BF16}
 
 

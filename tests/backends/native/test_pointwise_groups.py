@@ -21,7 +21,7 @@ def steps_of(
     step = NativeStep(team(threads))
     for op, operands, out in program:
         instr = instruction(op, operands, {})
-        assert step.add(instr, operands, [out], None) is None
+        assert step.add(instr, operands, [out], {}) is None
     return step, step._program.steps
 
 

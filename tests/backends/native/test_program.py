@@ -145,7 +145,7 @@ def test_programs_that_share_a_team_run_at_the_same_time(isa: str) -> None:
             "linear", (Register(0, t), Register(1, TensorType.of(w)), None, None), (Register(2, t),)
         )
         step = NativeStep(team)
-        assert step.add(instr, [x, w, None, None], [out], None) is None
+        assert step.add(instr, [x, w, None, None], [out], {}) is None
         steps.append(step)
         outs.append(out)
         wants.append(x @ w.T)
@@ -218,11 +218,11 @@ def test_steps_mix_native_kernels_and_fallbacks(isa: str) -> None:
 def test_packed_weights_are_panels_of_48_outputs() -> None:
     weight = np.arange(60 * 3, dtype=np.float32).reshape(60, 3)
     instr = Instr("linear", (Register(0, WEIGHT), ConstRef("w", TensorType.of(weight)), None, None), ())
-    assert native.packed_operand(instr) == 1
-    packed = native.pack(instr, weight)
+    assert native.packed_operands(instr) == {1: "f32.panel48"}
+    packed = native.pack(instr, 1, weight)
     padded = np.concatenate([weight, np.zeros((36, 3), np.float32)])
     np.testing.assert_array_equal(packed, padded.reshape(2, 48, 3).transpose(0, 2, 1))
-    np.testing.assert_array_equal(native.pack(instr, np.asfortranarray(weight)), packed)
+    np.testing.assert_array_equal(native.pack(instr, 1, np.asfortranarray(weight)), packed)
     assert {native.packing(DType.F32, isa) for isa in native.isas()} == {"f32.panel48"}
 
 

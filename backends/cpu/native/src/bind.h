@@ -29,12 +29,18 @@ struct Call {
   std::vector<Tensor> outputs;
   std::map<std::string, Attr> attrs;
   int32_t instr = 0;
-  const float* packed_weight = nullptr;
+  std::map<size_t, const void*> packed;  // inputs in the layouts that their kernels want
   std::vector<bool> literal;
 
   const Tensor& input(size_t i) const;
   bool has(size_t i) const { return i < inputs.size() && inputs[i].has_value(); }
   const Tensor& out() const { return outputs.at(0); }
+  // Input i in the layout that its kernel wants, or null if it is only there as it is.
+  template <class T>
+  const T* packed_input(size_t i) const {
+    const auto found = packed.find(i);
+    return found == packed.end() ? nullptr : static_cast<const T*>(found->second);
+  }
   int64_t integer(const char* name) const;
   double number(const char* name) const;
   bool flag(const char* name) const;

@@ -62,8 +62,8 @@ void bind_linear(Binder& binder, const Call& call) {
   }
   g.packed_a = packed_left(binder, g);
   const bool parallel = worth_sharing(g.m, g.n, g.k);
-  if (call.packed_weight != nullptr) {
-    g.b = call.packed_weight;
+  g.b = call.packed_input<float>(1);
+  if (g.b != nullptr) {
     binder.emit(binder.kernels().linear, g, parallel);
     return;
   }

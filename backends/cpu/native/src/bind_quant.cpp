@@ -31,7 +31,7 @@ int64_t columns_of(const Tensor& weight) { return weight.shape[1] * (weight.dtyp
 
 // The panels of a weight: those packed before, or packed now at every run.
 const char* codes_of(Binder& binder, const Call& call, const Tensor& weight, Code code, int64_t k) {
-  if (call.packed_weight != nullptr) return reinterpret_cast<const char*>(call.packed_weight);
+  if (const char* panels = call.packed_input<char>(1)) return panels;
   const Tensor rows = binder.contiguous(weight, 1);
   PackCodes p{};
   p.from = rows.data;
@@ -108,7 +108,15 @@ void bind_linear_q(Binder& binder, const Call& call) {
   if (dynamic && std::min(q.group, g.k) > kLongestSum) throw Unsupported("rows are too long for sums of 32 bits");
   if (call.has(2)) {
     require_dtype(call.input(2), DType::f32, "linear_q");
-    q.scales = binder.contiguous(call.input(2)).as<const float>();
+    q.scales = call.packed_input<float>(2);
+    if (q.scales != nullptr) {
+      q.scale_panel = (g.k + q.group - 1) / q.group * kCodePanel;
+      q.scale_group = kCodePanel;
+    } else {
+      q.scales = binder.contiguous(call.input(2)).as<const float>();
+      q.scale_panel = kCodePanel;
+      q.scale_group = g.n;
+    }
   }
   if (call.has(3)) g.bias = binder.contiguous(call.input(3)).as<const float>();
   if (call.has(4)) {
@@ -196,10 +204,9 @@ void bind_embedding_q(Binder& binder, const Call& call) {
   p.rows = table.shape[0];
   p.size = columns_of(table);
   p.group = group_of(call, p.size);
-  p.packed = call.packed_weight != nullptr;
-  if (p.packed) {
-    p.codes = reinterpret_cast<const char*>(call.packed_weight);
-  } else {
+  p.codes = call.packed_input<char>(0);
+  p.packed = p.codes != nullptr;
+  if (!p.packed) {
     const Tensor rows = binder.contiguous(table, 1);
     p.codes = rows.data;
     p.row_step = rows.strides[0] * item_size(rows.dtype);

@@ -147,7 +147,7 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
   DotFinish finish{};
   if (p.dot->finishes && g.act == Act::none && p.quant.scales != nullptr && g.n - col >= kCodePanel) {
     finish.offsets = offsets;
-    finish.scales = p.quant.scales + col;
+    finish.scales = scales_of(p.quant, 0, panel);
     finish.bias = g.bias == nullptr ? nullptr : g.bias + col;
     finish.ldr = g.ldr;
     finish.ldc = g.ldc;
@@ -242,14 +242,15 @@ NibbleArgs nibble_args(const DynamicGemm& p, int64_t panel, float* padded) {
   args.group_words = p.quant.group < g.k ? p.quant.group / per_word(Code::i4) : args.words;
   args.b = p.quant.codes + panel * panel_bytes(Code::i4, g.k);
   args.ahead = p.ahead;
-  args.scales = p.quant.scales + col;
-  args.scale_row = g.n;
+  args.scales = scales_of(p.quant, 0, panel);
+  args.scale_group = p.quant.scale_group;
+  args.scales_after = scales_of(p.quant, 0, panel + 1);
   if (g.n - col < kCodePanel) {
     for (int64_t i = 0; i < groups; ++i) {
       for (int v = 0; v < kCodePanel; v += V::width) scale_at<V>(p.quant, i, col + v).store(padded + i * kCodePanel + v);
     }
     args.scales = padded;
-    args.scale_row = kCodePanel;
+    args.scale_group = kCodePanel;
   }
   return args;
 }

@@ -57,7 +57,7 @@ class Bound {
 
   // Raises Unsupported and adds nothing if there is no kernel for the op of these types.
   void add(const std::string& op, const py::list& inputs, const py::list& outputs, const py::dict& attrs,
-           const std::vector<bool>& literal, const py::object& packed_weight) {
+           const std::vector<bool>& literal, const py::dict& packed) {
     Call call;
     call.op = op;
     call.literal = literal;
@@ -70,21 +70,18 @@ class Bound {
     }
     for (const py::handle& x : outputs) call.outputs.push_back(tensor_of(x.cast<py::array>()));
     for (const auto& item : attrs) call.attrs[item.first.cast<std::string>()] = attr_of(item.second);
-    if (!packed_weight.is_none()) {
-      call.packed_weight = static_cast<const float*>(packed_weight.cast<py::array>().data());
-    }
+    for (const auto& item : packed) call.packed[item.first.cast<size_t>()] = item.second.cast<py::array>().data();
     call.instr = static_cast<int32_t>(calls_.size());
     Program trial(team_);
     Binder binder(trial, *kernels_, nullptr);
     binder.bind(call);
     scratch_ = std::max(scratch_, binder.scratch_bytes());
     calls_.push_back(std::move(call));
-    const size_t replaced = op == "embedding_q" ? 0 : 1;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (packed_weight.is_none() || i != replaced) kept_.append(inputs[i]);  // a packed weight stands in for its original
+      if (!packed.contains(i)) kept_.append(inputs[i]);  // what is packed stands in for its original
     }
     kept_.append(outputs);
-    kept_.append(packed_weight);
+    kept_.append(packed);
     program_.reset();
   }
 

@@ -19,7 +19,7 @@ void nibble_tile(const NibbleArgs& t) {
   const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
   const int64_t groups = (t.words + t.group_words - 1) / t.group_words;
   int64_t until_next = groups > ahead ? groups - ahead : 1;
-  const float* soon = t.scales + (groups > ahead ? ahead * t.scale_row : 0);
+  const float* soon = t.scales + (groups > ahead ? ahead * t.scale_group : 0);
   for (int col = 0; col < kCodePanel; col += N * W) {
     const char* a = t.a;
     const char* b = t.b + col * 4;
@@ -55,8 +55,8 @@ void nibble_tile(const NibbleArgs& t) {
       if constexpr (few) {  // a step of memory away from each other, so that the processor does not foresee them
 #pragma GCC unroll 4
         for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(soon + v * W);
-        soon += t.scale_row;
-        if (--until_next == 0) soon = t.scales + kCodePanel;
+        soon += t.scale_group;
+        if (--until_next == 0) soon = t.scales_after;
       }
       typename I::Sums sum[parts * R * N];
 #pragma GCC unroll 16
@@ -86,7 +86,7 @@ void nibble_tile(const NibbleArgs& t) {
       }
       a_scales += R;
       a_sums += R;
-      scales += t.scale_row;
+      scales += t.scale_group;
     }
   }
 }

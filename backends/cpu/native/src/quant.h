@@ -25,7 +25,9 @@ constexpr int64_t panel_bytes(Code code, int64_t k) {
 struct QuantGemm {
   Gemm gemm;             // its right factor is not used
   const char* codes;
-  const float* scales;   // [groups, n], or null for bf16
+  const float* scales;   // [groups, n], or panels [n / 32][groups][32] with zeros after n; null for bf16
+  int64_t scale_panel;   // from a panel's scales to the next one's
+  int64_t scale_group;   // from a group's scales to the next one's
   int64_t group;         // k that share a scale
   float* own;            // room per thread for a decoded block of a panel
   int64_t own_floats;
@@ -73,7 +75,8 @@ struct NibbleArgs {
   const char* b;         // words of a panel of i4
   int64_t ahead;         // bytes: so far ahead few rows have words in the second-level cache, or 0
   const float* scales;
-  int64_t scale_row;     // from a group's scales to the next one's
+  int64_t scale_group;   // from a group's scales to the next one's
+  const float* scales_after;  // those of the panel that follows
   float* c;              // [rows][32]
 };
 using NibbleFunction = void (*)(const NibbleArgs&);

@@ -12,12 +12,16 @@ namespace forgec {
 
 static_assert(kDepth % 8 == 0, "a block of a panel has whole words");
 
+inline const float* scales_of(const QuantGemm& q, int64_t group, int64_t panel) {
+  return q.scales + panel * q.scale_panel + group * q.scale_group;
+}
+
 template <class V>
 V scale_at(const QuantGemm& q, int64_t group, int64_t col) {
   if (q.scales == nullptr) return V::set1(1.0f);
   const int64_t left = q.gemm.n - col;
   if (left <= 0) return V::zero();
-  const float* scales = q.scales + group * q.gemm.n + col;
+  const float* scales = scales_of(q, group, col / kCodePanel) + col % kCodePanel;
   return left >= V::width ? V::load(scales) : V::load_n(scales, left);
 }
 
@@ -48,8 +52,8 @@ void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {
       }
     }
     if (q.scales != nullptr && first + q.group < g.k) {
-      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kCodePanel);
-      __builtin_prefetch(q.scales + (group + 1) * g.n + panel * kCodePanel + kCodePanel / 2);
+      __builtin_prefetch(scales_of(q, group + 1, panel));
+      __builtin_prefetch(scales_of(q, group + 1, panel) + kCodePanel / 2);
     }
     const auto step = [&](const float* x, int64_t x_row) __attribute__((always_inline)) {
       __builtin_prefetch(words + 2048);
