@@ -151,19 +151,40 @@ void add_sums(Pending& p, int count) {
   }
 }
 
+// Of the last segment: `alone` if it's the only one.
 template <Act act, bool alone, bool rounded>
 void finish_sums(Pending& p, int count) {
+  const Gemm& g = *p.g;
   const float* row_scales = p.row_scales + p.done;
-  store_panel<V, act, rounded>(*p.g, p.row + p.done, count, p.col, [&](int v) __attribute__((always_inline)) {
-    const V scale = p.scales[v / 16];
-    const int32_t* whole = p.whole + p.done * kCodePanel + v;
-    const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel + v;
-    return [=](int i, V bias) __attribute__((always_inline)) {
-      const V products = Codes<V>::from_ints(whole + i * kCodePanel), both = V::set1(row_scales[i]) * scale;
-      if constexpr (alone) return V::fma(products, both, bias);
-      return V::fma(products, both, V::load(sums + i * kCodePanel)) + bias;
-    };
-  });
+  const int32_t* whole = p.whole + p.done * kCodePanel;
+  const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel;
+  const auto scaled = [=](int i, int v, V scale, V bias) __attribute__((always_inline)) {
+    const V products = Codes<V>::from_ints(whole + i * kCodePanel + v), both = V::set1(row_scales[i]) * scale;
+    if constexpr (alone) return V::fma(products, both, bias);
+    return V::fma(products, both, V::load(sums + i * kCodePanel + v)) + bias;
+  };
+  if (g.n - p.col < kCodePanel) {
+    store_panel<V, act, rounded>(g, p.row + p.done, count, p.col, [&](int v) {
+      return [=, scale = p.scales[v / 16]](int i, V bias) { return scaled(i, v, scale, bias); };
+    });
+    return;
+  }
+  const V scales[2] = {p.scales[0], p.scales[1]};
+  V bias[2] = {V::zero(), V::zero()};
+  for (int v = 0; v < 2 && g.bias != nullptr; ++v) bias[v] = V::load(g.bias + p.col + 16 * v);
+  float* c = g.c + (p.row + p.done) * g.ldc + p.col;
+  const float* residual = g.residual == nullptr ? nullptr : g.residual + (p.row + p.done) * g.ldr + p.col;
+  for (int i = 0; i < count; ++i, c += g.ldc) {
+    V y[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const V x = scaled(i, 16 * v, scales[v], bias[v]);
+      y[v] = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
+      if (residual != nullptr) y[v] = y[v] + V::load(residual + i * g.ldr + 16 * v);
+    }
+    y[0].store(c);
+    y[1].store(c + 16);
+  }
 }
 
 Pending::Finish finish_of(const BlockGemm& p) {
@@ -219,15 +240,16 @@ __attribute__((always_inline)) inline void clear_sums() {
   }
 }
 
+// Rows of A stream through the nearest cache, in which the codes of a panel are to stay for all blocks.
 template <int halves>
 __attribute__((always_inline)) inline void multiply_step(const char* a, int64_t row_bytes, const char* b) {
   _tile_loadd(6, b, kCodeRow);
-  _tile_loadd(4, a, row_bytes);
+  _tile_stream_loadd(4, a, row_bytes);
   _tile_dpbssd(0, 4, 6);
   _tile_loadd(7, b + kTileBytes, kCodeRow);
   _tile_dpbssd(1, 4, 7);
   if constexpr (halves == 2) {
-    _tile_loadd(5, a + kTileRows * row_bytes, row_bytes);
+    _tile_stream_loadd(5, a + kTileRows * row_bytes, row_bytes);
     _tile_dpbssd(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
   }
