@@ -20,7 +20,8 @@ bool worth_sharing(int64_t m, int64_t n, int64_t k) {
 }
 
 float* packed_left(Binder& binder, const Gemm& g) {
-  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(left_floats(g.m, g.k)) : nullptr;
+  const int64_t floats = binder.kernels().product_floats(g.m, g.k, binder.threads());
+  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(floats) : nullptr;
 }
 
 // The product with a weight [n, k] as it lies in memory, a slice of n at a time: packed, a slice stays in the cache.

@@ -35,7 +35,7 @@ void pack_columns(const Conv& p, const float* x, float* to, Context& context) {
   }
 }
 
-template <class V>
+template <class V, Product product = gemm<V>>
 void conv(const void* params, Context& context) {
   const Conv& p = *static_cast<const Conv*>(params);
   for (int64_t member = 0; member < p.batch * p.groups; ++member) {
@@ -47,7 +47,7 @@ void conv(const void* params, Context& context) {
     if (member > 0) context.barrier();
     pack_columns<V>(p, p.x + batch * p.x_batch + group * p.channels * p.x_channel, const_cast<float*>(g.b), context);
     if (g.packed_a == nullptr || g.k == 0) context.barrier();
-    gemm<V>(g, context);
+    product(g, context);
   }
 }
 

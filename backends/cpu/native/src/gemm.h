@@ -158,9 +158,18 @@ void gemm(const Gemm& g, Context& context) {
   });
 }
 
+// Floats of working memory that gemm() wants.
 template <class V>
+int64_t product_floats(int64_t m, int64_t k, int) {
+  return left_floats(m, k);
+}
+
+// What does a product as gemm() does.
+using Product = void (*)(const Gemm&, Context&);
+
+template <class V, Product product = gemm<V>>
 void linear(const void* params, Context& context) {
-  gemm<V>(*static_cast<const Gemm*>(params), context);
+  product(*static_cast<const Gemm*>(params), context);
 }
 
 // Panels [begin, end) of a right factor [k, n] that lies anywhere in memory, to where panel 0 would be at `to`.
@@ -186,7 +195,7 @@ void pack_panels(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_
   }
 }
 
-template <class V>
+template <class V, Product product = gemm<V>>
 void matmul(const void* params, Context& context) {
   const Matmul& p = *static_cast<const Matmul*>(params);
   int64_t index[kMaxRank] = {};
@@ -204,8 +213,8 @@ void matmul(const void* params, Context& context) {
     int64_t begin, end;
     context.share((g.n + kPanel - 1) / kPanel, 1, &begin, &end);
     pack_panels<V>(b, p.b_row, p.b_col, g.k, g.n, begin, end, const_cast<float*>(g.b));
-    if (g.packed_a == nullptr || g.k == 0) context.barrier();  // else gemm() has one after packing the left
-    gemm<V>(g, context);
+    if (g.packed_a == nullptr || g.k == 0) context.barrier();  // else a product has one after packing the left
+    product(g, context);
     g.c += g.m * g.ldc;
     for (int i = p.rank - 1; i >= 0 && ++index[i] == p.shape[i]; --i) index[i] = 0;
   }

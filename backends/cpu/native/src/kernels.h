@@ -102,6 +102,7 @@ constexpr Kernels make_kernels(const char* name) {
       },
       transpose<V>,
       pack_panels<V>,
+      product_floats<V>,
       multiply_adds<V>,
   };
 }

@@ -41,7 +41,7 @@ struct Gemm {
   const float* residual;     // [m, n], or null; may be C itself
   int64_t ldr;
   Act act;
-  float* packed_a;           // room for left_floats(m, k), or null to read A in place
+  float* packed_a;           // room for product_floats(m, k, threads), or null to read A in place
 };
 
 // A batch of Gemm whose right factors are packed at run time.
@@ -163,6 +163,7 @@ struct Kernels {
   // Panels [begin, end) of a right factor [k, n], each [k][48].
   void (*pack_panels)(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_t n, int64_t begin, int64_t end,
                       float* to);
+  int64_t (*product_floats)(int64_t m, int64_t k, int threads);  // of working memory that a product wants
   double (*multiply_adds)(int64_t rounds);  // floating-point operations done by a loop in registers
   const QuantKernels* quant = nullptr;
 };
@@ -172,6 +173,13 @@ extern const Kernels kPortable;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const Run kAttentionAvx512Bf16;
+
+// Kernels of products in f32 by AMX; others are those of AVX-512.
+struct ProductKernels {
+  Run linear, matmul, conv;
+  int64_t (*product_floats)(int64_t m, int64_t k, int threads);
+};
+extern const ProductKernels kProductsAmx;
 #endif
 
 }  // namespace forgec

@@ -38,15 +38,16 @@ void run_in_order(int64_t panels, Context& context, const F& work) {
   }
 }
 
-// work(Task) for all panels and `tiles` tiles of together `m` rows, a few panels times a block of rows each.
+// work(Task) for all panels and `tiles` tiles of together `m` rows, a few panels, `least` or more, times a block of rows
+// each.
 template <class F>
-void run_tasks(int64_t panels, int64_t m, int64_t tiles, Context& context, const F& work) {
+void run_tasks(int64_t panels, int64_t m, int64_t tiles, Context& context, const F& work, int64_t least = 1) {
   if (tiles == 1) return run_in_order(panels, context, work);
   const int64_t wanted = 6 * context.threads;
   int64_t row_blocks = (m + kRowBlock - 1) / kRowBlock;
   if (context.threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
   if (row_blocks > tiles) row_blocks = tiles;
-  const int64_t most = panels * row_blocks / (wanted * 2), group = most < 1 ? 1 : most;
+  const int64_t most = panels * row_blocks / (wanted * 2), group = most < least ? least : most;
   const int64_t groups = (panels + group - 1) / group;
   for (int64_t number = context.claim(); number < groups * row_blocks; number = context.claim()) {
     const int64_t block = number / groups, begin = number % groups * group;

@@ -1,0 +1,449 @@
+// Matrix products of f32 on AMX, whose tiles multiply numbers of bf16 and add in f32.
+//
+// A number of f32 is the sum of three of bf16, to the bit: high, middle and low, each the rest of those before, rounded.
+// Of the nine products of such planes six are summed; the others are below 2^-24 of the product of the two numbers.
+// Six times 1/16 of the instructions is faster than multiply-adds in f32, and a sum over 32 k is rounded less often.
+//
+// The left factor is split by all threads into [k block][tile of rows][step][plane], each a tile as it is loaded. Then
+// threads take tasks as in gemm.h. A block of a panel is split into room of the thread, [step][columns][plane], while
+// the tiles of the left factor pass over the block before it. Every block is summed from zero and added to what is in C.
+//
+// AMX takes denormal numbers and results for zero, and a rest of infinity is no number. So where a row of the left factor
+// or a column of the right one has values beyond `in_range` in a block of k, AVX-512 multiplies them.
+#include "amx.h"
+#include "conv.h"
+#include "gemm.h"
+#include "vec_avx512.h"
+
+namespace forgec {
+namespace {
+
+using V = VecAvx512;
+
+constexpr int64_t kLeastRows = 32;               // with fewer, splitting the right factor costs more than it gains
+constexpr int kStep = 32;                        // k of a tile
+constexpr int kSteps = kDepth / kStep;           // of a block
+constexpr int kPlanes = 3;                       // high, middle, low
+constexpr int kColumns = kPanel / 16;            // tiles of columns of a panel
+constexpr int64_t kTile = kTileRows * kStep;     // numbers of a tile
+constexpr int64_t kLeftTile = kSteps * kPlanes * kTile;    // of a tile of rows and a block of k
+constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block of a panel
+constexpr int kMostSums = 4;                     // tiles of C that are summed at a time
+constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
+constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
+
+static_assert(kDepth % kStep == 0 && kPanel % 16 == 0, "blocks are whole tiles");
+
+using Number = uint16_t;  // of bf16
+
+// Room of a thread.
+struct Room {
+  alignas(64) Number blocks[2][kBlock];  // of the right factor: one in use, one being split
+  alignas(64) float sums[2 * kMostSums * kTileRows * 16];
+  alignas(64) float rows[kTileRows * kLeftRow];
+};
+
+// Where the parts of a product's working memory lie.
+struct Rooms {
+  int64_t tiles;   // of rows
+  Number* planes;
+  bool* fits;      // [k block][tile of rows]: it is in range
+  Room* rooms;
+
+  Rooms(const Gemm& g, int threads) : tiles((g.m + kTileRows - 1) / kTileRows) {
+    const int64_t blocks = (g.k + kDepth - 1) / kDepth;
+    rooms = reinterpret_cast<Room*>(g.packed_a);
+    planes = reinterpret_cast<Number*>(rooms + threads);
+    fits = reinterpret_cast<bool*>(planes + blocks * tiles * kLeftTile);
+  }
+  Number* left(int64_t tile, int64_t k) const { return planes + (k / kDepth * tiles + tile) * kLeftTile; }
+  bool* left_fits(int64_t tile, int64_t k) const { return fits + k / kDepth * tiles + tile; }
+};
+
+int64_t product_floats(int64_t m, int64_t k, int threads) {
+  if (m < kLeastRows) return left_floats(m, k);
+  const int64_t tiles = (m + kTileRows - 1) / kTileRows * ((k + kDepth - 1) / kDepth);
+  const int64_t bytes = threads * sizeof(Room) + tiles * (kLeftTile * sizeof(Number) + 1);
+  return (bytes + 3) / 4;
+}
+
+__m512i magnitude(__m512 x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)); }
+
+// Of the largest magnitudes of a row or column: zero, or from 2^-48 to 2^40. Then no plane overflows, and what AMX takes
+// for zero is below 2^-28 of the product of two such numbers.
+__mmask16 in_range(__m512i largest) {
+  constexpr int least = (127 - 48) << 23, most = (127 + 40) << 23;
+  const __m512i above = _mm512_sub_epi32(largest, _mm512_set1_epi32(least));
+  return _mm512_cmple_epu32_mask(above, _mm512_set1_epi32(most - least)) |
+         _mm512_testn_epi32_mask(largest, largest);
+}
+
+// The planes of x and y, joined: join(x, y) of each, of which only the upper halves of lanes count.
+template <class Join>
+__attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join& join, Number* to) {
+  const auto rounded = [](__m512 v) __attribute__((always_inline)) {
+    const __m512i half = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+    return _mm512_and_si512(half, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+  };
+#pragma GCC unroll 3
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const bool last = plane == kPlanes - 1;  // of so few bits that there is nothing to round
+    const __m512i high_x = last ? _mm512_castps_si512(x) : rounded(x);
+    const __m512i high_y = last ? _mm512_castps_si512(y) : rounded(y);
+    _mm512_store_si512(to + plane * kTile, join(high_x, high_y));
+    if (last) break;
+    x = _mm512_sub_ps(x, _mm512_castsi512_ps(high_x));
+    y = _mm512_sub_ps(y, _mm512_castsi512_ps(high_y));
+  }
+}
+
+// Rows of the left factor and one block of k, as tiles of their planes; false if a row is out of range.
+bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Number* to) {
+  const __m512i odd = [] {
+    alignas(64) uint16_t index[32];
+    for (int i = 0; i < 32; ++i) index[i] = static_cast<uint16_t>(2 * i + 1);
+    return _mm512_load_si512(index);
+  }();
+  bool fits = true;
+  for (int row = 0; row < rows; ++row, from += from_row) {
+    __m512i largest = _mm512_setzero_si512();
+    for (int64_t k = 0; k < depth; k += kStep) {
+      const V x = V::load_n(from + k, depth - k);
+      const V y = depth - k > 16 ? V::load_n(from + k + 16, depth - k - 16) : V::zero();
+      largest = _mm512_max_epu32(_mm512_max_epu32(largest, magnitude(x.v)), magnitude(y.v));
+      split(x.v, y.v, [&](__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, odd, b); },
+            to + k / kStep * kPlanes * kTile + row * kStep);
+    }
+    const int most = static_cast<int>(_mm512_reduce_max_epu32(largest));
+    fits = in_range(_mm512_set1_epi32(most)) != 0 && fits;
+  }
+  return fits;
+}
+
+// All threads: the whole left factor.
+void split_left(const Gemm& g, const Tiles& tiles, const Rooms& rooms, Context& context) {
+  const int64_t blocks = (g.k + kDepth - 1) / kDepth;
+  int64_t begin, end;
+  context.share(tiles.count * blocks, 1, &begin, &end);
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t t = i % tiles.count, k = i / tiles.count * kDepth, depth = g.k - k < kDepth ? g.k - k : kDepth;
+    const float* from = g.a + tiles.start(t) * g.a_row + k * g.a_col;
+    int64_t from_row = g.a_row;
+    if (g.a_col != 1) {
+      float* copy = rooms.rooms[context.thread].rows;
+      copy_rows<V>(from, g.a_row, g.a_col, tiles.rows(t), depth, copy, kLeftRow);
+      from = copy;
+      from_row = kLeftRow;
+    }
+    *rooms.left_fits(t, k) = split_rows(from, from_row, tiles.rows(t), depth, rooms.left(t, k));
+  }
+}
+
+// Splits a block of a panel bit by bit, two k at a time.
+class Splitter {
+ public:
+  // `next` is the block that comes after it, to be fetched meanwhile.
+  void start(const float* from, int64_t depth, int columns, Number* to, const float* next) {
+    from_ = from;
+    ahead_ = reinterpret_cast<const char*>(next) - reinterpret_cast<const char*>(from);
+    depth_ = depth;
+    columns_ = columns;
+    to_ = to;
+    row_ = 0;
+    left_ = (depth + kStep - 1) / kStep * kTileRows;
+    for (__m512i& largest : largest_) largest = _mm512_setzero_si512();
+  }
+
+  int64_t left() const { return left_; }
+
+  // At most what is left.
+  void advance(int64_t count) {
+    left_ -= count;
+    for (; count > 0; --count) {
+      if (columns_ == kColumns && depth_ >= 2) {
+        pair<kColumns, true>();
+      } else {
+        pair<kColumns, false>();
+      }
+    }
+  }
+
+  // What is left; true if all columns are in range.
+  bool finish() {
+    advance(left_);
+    bool fits = true;
+    for (int j = 0; j < columns_; ++j) fits = in_range(largest_[j]) == 0xffff && fits;
+    return fits;
+  }
+
+ private:
+  template <int most, bool whole>
+  __attribute__((always_inline)) void pair() {
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+#pragma GCC unroll 3
+    for (int j = 0; j < most; ++j) {
+      if (!whole && j == columns_) break;
+      const __m512 x = whole || depth_ > 0 ? _mm512_loadu_ps(from_ + j * 16) : _mm512_setzero_ps();
+      const __m512 y = whole || depth_ > 1 ? _mm512_loadu_ps(from_ + kPanel + j * 16) : _mm512_setzero_ps();
+      largest_[j] = _mm512_max_epu32(_mm512_max_epu32(largest_[j], magnitude(x)), magnitude(y));
+      split(x, y, [upper](__m512i a, __m512i b) { return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, upper, 0xf8); },
+            to_ + j * kPlanes * kTile);
+      const char* ahead = reinterpret_cast<const char*>(from_ + j * 16) + ahead_;
+      _mm_prefetch(ahead, _MM_HINT_T1);
+      _mm_prefetch(ahead + kPanel * sizeof(float), _MM_HINT_T1);
+    }
+    from_ += 2 * kPanel;
+    depth_ -= 2;
+    to_ += kStep;
+    if (++row_ == kTileRows) {
+      row_ = 0;
+      to_ += (kColumns * kPlanes - 1) * kTile;
+    }
+  }
+
+  const float* from_ = nullptr;
+  Number* to_ = nullptr;
+  int64_t ahead_ = 0, depth_ = 0, left_ = 0;
+  int columns_ = 0, row_ = 0;  // row of a tile
+  __m512i largest_[kColumns];
+};
+
+// The products of planes in their order, the same for every shape so that sums do not depend on how rows are divided.
+constexpr int kProducts = 6;
+constexpr int kOfLeft[kProducts] = {0, 0, 0, 1, 1, 2}, kOfRight[kProducts] = {2, 0, 1, 1, 0, 0};
+
+// What a thread does beside its tiles, some after each few products, so that these hide it: the next block is split, and
+// the sums of the tiles before are added to C, which is finished with those of the last block.
+class Aside {
+ public:
+  Aside(const Gemm& g, float* sums) : g_(g), sums_(sums), in_place_(g.residual == g.c && g.residual != nullptr) {}
+
+  Splitter splitter;
+
+  // What the splitter has left is to be done in the course of so many steps of single tiles.
+  void spread(int64_t steps) {
+    rate_ = (splitter.left() << kFraction) / (steps * kProducts);
+    due_ = 0;
+  }
+
+  // Room for sums that are put next.
+  float* sums() const { return sums_ + turn_ * kMostSums * kTileRows * 16; }
+
+  // Rows [row, row + rows) and columns of C have the sums [rows][step] in sums(), of block k.
+  void put(int64_t row, int64_t rows, int64_t step, int64_t col, int64_t k, int64_t depth) {
+    flush();
+    at_ = sums();
+    step_ = step;
+    row_ = row;
+    end_ = row + rows;
+    col_ = col;
+    cols_ = g_.n - col < step ? g_.n - col : step;
+    accumulate_ = k > 0 || in_place_;
+    last_ = k + depth >= g_.k;
+    turn_ ^= 1;
+  }
+
+  void flush() {
+    while (row_ < end_) add_row();
+  }
+
+  // What is due when so many tiles have had a product.
+  __attribute__((noinline)) void work(int tiles) {
+    if (row_ < end_) add_row();
+    due_ += tiles * rate_;
+    splitter.advance(due_ >> kFraction);
+    due_ &= (1 << kFraction) - 1;
+  }
+
+ private:
+  void add_row() {
+    float* c = g_.c + row_ * g_.ldc + col_;
+    for (int64_t j = 0; j < cols_; j += 16) {
+      V y = V::load(at_ + j);
+      if (accumulate_) y = y + V::load_n(c + j, cols_ - j);
+      y.store_n(c + j, cols_ - j);
+    }
+    if (last_) finish<V>(g_, row_, 1, col_, cols_, g_.residual != nullptr && !in_place_);
+    at_ += step_;
+    ++row_;
+  }
+
+  const Gemm& g_;
+  float* const sums_;
+  const bool in_place_;
+  static constexpr int kFraction = 20;
+  int64_t rate_ = 0, due_ = 0;  // pieces for the splitter, times 2^kFraction
+  const float* at_ = nullptr;
+  int64_t step_ = 0, row_ = 0, end_ = 0, col_ = 0, cols_ = 0;
+  int turn_ = 0;
+  bool accumulate_ = false, last_ = false;
+};
+
+template <int t>
+__attribute__((always_inline)) inline void load_tile(const Number* from) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{kTileBytes}), "i"(t));
+}
+
+template <int c, int a, int b>
+__attribute__((always_inline)) inline void add_products() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
+}
+
+template <class F, int... i>
+__attribute__((always_inline)) inline void each(std::integer_sequence<int, i...>, const F& f) {
+  (f(std::integral_constant<int, i>()), ...);
+}
+
+template <int n, class F>
+__attribute__((always_inline)) inline void times(const F& f) {
+  each(std::make_integer_sequence<int, n>(), f);
+}
+
+// R x N tiles of C, from zero, over `steps`, to [rows][N * 16]; the second tile's rows follow `rows` of the first.
+// Registers are sums, two for the left factor, two for the right.
+template <int R, int N>
+void multiply(const Number* a, const Number* b, int64_t steps, int64_t rows, float* sums, Aside* aside) {
+  constexpr int of_a = kMostSums, of_b = of_a + 2;
+  static_assert(R <= 2 && N <= 2, "registers");
+  times<R * N>([](auto c) { asm volatile("tilezero %%tmm%c0" : : "i"(decltype(c)::value)); });
+  for (int64_t step = 0; step < steps; ++step) {
+    times<kProducts>([&](auto product) __attribute__((always_inline)) {
+      constexpr int p = decltype(product)::value, before = p == 0 ? 0 : p - 1;
+      if constexpr (p == 0 || kOfLeft[p] != kOfLeft[before]) {
+        times<R>([&](auto i) { load_tile<of_a + decltype(i)::value>(a + decltype(i)::value * kLeftTile + kOfLeft[p] * kTile); });
+      }
+      if constexpr (p == 0 || kOfRight[p] != kOfRight[before]) {
+        times<N>([&](auto j) { load_tile<of_b + decltype(j)::value>(b + (decltype(j)::value * kPlanes + kOfRight[p]) * kTile); });
+      }
+      times<R * N>([&](auto c) {
+        constexpr int i = decltype(c)::value / N, j = decltype(c)::value % N;
+        add_products<i * N + j, of_a + i, of_b + j>();
+      });
+      aside->work(R * N);
+    });
+    a += kPlanes * kTile;
+    b += kColumns * kPlanes * kTile;
+  }
+  times<R * N>([&](auto c) {
+    constexpr int i = decltype(c)::value / N, j = decltype(c)::value % N;
+    float* to = sums + i * rows * N * 16 + j * 16;
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{N * 16 * 4}), "i"(i * N + j) : "memory");
+  });
+}
+
+// One block of a panel that is being multiplied.
+struct Block {
+  int64_t panel, k, depth;
+  const Number* planes;
+};
+
+template <int R, int N>
+void multiply_tiles(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Block& block, int64_t first, int column,
+                    Aside* aside) {
+  const int64_t row = tiles.start(first), end = tiles.start(first + R), col = block.panel * kPanel + column * 16;
+  for (int64_t i = row; i < end; ++i) {
+    for (int j = 0; j < N; ++j) __builtin_prefetch(g.c + i * g.ldc + col + j * 16, 1);
+  }
+  multiply<R, N>(rooms.left(first, block.k), block.planes + column * kPlanes * kTile, (block.depth + kStep - 1) / kStep,
+                 tiles.rows(first), aside->sums(), aside);
+  aside->put(row, end - row, N * 16, col, block.k, block.depth);
+}
+
+template <int N>
+void multiply_columns(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Block& block, int64_t first, int64_t last,
+                      int column, Aside* aside) {
+  for (; first + 2 <= last; first += 2) multiply_tiles<2, N>(g, tiles, rooms, block, first, column, aside);
+  if (first < last) multiply_tiles<1, N>(g, tiles, rooms, block, first, column, aside);
+}
+
+// Whether so many rows of the left factor stay in the second-level cache.
+bool stays(int64_t rows, int64_t k) { return rows * k * kPlanes * static_cast<int64_t>(sizeof(Number)) <= kReused; }
+
+// A tile of rows times one block of a panel, by AVX-512.
+void multiply_plainly(const Gemm& g, const Tiles& tiles, const Block& block, int64_t tile, float* rows) {
+  Gemm part = g;
+  const int64_t row = tiles.start(tile);
+  part.m = tiles.rows(tile);
+  copy_rows<V>(g.a + row * g.a_row + block.k * g.a_col, g.a_row, g.a_col, part.m, block.depth, rows, kLeftRow);
+  // multiply_block() reads rows of the block at left_block(part, row, k)
+  part.packed_a = rows - (block.k / kDepth * part.m) * kLeftRow;
+  part.c += row * g.ldc;
+  if (part.residual != nullptr) part.residual = g.residual == g.c ? part.c : g.residual + row * g.ldr;
+  if (part.row_bias != nullptr) part.row_bias += row;
+  const Tiles few(part.m, V::tile_rows);
+  multiply_block<V>(part, few, block.panel, block.k, block.depth, g.b + (block.panel * g.k + block.k) * kPanel, 0, few.count);
+}
+
+// One block of a panel times tiles of rows [first, last); `fits` says whether it is in range.
+void multiply_rows(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Block& block, bool fits, int64_t first,
+                   int64_t last, Aside* aside, float* copy) {
+  const int64_t cols = g.n - block.panel * kPanel;
+  for (int64_t t = first, end; t < last; t = end) {
+    for (end = t; end < last && fits && *rooms.left_fits(end, block.k);) ++end;
+    if (end == t) {
+      aside->flush();
+      multiply_plainly(g, tiles, block, end++, copy);
+      continue;
+    }
+    if (cols > 16) multiply_columns<2>(g, tiles, rooms, block, t, end, 0, aside);
+    if (cols <= 16 || cols > 32) multiply_columns<1>(g, tiles, rooms, block, t, end, cols > 32 ? 2 : 0, aside);
+  }
+}
+
+// Panels times pairs of tiles of rows. If the rows of a task do not stay in the cache, block of k by block of k, else
+// panel by panel, as they lie in memory.
+void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Task& task, Room* room) {
+  const int64_t first = 2 * task.first, last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
+  const int64_t blocks = (g.k + kDepth - 1) / kDepth, panels = task.end - task.begin;
+  const bool by_depth = !stays((last - first) * kTileRows, g.k);
+  const auto block_at = [&](int64_t number) {
+    Block block;
+    block.panel = task.begin + (by_depth ? number % panels : number / blocks);
+    block.k = (by_depth ? number / panels : number % blocks) * kDepth;
+    block.depth = g.k - block.k < kDepth ? g.k - block.k : kDepth;
+    block.planes = room->blocks[number & 1];
+    return block;
+  };
+  const auto columns = [&](const Block& block) {
+    const int64_t cols = g.n - block.panel * kPanel;
+    return static_cast<int>(cols < kPanel ? (cols + 15) / 16 : kColumns);
+  };
+  Aside aside(g, room->sums);
+  const auto start = [&](int64_t number) {
+    const Block block = block_at(number), after = block_at(number + 1 < panels * blocks ? number + 1 : number);
+    aside.splitter.start(g.b + (block.panel * g.k + block.k) * kPanel, block.depth, columns(block),
+                         room->blocks[number & 1], g.b + (after.panel * g.k + after.k) * kPanel);
+  };
+  start(0);
+  for (int64_t i = 0; i < panels * blocks; ++i) {
+    const bool fits = aside.splitter.finish();
+    stores_before_tiles();
+    const Block block = block_at(i);
+    if (i + 1 < panels * blocks) start(i + 1);
+    aside.spread((last - first) * columns(block) * ((block.depth + kStep - 1) / kStep));
+    multiply_rows(g, tiles, rooms, block, fits, first, last, &aside, room->rows);
+  }
+  aside.flush();
+}
+
+void product(const Gemm& g, Context& context) {
+  if (g.m < kLeastRows || g.k == 0) return gemm<V>(g, context);
+  const Tiles tiles(g.m, kTileRows);
+  const Rooms rooms(g, context.threads);
+  split_left(g, tiles, rooms, context);
+  context.barrier();
+  TileShapes shapes;
+  for (int t = 0; t < 8; ++t) shapes.set(t, t < 6 ? tiles.rows(0) : kTileRows, kTileBytes);
+  const Tiled tiled(shapes);
+  const auto work = [&](const Task& task) { multiply_panels(g, tiles, rooms, task, rooms.rooms + context.thread); };
+  // Where rows of a task do not stay in the cache it is to have several panels, which share them.
+  const int64_t panels = (g.n + kPanel - 1) / kPanel, rows = g.m < kRowBlock ? g.m : kRowBlock;
+  const int64_t shared = panels / (2 * context.threads);
+  run_tasks(panels, g.m, (tiles.count + 1) / 2, context, work, stays(rows, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared);
+}
+
+}  // namespace
+
+const ProductKernels kProductsAmx = {linear<V, product>, matmul<V, product>, conv<V, product>, product_floats};
+
+}  // namespace forgec
