@@ -64,8 +64,10 @@ std::vector<std::string> instruction_sets() {
 static std::map<std::string, Kernels> all_kernels() {
   Kernels bf16 = kAvx512;
   bf16.attention_bf16 = kAttentionAvx512Bf16;
+  Kernels amx = bf16;
+  amx.attention_bf16 = kAttentionAmx;
   return {{"portable", kPortable}, {"avx2", kAvx2},         {"avxvnni", kAvx2}, {"avx512", kAvx512},
-          {"avx512vnni", kAvx512}, {"avx512bf16", bf16}, {"amx", bf16}};
+          {"avx512vnni", kAvx512}, {"avx512bf16", bf16}, {"amx", amx}};
 }
 
 #else
