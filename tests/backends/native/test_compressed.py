@@ -18,6 +18,7 @@ from forgec.ir.op import get
 from forgec.ir.program import ConstRef, Instr, Register
 from forgec.ir.types import DType, TensorType, pack_i4, unpack_i4
 
+ISAS = native.isas() if native.available() is None else []
 FORMATS = ["i8", "i8 groups", "i4", "bf16", "dynamic", "dynamic i4"]
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
@@ -154,8 +155,8 @@ def test_values_that_are_not_finite(isa: str, kind: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", "bf16"])
-@pytest.mark.parametrize("rows", [1, 4])
-def test_few_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 4, 20])
+def test_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> None:
     """Of any size: where they are split into digits, a third one is needed, and tiny rows have none to split."""
     rng = np.random.default_rng(rows)
     codes, scales, attrs = weight_of(rng, kind, 70, 512, 128)
@@ -168,20 +169,21 @@ def test_few_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> N
         assert np.sqrt(np.mean((got / size - want / size) ** 2)) < 1e-6 * np.sqrt(np.mean((want / size) ** 2))
 
 
-def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str) -> None:
+@pytest.mark.parametrize("rows", [3, 20])
+def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str, rows: int) -> None:
     """Sums of the largest products, which a saturating instruction would cut off."""
     depth = 4096
-    x = np.tile(np.float32([5, -5, 5, 5]), (3, depth // 4))
+    x = np.tile(np.float32([5, -5, 5, 5]), (rows, depth // 4))
     x[1] = 5
     codes = np.full((33, depth), 127, np.int8)
     codes[1] = -127
     operands = [x, codes, np.ones((1, 33), np.float32), None, None]
-    got = run(operands, {"dynamic": True}, np.empty((3, 33), np.float32), packed=True, threads=1)
+    got = run(operands, {"dynamic": True}, np.empty((rows, 33), np.float32), packed=True, threads=1)
     np.testing.assert_array_equal(got, get("linear_q").evaluate(operands, {"dynamic": True})[0])
     assert got[1, 0] == np.float32(127 * 127 * depth) * np.float32(5 / 127)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 3, 20])
 @pytest.mark.parametrize("group", [0, 32, 1024])
 def test_dynamic_groups_are_exact_at_the_ends_of_the_range(isa: str, rows: int, group: int) -> None:
     """Scales of one make sums of whole numbers, which sums of 16 bits that are kept too long would wrap."""
@@ -194,6 +196,27 @@ def test_dynamic_groups_are_exact_at_the_ends_of_the_range(isa: str, rows: int, 
     attrs = {"group": group, "dynamic": True}
     got = run(operands, attrs, np.empty((rows, 33), np.float32), packed=True, threads=1)
     np.testing.assert_array_equal(got, x.astype(np.float64) @ four.T.astype(np.float64))
+
+
+@pytest.mark.skipif("amx" not in ISAS, reason="this machine has no AMX, or does not let this process use it")
+@pytest.mark.parametrize("kind", ["dynamic", "dynamic i4"])
+@pytest.mark.parametrize("rows", [4, 15, 16, 17, 33, 70, 300])
+def test_a_matrix_unit_gives_the_bits_of_vectors(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of integers are exact, with all tails of rows, columns, steps, groups and chunks of these."""
+    rng = np.random.default_rng(rows)
+    for n, depth, group in ((32, 64, 32), (70, 96, 64), (31, 130, 128), (97, 1544, 32), (64, 1030, 96), (33, 20, 0)):
+        codes, scales, attrs = weight_of(rng, kind, n, depth, group)
+        attrs["act"] = ACTS[int(rng.integers(len(ACTS)))]
+        bias = _x(rng, n) if kind == "dynamic" else None  # of one group it may be added before or after rounding
+        operands = [_x(rng, rows, depth), codes, scales, bias, None]
+        results = []
+        for isa in ("avx512vnni", "amx"):
+            monkeypatch.setenv("FORGEC_ISA", isa)
+            out = np.full((rows, n), 113, np.float32)
+            results.append(run(operands, attrs, out, packed=True, threads=2))
+        np.testing.assert_array_equal(*results)
 
 
 def test_dynamic_groups_have_scales_of_their_own(isa: str) -> None:

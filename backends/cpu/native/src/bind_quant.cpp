@@ -13,6 +13,7 @@ constexpr double kParallelWork = 100e3;      // multiply-adds that are worth a s
 constexpr int64_t kParallelElements = 16384;
 constexpr int64_t kBlockFloats = 1024 * kCodePanel;  // room for a decoded block; gemm.h has shorter ones
 constexpr int64_t kLongestSum = 65536;       // products of two bytes whose sum fits 32 bits
+constexpr int64_t kLeastGroup = 32;          // k that share a scale, for blocks of rows
 
 Code code_of(const Tensor& weight) {
   switch (weight.dtype) {
@@ -48,6 +49,14 @@ const char* codes_of(Binder& binder, const Call& call, const Tensor& weight, Cod
 int64_t group_of(const Call& call, int64_t k) {
   const int64_t group = call.integer("group");
   return std::max<int64_t>(1, group == 0 ? k : group);
+}
+
+// What products of floats need where codes are decoded to floats.
+void room_for_decoding(Binder& binder, QuantGemm& q) {
+  if (q.gemm.m <= binder.kernels().quant->thin_rows) return;
+  q.gemm.packed_a = binder.floats(left_floats(q.gemm.m, q.gemm.k));
+  q.own_floats = kBlockFloats;
+  q.own = binder.floats(q.own_floats * binder.threads());
 }
 
 // A product whose left factor's rows are quantised at run time, and the room for them.
@@ -86,6 +95,48 @@ bool splits(const QuantKernels& kernels, const QuantGemm& q, Code code) {
   return kDigits * g.m <= (code == Code::i4 ? kernels.nibble_dot->rows : kernels.dot->rows);
 }
 
+constexpr int64_t kChunk = 512;  // k of codes that become bytes together: 16 KB, so that they stay in the nearest cache
+
+// Whether a product goes by blocks of rows.
+bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code) {
+  if (kernels.blocks == nullptr || q.gemm.m < kernels.block_rows || code == Code::bf16) return false;
+  const bool in_groups = q.group < q.gemm.k;
+  if (in_groups && (code == Code::i8 || q.group < kLeastGroup)) return false;
+  return std::min(q.group, q.gemm.k) <= kLongestSum;
+}
+
+void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bool parallel) {
+  const int64_t m = q.gemm.m, k = q.gemm.k;
+  const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
+  BlockGemm p{};
+  p.quant = q;
+  p.code = code;
+  p.digits = dynamic ? 1 : kDigits;
+  p.group = std::min(q.group, k);
+  p.grain = p.group <= kLeastGroup ? kLeastGroup : 2 * kLeastGroup;
+  p.groups = p.group > 0 ? up(k, p.group) / p.group : 0;
+  p.group_bytes = up(p.group, p.grain);
+  // Groups are written in lines. From row to row it's an odd number of them: those of a block lie in different sets of a
+  // cache.
+  p.row_bytes = up(p.groups * p.group_bytes + 64 - p.grain, 64);
+  if (p.row_bytes / 64 % 2 == 0) p.row_bytes += 64;
+  p.rows = binder.take(p.digits * (m + 1) * p.row_bytes);
+  p.row_scales = binder.floats(p.groups * p.digits * m);
+  if (code == Code::i4) {
+    p.chunk = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, p.group_bytes));
+    p.codes_bytes = std::min(p.chunk, p.groups) * p.group_bytes * kCodePanel;
+    p.codes = binder.take(p.codes_bytes * binder.threads());
+  } else {
+    p.chunk = p.groups;
+  }
+  if (p.groups * p.digits > 1) p.sums = binder.floats(kBlockTiles * kBlockRows * kCodePanel * binder.threads());
+  if (!dynamic) {
+    p.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool) * binder.threads()));
+    room_for_decoding(binder, p.quant);
+  }
+  binder.emit(binder.kernels().quant->blocks, p, parallel);
+}
+
 void bind_linear_q(Binder& binder, const Call& call) {
   const Tensor &x = call.input(0), &weight = call.input(1), &out = call.out();
   require_dtype(x, DType::f32, "linear_q");
@@ -117,6 +168,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
+  if (in_blocks(kernels, q, code)) return emit_blocks(binder, q, code, dynamic, parallel);
   if (dynamic) {
     const DynamicGemm p = rows_in_bytes(binder, q, code, g.m);
     binder.emit(code == Code::i4 ? kernels.dynamic_nibbles : kernels.dynamic, p, parallel);
@@ -135,11 +187,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
     binder.emit(kernels.split[static_cast<int>(code)], s, parallel);
     return;
   }
-  if (g.m > kernels.thin_rows) {
-    g.packed_a = binder.floats(left_floats(g.m, g.k));
-    q.own_floats = kBlockFloats;
-    q.own = binder.floats(q.own_floats * binder.threads());
-  }
+  room_for_decoding(binder, q);
   binder.emit(kernels.weights[static_cast<int>(code)], q, parallel);
 }
 

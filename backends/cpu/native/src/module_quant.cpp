@@ -71,26 +71,27 @@ double read_bandwidth(const std::shared_ptr<Team>& team, const py::array_t<uint8
   return best;
 }
 
-struct Integers {
-  const Dot* dot;
-  int64_t rounds;
-};
+constexpr int64_t kPeakRounds = 2000, kPeakWords = 64;  // of a tile whose operands stay in the first-level cache
 
-constexpr int64_t kPeakWords = 64;  // of a tile whose operands stay in the first-level cache
+double tile_products(const Dot& dot, int64_t rounds) {
+  alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kCodePanel * 4] = {};
+  alignas(64) int32_t c[kMaxTile * kCodePanel];
+  const DotArgs args{kPeakWords, a, b, c, b, 0, nullptr};
+  for (int64_t i = 0; i < rounds; ++i) dot.of_rows[dot.rows](args);
+  return 2.0 * static_cast<double>(rounds * dot.rows * kCodePanel * kPeakWords * 4);
+}
+
+double integer_products(const QuantKernels& kernels) {
+  return kernels.block_products != nullptr ? kernels.block_products(kPeakRounds) : tile_products(*kernels.dot, kPeakRounds);
+}
 
 // Operations per second of all threads in integer tiles that read nothing but the first-level cache.
 double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
   const Kernels* kernels = kernels_for(isa);
   if (kernels == nullptr) throw std::invalid_argument("unknown instruction set " + isa);
-  const Dot* dot = kernels->quant->dot;
   Program program(team);
-  program.emit([](const void* p, Context&) {
-    const auto* work = static_cast<const Integers*>(p);
-    alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kCodePanel * 4] = {};
-    alignas(64) int32_t c[kMaxTile * kCodePanel];
-    const DotArgs args{kPeakWords, a, b, c, b, 0, nullptr};
-    for (int64_t i = 0; i < work->rounds; ++i) work->dot->of_rows[work->dot->rows](args);
-  }, Integers{dot, 2000}, 0, true);
+  program.emit([](const void* p, Context&) { integer_products(**static_cast<const QuantKernels* const*>(p)); },
+               kernels->quant, 0, true);
   const py::gil_scoped_release release;
   double best = 0;
   for (int i = 0; i < 50; ++i) {
@@ -98,9 +99,9 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
     const auto start = std::chrono::steady_clock::now();
     program.run(&failure, nullptr);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, 2000.0 * 2.0 * static_cast<double>(dot->rows * kCodePanel * kPeakWords * 4) / seconds.count());
+    best = std::max(best, 1.0 / seconds.count());
   }
-  return best * team->threads();
+  return best * integer_products(*kernels->quant) * team->threads();
 }
 
 }  // namespace

@@ -14,18 +14,27 @@ QuantKernels with_dots(QuantKernels kernels, const Dot* dot, const NibbleDot* ni
   return kernels;
 }
 
+constexpr int kAmxRows = 4;  // with fewer, memory is the limit and rows of words do as well
+
+QuantKernels with_amx(QuantKernels kernels) {
+  kernels.blocks = run_blocks_amx;
+  kernels.block_rows = kAmxRows;
+  kernels.block_products = block_products_amx;
+  return kernels;
+}
+
 }  // namespace
 
 const QuantKernels* quant_kernels_for(const char* isa) {
   static const QuantKernels avxvnni = with_dots(kQuantAvx2, &kDotAvxVnni, &kNibbleDotAvxVnni);
   static const QuantKernels avx512vnni = with_dots(kQuantAvx512, &kDotAvx512Vnni, &kNibbleDotAvx512Vnni);
+  static const QuantKernels amx = with_amx(avx512vnni);
   if (std::strcmp(isa, "portable") == 0) return &kQuantPortable;
   if (std::strcmp(isa, "avx2") == 0) return &kQuantAvx2;
   if (std::strcmp(isa, "avxvnni") == 0) return &avxvnni;
   if (std::strcmp(isa, "avx512") == 0) return &kQuantAvx512;
-  for (const char* name : {"avx512vnni", "avx512bf16", "amx"}) {
-    if (std::strcmp(isa, name) == 0) return &avx512vnni;
-  }
+  if (std::strcmp(isa, "avx512vnni") == 0 || std::strcmp(isa, "avx512bf16") == 0) return &avx512vnni;
+  if (std::strcmp(isa, "amx") == 0) return &amx;
   return nullptr;
 }
 

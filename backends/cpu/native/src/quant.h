@@ -104,6 +104,27 @@ struct SplitGemm {
   bool* fits;            // [threads]: whether what each split in this run has digits; else codes are decoded
 };
 
+// Products of blocks of rows in bytes, for a matrix unit. A row of A is one of bytes, or of floats kDigits of them, one
+// after the other the rest of the row in finer steps: what is left is 2^-24 of the row's (or group's) largest, as in
+// split.h. Its groups begin at multiples of `grain` bytes and are filled up with zeros.
+struct BlockGemm {
+  QuantGemm quant;       // what is done instead if rows have no digits
+  Code code;             // i8 with one scale for all k, or i4
+  int digits;            // 1 or kDigits
+  int64_t grain;         // k of a step
+  int64_t group, groups;
+  int64_t group_bytes, row_bytes;  // from one group or row to the next
+  char* rows;            // [digits][m + 1][row_bytes]; the last of a block may be read as one more than there are
+  float* row_scales;     // [groups][digits][m]
+  bool* fits;            // [threads]: whether the rows that each quantised have digits
+  int64_t chunk;         // groups of codes of i4 that become bytes together
+  char* codes;           // room per thread for these
+  int64_t codes_bytes;
+  float* sums;           // room per thread for scaled sums, [kBlockTiles][kBlockRows][32], or null with one sum only
+};
+constexpr int kBlockRows = 32;
+constexpr int64_t kBlockTiles = 9;  // blocks of a task that share a chunk, at most
+
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
   const char* from;
@@ -121,6 +142,9 @@ struct QuantKernels {
   Run dynamic_nibbles;   // DynamicGemm, i4
   Run split[2];          // SplitGemm, i8 and i4, where dot products of bytes are instructions
   Run pack;              // PackCodes
+  Run blocks = nullptr;  // BlockGemm, where there is a matrix unit
+  int block_rows = 0;    // from so many rows on
+  double (*block_products)(int64_t rounds) = nullptr;  // operations of a loop over a block in the first-level cache
 };
 
 extern const QuantKernels kQuantPortable;
@@ -131,6 +155,8 @@ extern const Dot kDotAvxVnni;
 extern const Dot kDotAvx512Vnni;
 extern const NibbleDot kNibbleDotAvxVnni;
 extern const NibbleDot kNibbleDotAvx512Vnni;
+void run_blocks_amx(const void* params, Context& context);
+double block_products_amx(int64_t rounds);
 #endif
 
 // Kernels of an instruction set; null for an unknown name.

@@ -1,0 +1,412 @@
+// Products of blocks of rows in bytes with codes, by the matrix unit of AMX (quant.h, BlockGemm).
+//
+// A block is up to 32 rows times a panel of 32 columns: four tiles of sums, from two tiles of A and two of codes for
+// every 64 k. A panel of i8 has the layout of the latter; codes of i4 become bytes first, a chunk of a panel at a time,
+// with their value in the upper four bits, so that a sum is 16 times what it is to be. Even k of a word come before odd
+// ones, and so they do in A.
+//
+// A segment is the k of a block that share a scale: of a group, and of one digit of A. While its tiles are multiplied,
+// the vector units scale, activate and store the sums of the segment before.
+#include "amx.h"
+#include "vec_avx512.h"
+
+#include "dynamic_gemm.h"
+#include "split.h"
+
+namespace forgec {
+namespace {
+
+using V = VecAvx512;
+
+constexpr float kUpperBits = 1.0f / 16;  // of a sum of codes of i4
+
+// Rows quantised.
+
+// The bits of the largest absolute value of k floats: those of numbers that are not finite are the largest.
+int32_t largest_bits(const float* x, int64_t k) {
+  const __m512i size = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest[4] = {};
+  const auto add = [&](int j, V y) __attribute__((always_inline)) {
+    largest[j] = _mm512_max_epi32(largest[j], _mm512_and_si512(_mm512_castps_si512(y.v), size));
+  };
+  int64_t i = 0;
+  for (; i + 64 <= k; i += 64) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) add(j, V::load(x + i + 16 * j));
+  }
+  for (; i < k; i += 16) add(0, V::load_n(x + i, k - i));
+  return _mm512_reduce_max_epi32(
+      _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
+}
+
+// 64 whole numbers in [-127, 127] as bytes in order, or of every eight those at even places first.
+template <bool split>
+__m512i bytes_of(const __m512i (&x)[4]) {
+  const __m512i mixed = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+  const __m512i bytes =
+      _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), mixed);
+  if constexpr (!split) return bytes;
+  return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11,
+                                                                         13, 15)));
+}
+
+// A group of a row as `digits` rows of bytes, `plane` bytes apart, whose scales are `scale_step` apart. Writes multiples
+// of 64 bytes. False if digits do not have the group's bits.
+template <int digits, bool split>
+bool quantise_bytes(const float* x, int64_t k, char* to, int64_t plane, float* scales, int64_t scale_step) {
+  constexpr float kFiner = 254;  // a digit is at most half a step of the one before, and 127 of its own
+  const int32_t bits = largest_bits(x, k);
+  float size;
+  std::memcpy(&size, &bits, sizeof(size));
+  const bool finite = bits < 0x7f800000, some = finite && size >= 0x1p-100f;
+  float step[digits];
+  __m512 factor[digits];
+  step[0] = finite ? (some ? size / 127.0f : 0.0f) : __builtin_nanf("");
+  factor[0] = _mm512_set1_ps(some ? 127.0f / size : 0.0f);
+  for (int d = 1; d < digits; ++d) {
+    step[d] = step[d - 1] / kFiner;
+    factor[d] = _mm512_mul_ps(factor[d - 1], _mm512_set1_ps(kFiner));
+  }
+  for (int d = 0; d < digits; ++d) scales[d * scale_step] = split ? step[d] * kUpperBits : step[d];
+  if (!some) {
+    for (int d = 0; d < digits; ++d) std::memset(to + d * plane, 0, static_cast<size_t>((k + 63) / 64 * 64));
+    return bits == 0;
+  }
+  for (int64_t i = 0; i < k; i += 64) {
+    __m512 y[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const int64_t left = k - i - 16 * j;
+      y[j] = left >= 16 ? _mm512_loadu_ps(x + i + 16 * j) : left > 0 ? V::load_n(x + i + 16 * j, left).v : _mm512_setzero_ps();
+    }
+#pragma GCC unroll 4
+    for (int d = 0; d < digits; ++d) {
+      __m512i whole[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        whole[j] = _mm512_cvtps_epi32(_mm512_mul_ps(y[j], factor[d]));
+        if (d + 1 < digits) y[j] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(whole[j]), _mm512_set1_ps(step[d]), y[j]);
+      }
+      _mm512_storeu_si512(to + d * plane + i, bytes_of<split>(whole));
+    }
+  }
+  return step[0] >= kLeastScale;
+}
+
+template <int digits, bool split>
+bool quantise_rows(const BlockGemm& p, int64_t begin, int64_t end) {
+  const Gemm& g = p.quant.gemm;
+  bool fits = true;
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t group = 0; group < p.groups; ++group) {
+      const int64_t from = group * p.group, count = g.k - from < p.group ? g.k - from : p.group;
+      fits &= quantise_bytes<digits, split>(g.a + row * g.a_row + from, count,
+                                            p.rows + row * p.row_bytes + group * p.group_bytes, (g.m + 1) * p.row_bytes,
+                                            p.row_scales + group * digits * g.m + row, g.m);
+    }
+  }
+  return fits;
+}
+
+// This thread's rows.
+bool quantise_rows(const BlockGemm& p, Context& context) {
+  int64_t begin, end;
+  context.share(p.quant.gemm.m, 1, &begin, &end);
+  if (p.code == Code::i8) return p.digits == 1 ? quantise_rows<1, false>(p, begin, end) : quantise_rows<kDigits, false>(p, begin, end);
+  return p.digits == 1 ? quantise_rows<1, true>(p, begin, end) : quantise_rows<kDigits, true>(p, begin, end);
+}
+
+// Sums of a segment on their way to C, and what is left to do of them.
+struct Pending {
+  using Finish = void (*)(Pending& pending, int rows);
+
+  const Gemm* g;
+  Finish finish;
+  int rows, done;
+  int64_t row, col;
+  const float* row_scales;
+  V scales[2];
+  float* sums;     // [rows][32] what was added before, if there is more than one segment
+  bool first;      // of the block's segments
+  alignas(64) int32_t whole[kBlockRows * kCodePanel];
+
+  void some(int count) {
+    if (done == rows) return;
+    if (count > rows - done) count = rows - done;
+    finish(*this, count);
+    done += count;
+  }
+};
+
+// Of all segments but the last.
+void add_sums(Pending& p, int count) {
+  for (int i = p.done; i < p.done + count; ++i) {
+    const V scale = V::set1(p.row_scales[i]);
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int place = i * kCodePanel + 16 * v;
+      V::fma(Codes<V>::from_ints(p.whole + place), scale * p.scales[v], p.first ? V::zero() : V::load(p.sums + place))
+          .store(p.sums + place);
+    }
+  }
+}
+
+template <Act act, bool alone, bool rounded>
+void finish_sums(Pending& p, int count) {
+  const float* row_scales = p.row_scales + p.done;
+  store_panel<V, act, rounded>(*p.g, p.row + p.done, count, p.col, [&](int v) __attribute__((always_inline)) {
+    const V scale = p.scales[v / 16];
+    const int32_t* whole = p.whole + p.done * kCodePanel + v;
+    const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel + v;
+    return [=](int i, V bias) __attribute__((always_inline)) {
+      const V products = Codes<V>::from_ints(whole + i * kCodePanel), both = V::set1(row_scales[i]) * scale;
+      if constexpr (alone) return V::fma(products, both, bias);
+      return V::fma(products, both, V::load(sums + i * kCodePanel)) + bias;
+    };
+  });
+}
+
+Pending::Finish finish_of(const BlockGemm& p) {
+  Pending::Finish found = nullptr;
+  with_act(p.quant.gemm.act, [&](auto act) {
+    constexpr Act a = decltype(act)::value;
+    if (p.digits > 1) {
+      found = finish_sums<a, false, false>;
+    } else {
+      found = p.groups == 1 ? finish_sums<a, true, true> : finish_sums<a, false, true>;
+    }
+  });
+  return found;
+}
+
+// Codes of i4 as bytes: of each word those of even k, then those of odd k.
+void widen_codes(const char* words, int64_t count, char* to) {
+  const __m512i upper = _mm512_set1_epi8(static_cast<char>(0xf0));
+  for (; count > 0; --count, words += kCodePanel * 4, to += 2 * kCodePanel * 4) {
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const __m512i word = _mm512_loadu_si512(words + 64 * v);
+      _mm512_storeu_si512(to + 64 * v, _mm512_and_si512(_mm512_slli_epi32(word, 4), upper));
+      _mm512_storeu_si512(to + kCodePanel * 4 + 64 * v, _mm512_and_si512(word, upper));
+    }
+  }
+}
+
+// The shapes of the tiles of a block: 0 to 3 sums, 4 and 5 rows of A, 6 and 7 codes.
+TileShapes shapes_of(int rows, int64_t grain) {
+  TileShapes shapes;
+  for (int half = 0; half < 2 && rows > half * kTileRows; ++half) {
+    const int some = rows - half * kTileRows < kTileRows ? rows - half * kTileRows : kTileRows;
+    shapes.set(2 * half, some, kTileBytes);
+    shapes.set(2 * half + 1, some, kTileBytes);
+    shapes.set(4 + half, some, static_cast<int>(grain));
+  }
+  shapes.set(6, static_cast<int>(grain / 4), kTileBytes);
+  shapes.set(7, static_cast<int>(grain / 4), kTileBytes);
+  return shapes;
+}
+
+constexpr int64_t kCodeRow = kCodePanel * 4;  // bytes of a word of each column
+constexpr int64_t kBlockFloats = kBlockRows * kCodePanel;
+
+template <int halves>
+__attribute__((always_inline)) inline void clear_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (halves == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+}
+
+template <int halves>
+__attribute__((always_inline)) inline void multiply_step(const char* a, int64_t row_bytes, const char* b) {
+  _tile_loadd(6, b, kCodeRow);
+  _tile_loadd(4, a, row_bytes);
+  _tile_dpbssd(0, 4, 6);
+  _tile_loadd(7, b + kTileBytes, kCodeRow);
+  _tile_dpbssd(1, 4, 7);
+  if constexpr (halves == 2) {
+    _tile_loadd(5, a + kTileRows * row_bytes, row_bytes);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+}
+
+template <int halves>
+__attribute__((always_inline)) inline void store_sums(int32_t* to) {
+  _tile_stored(0, to, kCodeRow);
+  _tile_stored(1, to + 16, kCodeRow);
+  if constexpr (halves == 2) {
+    _tile_stored(2, to + kTileRows * kCodePanel, kCodeRow);
+    _tile_stored(3, to + kTileRows * kCodePanel + 16, kCodeRow);
+  }
+}
+
+// All blocks of a task; `halves` of a block have rows.
+template <int halves>
+class BlockTask {
+ public:
+  BlockTask(const BlockGemm& params, const Tiles& tiles, int thread) : p(params), g(params.quant.gemm), tiles_(tiles) {
+    if (p.codes != nullptr) codes_ = p.codes + thread * p.codes_bytes;
+    if (p.sums != nullptr) sums_ = p.sums + thread * kBlockTiles * kBlockFloats;
+    finish_ = finish_of(p);
+    pending_.g = &g;
+    pending_.rows = pending_.done = 0;
+  }
+
+  void run(const Task& task) {
+    for (int64_t first = task.first; first < task.last; first += kBlockTiles) {
+      const int64_t last = first + kBlockTiles < task.last ? first + kBlockTiles : task.last;
+      for (int64_t panel = task.begin; panel < task.end; ++panel) {
+        const int64_t next = panel + 1 < task.end ? panel + 1 : task.after;
+        for (int64_t group = 0; group < p.groups; group += p.chunk) {
+          const int64_t end = group + p.chunk < p.groups ? group + p.chunk : p.groups;
+          load_codes(panel, group, end);
+          plan_fetches(end < p.groups ? place(panel, end) : place(next, 0), end - group, last - first);
+          for (int64_t t = first; t < last; ++t) {
+            block(panel, group, end, t, p.chunk < p.groups ? sums_ + (t - first) * kBlockFloats : sums_);
+          }
+        }
+      }
+    }
+  }
+
+  void finish() { pending_.some(kBlockRows); }
+
+ private:
+  const char* place(int64_t panel, int64_t group) const {
+    return p.quant.codes + panel * panel_bytes(p.code, g.k) + group * p.group / per_word(p.code) * kCodeRow;
+  }
+
+  int64_t depth(int64_t group) const {
+    const int64_t left = g.k - group * p.group;
+    return left < p.group ? left : p.group;
+  }
+
+  // Codes of groups [group, end) of a panel as bytes. Those of i8 are that already, but their last words may be too few
+  // for a step and are filled up.
+  void load_codes(int64_t panel, int64_t group, int64_t end) {
+    bytes_ = place(panel, group);
+    if (p.code == Code::i4) {
+      for (int64_t i = group; i < end; ++i) {
+        widen_codes(place(panel, i), words_of(Code::i4, depth(i)), codes_ + (i - group) * p.group_bytes * kCodePanel);
+      }
+      bytes_ = codes_;
+    } else if (words_of(Code::i8, g.k) % (p.grain / 4) != 0) {
+      const int64_t words = words_of(Code::i8, g.k), whole = words / (p.grain / 4) * (p.grain / 4);
+      std::memcpy(rest_, bytes_ + whole * kCodeRow, static_cast<size_t>((words - whole) * kCodeRow));
+      filled_ = rest_;
+    }
+    stores_before_tiles();
+  }
+
+  // Each step fetches some of the codes that come after those of this chunk.
+  void plan_fetches(const char* next, int64_t groups, int64_t blocks) {
+    const int64_t steps = groups * (p.group_bytes / p.grain) * p.digits * blocks;
+    const int64_t lines = (groups * p.group / per_word(p.code) * kCodeRow + 63) / 64;
+    ahead_ = next;
+    ahead_lines_ = static_cast<int>((lines + steps - 1) / steps);
+  }
+
+  void block(int64_t panel, int64_t group, int64_t end, int64_t t, float* sums) {
+    const int64_t row = tiles_.start(t), col = panel * kCodePanel, plane = (g.m + 1) * p.row_bytes;
+    const int rows = tiles_.rows(t);
+    for (int64_t i = group; i < end; ++i) {
+      const int64_t steps = (depth(i) + p.grain - 1) / p.grain;
+      for (int digit = 0; digit < p.digits; ++digit) {
+        const bool last = i + 1 == p.groups && digit + 1 == p.digits;
+        multiply(p.rows + digit * plane + row * p.row_bytes + i * p.group_bytes,
+                 bytes_ + (i - group) * p.group_bytes * kCodePanel, steps, last, row, rows, col);
+        store_sums<halves>(pending_.whole);
+        pending_.finish = last ? finish_ : add_sums;
+        pending_.rows = rows;
+        pending_.done = 0;
+        pending_.row = row;
+        pending_.col = col;
+        pending_.row_scales = p.row_scales + (i * p.digits + digit) * g.m + row;
+        for (int v = 0; v < 2; ++v) pending_.scales[v] = scale_at<V>(p.quant, i, col + 16 * v);
+        pending_.sums = sums;
+        pending_.first = i == 0 && digit == 0;
+      }
+    }
+  }
+
+  // A segment, while the one before is finished, and if it is the last of a block the block's results come nearer.
+  __attribute__((always_inline)) void multiply(const char* a, const char* b, int64_t steps, bool last, int64_t row,
+                                               int rows, int64_t col) {
+    const int share = static_cast<int>((pending_.rows + steps - 1) / steps);
+    const int fetched = static_cast<int>((rows + steps - 1) / steps);
+    clear_sums<halves>();
+    for (int64_t s = 0; s < steps; ++s, a += p.grain, b += p.grain * kCodePanel) {
+      multiply_step<halves>(a, p.row_bytes, s + 1 == steps && filled_ != nullptr ? filled_ : b);
+      for (int i = 0; i < ahead_lines_; ++i, ahead_ += 64) __builtin_prefetch(ahead_, 0, 2);
+      if (last) {
+        const int left = rows - static_cast<int>(s) * fetched;
+        if (left > 0) fetch_results(g, row + s * fetched, left < fetched ? left : fetched, col);
+      }
+      pending_.some(share);
+    }
+  }
+
+  const BlockGemm& p;
+  const Gemm& g;
+  const Tiles tiles_;
+  char* codes_ = nullptr;
+  float* sums_ = nullptr;
+  Pending::Finish finish_;
+  const char* bytes_ = nullptr;   // of the chunk
+  const char* filled_ = nullptr;  // codes of the last step, if these are too few
+  const char* ahead_ = nullptr;
+  int ahead_lines_ = 0;
+  Pending pending_;
+  alignas(64) char rest_[kTileRows * kCodeRow] = {};
+};
+
+template <int halves>
+void multiply_blocks(const BlockGemm& p, const Tiles& tiles, Context& context) {
+  BlockTask<halves> work(p, tiles, context.thread);
+  run_tasks((p.quant.gemm.n + kCodePanel - 1) / kCodePanel, p.quant.gemm.m, tiles.count, context,
+            [&](const Task& task) { work.run(task); });
+  work.finish();
+}
+
+}  // namespace
+
+void run_blocks_amx(const void* params, Context& context) {
+  const BlockGemm& p = *static_cast<const BlockGemm*>(params);
+  const Gemm& g = p.quant.gemm;
+  if (g.k == 0 || g.m == 0) {
+    if (context.thread == 0) multiply_nothing<V>(g);
+    return;
+  }
+  const bool fits = quantise_rows(p, context);
+  if (p.digits > 1) p.fits[context.thread] = fits;
+  context.barrier();
+  for (int i = 0; p.digits > 1 && i < context.threads; ++i) {
+    if (!p.fits[i]) return kQuantAvx512.weights[static_cast<int>(p.code)](&p.quant, context);
+  }
+  const Tiles tiles(g.m, kBlockRows);
+  const int rows = tiles.rows(0);
+  const Tiled tiled(shapes_of(rows, p.grain));
+  if (rows > kTileRows) {
+    multiply_blocks<2>(p, tiles, context);
+  } else {
+    multiply_blocks<1>(p, tiles, context);
+  }
+}
+
+double block_products_amx(int64_t rounds) {
+  constexpr int64_t kSteps = 4;
+  alignas(64) char a[kBlockRows * kTileBytes * kSteps] = {}, b[kSteps * kTileRows * kCodeRow] = {};
+  const Tiled tiled(shapes_of(kBlockRows, kTileBytes));
+  clear_sums<2>();
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (int64_t s = 0; s < kSteps; ++s) {
+      multiply_step<2>(a + s * kTileBytes, kTileBytes * kSteps, b + s * kTileRows * kCodeRow);
+    }
+  }
+  return 2.0 * static_cast<double>(rounds * kSteps * kBlockRows * kCodePanel * kTileBytes);
+}
+
+}  // namespace forgec
