@@ -11,103 +11,35 @@
 // size of a head for scores and along keys for values. Scores, their softmax and all sums are f32 either way.
 #pragma once
 
-#include <cstring>
-
+#include "attention_walk.h"
 #include "gemm.h"
-#include "scores.h"
 
 namespace forgec {
 
-// Rows [row, row + rows) of a head; no rows for no task.
-struct AttentionPlace {
-  int64_t batch, head, row, rows;
-};
-
 template <class V, class Words>
-class AttentionTask {
- public:
-  AttentionTask(const Attention& params, float* own, int64_t length) : p(params), scores_of_(params), length_(length) {
-    const AttentionRoom room(params);
-    query_ = own;
-    sums_ = query_ + room.query;
-    keys_ = sums_ + room.sums;
-    values_ = keys_ + room.keys;
-  }
+class AttentionTask : private AttentionWalk<V, Words> {
+  using Walk = AttentionWalk<V, Words>;
+  friend Walk;
 
-  // Query rows [row, row + rows) of a head, while what the task after it reads first comes nearer.
+ public:
+  AttentionTask(const Attention& params, float* own, int64_t length) : Walk(params, own, length, params.value_size) {}
+
   void run(const AttentionPlace& place, const AttentionPlace& next) {
-    batch_ = place.batch;
-    head_ = place.head;
-    row_ = place.row;
-    rows_ = place.rows;
-    plan_fetches(next);
-    scores_of_.start(batch_, head_);
-    load_query();
-    std::memset(sums_, 0, static_cast<size_t>(rows_ * p.value_size) * sizeof(float));
-    for (int64_t i = 0; i < rows_; ++i) states_[i] = {kMinusInfinity, 0.0f};
-    int64_t begin, end;
-    seen(0, rows_, &begin, &end);
-    const Tiles tiles(rows_, V::most_rows(2));
-    for (int64_t first = begin; first < end; first += kDepth) {
-      const int64_t count = end - first < kDepth ? end - first : kDepth;
-      load_block(first, count);
-      for (int64_t t = 0; t < tiles.count; ++t) {
-        int64_t low, high;
-        seen(tiles.start(t), tiles.rows(t), &low, &high);
-        const int64_t keys = high - first < count ? high - first : count;
-        if (keys > 0 && low < first + keys) tile(tiles.start(t), tiles.rows(t), first, keys);
-      }
-    }
-    store();
+    Walk::walk(this, place, next, 1, V::most_rows(2));
   }
 
  private:
+  using Walk::p, Walk::rows_, Walk::query_, Walk::sums_, Walk::keys_, Walk::values_, Walk::of_kv;
   static constexpr int per = Words::per_word;
   static constexpr int kDotRows = 4;      // that are multiplied with a key at a time
   static constexpr int64_t kDeep = kDepth * per;  // numbers of a row in a block of queries
 
   static int64_t words_of(int64_t numbers) { return (numbers + per - 1) / per; }
 
-  // What the next task touches, as far as the first block goes: its queries, keys, values and results.
-  void plan_fetches(const AttentionPlace& next) {
-    stream_ = next.rows > 0 && p.packs ? 0 : kStreams;
-    line_ = at_ = 0;
-    const int64_t kv = next.head / (p.heads / p.kv_heads), keys = length_ < kDepth ? length_ : kDepth;
-    streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + next.row * p.q_step[2], p.q_step[2],
-                   next.rows, p.size};
-    streams_[1] = {p.k + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
-    streams_[2] = {p.v + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys, p.value_size};
-    streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + next.row * p.out_row, p.out_row,
-                   next.rows, p.value_size};
-  }
-
-  // Has a tile fetch a line of some of those rows. A burst would hold up the loads of the product itself.
+  // Has a tile fetch some lines of the next task. A burst would hold up the loads of the product itself.
   void fetch(TileArgs* t) {
-    while (stream_ < kStreams && at_ >= streams_[stream_].rows) {
-      at_ = 0;
-      line_ += kLine;
-      if (line_ < streams_[stream_].floats) continue;
-      line_ = 0;
-      ++stream_;
-    }
-    t->ahead = reinterpret_cast<const char*>(t->b);
-    t->ahead_step = 0;
-    if (stream_ == kStreams) return;
-    const Stream& s = streams_[stream_];
-    t->ahead = reinterpret_cast<const char*>(s.from + at_ * s.step + line_);
-    t->ahead_step = s.step * static_cast<int64_t>(sizeof(float));
-    at_ += t->k / 4 * 2 * per;
-  }
-
-  // Keys that some of the rows [i, i + rows) of the task may see.
-  void seen(int64_t i, int64_t rows, int64_t* low, int64_t* high) const {
-    int64_t unused;
-    scores_of_.visible(row_ + i, length_, low, &unused);
-    scores_of_.visible(row_ + i + rows - 1, length_, &unused, high);
-  }
-
-  const float* of_kv(const float* base, const int64_t* step, int64_t key) const {
-    return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
+    t->ahead = Walk::fetch(t->k / 4 * 2 * per, &t->ahead_step);
+    if (t->ahead == nullptr) t->ahead = reinterpret_cast<const char*>(t->b);
   }
 
   // Rows of numbers as rows of words, the last filled up with zero.
@@ -132,7 +64,7 @@ class AttentionTask {
 
   // Rows of queries: [block of words][rows][kLeftRow] for tiles, [rows][size] for dot products.
   void load_query() {
-    const float* q = p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
+    const float* q = Walk::of_query();
     const int64_t longest = p.packs ? kDeep : p.size, step = p.packs ? kLeftRow : p.size;
     float* to = query_;
     for (int64_t d = 0; d < p.size; d += longest, to += rows_ * step) {
@@ -179,16 +111,8 @@ class AttentionTask {
     } else {
       dot_keys(i, rows, first, count);
     }
+    for (int r = 0; r < rows; ++r) Walk::weigh(scores_ + r * kLeftRow, i + r, first, count);
     float* sums = sums_ + i * p.value_size;
-    for (int r = 0; r < rows; ++r) {
-      int64_t low, high;
-      scores_of_.visible(row_ + i + r, length_, &low, &high);
-      const float correction =
-          scores_of_.softmax(scores_ + r * kLeftRow, row_ + i + r, first, count, low, high, &states_[i + r]);
-      if constexpr (per > 1) Words::narrow(scores_ + r * kLeftRow, count, scores_ + r * kLeftRow);
-      if (correction == 1.0f) continue;
-      for (int64_t d = 0; d < p.value_size; ++d) sums[r * p.value_size + d] *= correction;
-    }
     constexpr int64_t pair = 2 * V::width;
     for (int64_t col = 0; col < p.value_size; col += pair) {
       TileArgs t;
@@ -204,6 +128,8 @@ class AttentionTask {
       run_tile<V, Left::block, 2, Words>(rows, t);
     }
   }
+
+  void end_block() {}
 
   void multiply_keys(int64_t i, int rows, int64_t count) {
     constexpr int64_t pair = 2 * V::width;
@@ -276,54 +202,14 @@ class AttentionTask {
     }
   }
 
-  void store() const {
-    for (int64_t i = 0; i < rows_; ++i) {
-      float* out = p.out + batch_ * p.out_batch + head_ * p.out_head + (row_ + i) * p.out_row;
-      const float* sums = sums_ + i * p.value_size;
-      const bool nothing = states_[i].total == 0.0f;
-      const float inverse = nothing ? 0.0f : 1.0f / states_[i].total;
-      for (int64_t d = 0; d < p.value_size; ++d) out[d] = nothing ? 0.0f : sums[d] * inverse;
-    }
-  }
-
-  const Attention& p;
-  ScoreRows<V> scores_of_;
-  const int64_t length_;                  // keys that count
-  int64_t batch_, head_, row_, rows_;     // the task
-  struct Stream {
-    const float* from;
-    int64_t step, rows, floats;  // rows of so many floats, `step` apart
-  };
-  static constexpr int kStreams = 4;
-  Stream streams_[kStreams];
-  int stream_;                            // the next fetch: stream, column and row
-  int64_t line_, at_;
-  float *query_, *sums_, *keys_, *values_;  // room of this thread
   const float* values_in_use_;            // of the block, `value_row_` apart
   int64_t value_row_;
-  RowState states_[kAttentionRows];
   alignas(64) float scores_[kMaxTile * kLeftRow];
 };
 
 template <class V, class Words = Singles<V>>
 void attention(const void* params, Context& context) {
-  const Attention& p = *static_cast<const Attention*>(params);
-  int64_t length = p.length;
-  if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
-  const int64_t heads = p.batch * p.heads;
-  const Tiles parts(p.rows, p.part_rows);
-  AttentionTask<V, Words> task(p, p.own + context.thread * p.own_floats, length);
-  const auto place = [&](int64_t n) -> AttentionPlace {
-    if (n >= heads * parts.count) return {0, 0, 0, 0};
-    const int64_t head = n % heads, part = parts.count - 1 - n / heads;  // the rows that see most keys first
-    return {head / p.heads, head % p.heads, parts.start(part), parts.rows(part)};
-  };
-  AttentionPlace now = place(context.claim());
-  while (now.rows > 0) {
-    const AttentionPlace next = place(context.claim());
-    task.run(now, next);
-    now = next;
-  }
+  attention_tasks<AttentionTask<V, Words>>(*static_cast<const Attention*>(params), context);
 }
 
 }  // namespace forgec

@@ -94,15 +94,15 @@ struct Attention {
   int64_t own_floats;
 };
 
-// Floats of each part of a thread's room, in this order.
+// Floats of each part of a thread's room, in this order. Where rows are packed there is room for whole tiles of 16 rows.
 struct AttentionRoom {
   int64_t query, sums, keys, values;
 
   explicit AttentionRoom(const Attention& p)
-      : query(lines(p.packs ? left_floats(p.part_rows, p.size) : p.part_rows * p.size)),
-        sums(lines(p.part_rows * p.value_size)),
-        keys(p.packs ? lines((kDepth + kKeyPanel) * p.size) : 0),  // of pairs, also the rows of a panel
-        values(p.packs ? lines(kDepth * p.value_size) : 0) {}
+      : query(p.packs ? left_floats(lines(p.part_rows), p.size) : lines(p.part_rows * p.size)),
+        sums(lines(p.part_rows) * lines(p.value_size)),
+        keys(p.packs ? (kDepth + kKeyPanel) * lines(p.size) : 0),  // of pairs, also the rows of a panel
+        values(p.packs ? kDepth * lines(p.value_size) : 0) {}
   int64_t total() const { return query + sums + keys + values; }
 
  private:
@@ -173,6 +173,7 @@ extern const Kernels kPortable;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const Run kAttentionAvx512Bf16;
+extern const Run kAttentionAmx;
 
 // Kernels of products in f32 by AMX; others are those of AVX-512.
 struct ProductKernels {

@@ -40,17 +40,18 @@ class ScoreRows {
     if (*high < 0) *high = 0;
   }
 
-  // Scores s of a row and keys [first, first + count) become exp(score - maximum), padded with zeros to whole
-  // vectors; `low` and `high` as from visible(). Returns what the row's sums so far are to be multiplied by.
+  // Scores s of a row and keys [first, first + count) become words of exp(score - maximum), padded with zeros to whole
+  // vectors of words; `low` and `high` as from visible(). Returns what the row's sums so far are to be multiplied by.
+  template <class Words>
   float softmax(float* s, int64_t row, int64_t first, int64_t count, int64_t low, int64_t high, RowState* state) {
-    constexpr int W = V::width;
+    constexpr int W = V::width, per = Words::per_word;
     const float factor = p.scale * kLogE;
     const bool masked = p.mask != nullptr && !load_mask(row, first, count);
     const bool plain = p.softcap <= 0 && !masked && factor > 0;  // times 0, what is hidden would be a nan
     if (!plain) prepare(s, count, factor, masked);
     for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
     for (int64_t j = high - first > 0 ? high - first : 0; j < count; ++j) s[j] = kMinusInfinity;
-    const int64_t padded = (count + W - 1) / W * W;
+    const int64_t padded = (count + per * W - 1) / (per * W) * (per * W);
     for (int64_t j = count; j < padded; ++j) s[j] = kMinusInfinity;
     V top = V::set1(kMinusInfinity);
     for (int64_t j = 0; j < padded; j += W) top = V::max(V::load(s + j), top);
@@ -61,10 +62,24 @@ class ScoreRows {
     const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
     const V by = V::set1(-shift), times = V::set1(rest);
     V sum = V::zero();
-    for (int64_t j = 0; j < padded; j += W) {
-      const V e = exp2_below(V::fma(V::load(s + j), times, by));
-      e.store(s + j);
-      sum = sum + e;
+    for (int64_t j = 0; j < padded; j += per * W) {
+      const auto weight = [&](int64_t at) {
+        const V x = V::fma(V::load(s + at), times, by);
+        V e;
+        if constexpr (per == 1) {
+          e = exp2_below(x);
+        } else {
+          e = Words::power(x);
+        }
+        sum = sum + e;
+        return e;
+      };
+      const V e = weight(j);
+      if constexpr (per == 1) {
+        e.store(s + j);
+      } else {
+        Words::words(e, weight(j + W)).store(s + j / per);
+      }
     }
     const float correction = state->total == 0.0f || before == maximum ? 1.0f : std::exp2(before - shift);
     state->total = state->total * correction + sum.sum();

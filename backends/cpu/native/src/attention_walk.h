@@ -1,0 +1,172 @@
+// What a task of attention is, whatever multiplies: query rows of one head walk over blocks of keys (attention.h).
+#pragma once
+
+#include <cstring>
+
+#include "scores.h"
+#include "tasks.h"
+#include "tile.h"
+
+namespace forgec {
+
+// Rows [row, row + rows) of a head; no rows for no task.
+struct AttentionPlace {
+  int64_t batch, head, row, rows;
+};
+
+template <class V, class Words>
+class AttentionWalk {
+ protected:
+  // Sums are `sums_row` apart.
+  AttentionWalk(const Attention& params, float* own, int64_t length, int64_t sums_row)
+      : p(params), length_(length), sums_row_(sums_row), scores_of_(params) {
+    const AttentionRoom room(params);
+    query_ = own;
+    sums_ = query_ + room.query;
+    keys_ = sums_ + room.sums;
+    values_ = keys_ + room.keys;
+  }
+
+  // Query rows of a head, while what the task after it reads first comes nearer. Tiles are of at most `most` rows, all
+  // but the last of a multiple of `grain`. The task has load_query(), load_block(first, count), of keys and values, and
+  // tile(i, rows, first, count), which adds what rows [i, i + rows) get from these keys to their sums, by end_block().
+  template <class Task>
+  void walk(Task* task, const AttentionPlace& place, const AttentionPlace& next, int grain, int most) {
+    batch_ = place.batch;
+    head_ = place.head;
+    row_ = place.row;
+    rows_ = place.rows;
+    plan_fetches(next);
+    scores_of_.start(batch_, head_);
+    task->load_query();
+    std::memset(sums_, 0, static_cast<size_t>(rows_ * sums_row_) * sizeof(float));
+    for (int64_t i = 0; i < rows_; ++i) states_[i] = {kMinusInfinity, 0.0f};
+    int64_t begin, end;
+    seen(0, rows_, &begin, &end);
+    const Tiles tiles((rows_ + grain - 1) / grain, most / grain);
+    for (int64_t first = begin; first < end; first += kDepth) {
+      const int64_t count = end - first < kDepth ? end - first : kDepth;
+      task->load_block(first, count);
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        const int64_t i = tiles.start(t) * grain;
+        const int rows = static_cast<int>(rows_ - i < tiles.rows(t) * grain ? rows_ - i : tiles.rows(t) * grain);
+        int64_t low, high;
+        seen(i, rows, &low, &high);
+        const int64_t keys = high - first < count ? high - first : count;
+        if (keys > 0 && low < first + keys) task->tile(i, rows, first, keys);
+      }
+      task->end_block();
+    }
+    store();
+  }
+
+  const float* of_query() const {
+    return p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
+  }
+
+  const float* of_kv(const float* base, const int64_t* step, int64_t key) const {
+    return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
+  }
+
+  // Scores of row i of the task and keys [first, first + count) become words of their weights; its sums are rescaled.
+  void weigh(float* scores, int64_t i, int64_t first, int64_t count) {
+    int64_t low, high;
+    scores_of_.visible(row_ + i, length_, &low, &high);
+    const float correction =
+        scores_of_.template softmax<Words>(scores, row_ + i, first, count, low, high, &states_[i]);
+    if (correction == 1.0f) return;
+    float* sums = sums_ + i * sums_row_;
+    for (int64_t d = 0; d < p.value_size; ++d) sums[d] *= correction;
+  }
+
+  // Where lines [0, count) are that the next task touches and nobody fetched yet, `step` bytes apart; null if all were.
+  // They may go a little beyond.
+  const char* fetch(int64_t count, int64_t* step) {
+    while (stream_ < kStreams && at_ >= streams_[stream_].rows) {
+      at_ = 0;
+      line_ += kLine;
+      if (line_ < streams_[stream_].floats) continue;
+      line_ = 0;
+      ++stream_;
+    }
+    *step = 0;
+    if (stream_ == kStreams) return nullptr;
+    const Stream& s = streams_[stream_];
+    *step = s.step * static_cast<int64_t>(sizeof(float));
+    const char* from = reinterpret_cast<const char*>(s.from + at_ * s.step + line_);
+    at_ += count;
+    return from;
+  }
+
+  const Attention& p;
+  const int64_t length_;                    // keys that count
+  const int64_t sums_row_;
+  int64_t batch_, head_, row_, rows_;       // the task
+  float *query_, *sums_, *keys_, *values_;  // room of this thread
+
+ private:
+  static constexpr int kStreams = 4;
+  struct Stream {
+    const float* from;
+    int64_t step, rows, floats;  // rows of so many floats, `step` apart
+  };
+
+  // Keys that some of the rows [i, i + rows) of the task may see.
+  void seen(int64_t i, int64_t rows, int64_t* low, int64_t* high) const {
+    int64_t unused;
+    scores_of_.visible(row_ + i, length_, low, &unused);
+    scores_of_.visible(row_ + i + rows - 1, length_, &unused, high);
+  }
+
+  // What the next task touches, as far as the first block goes: its queries, keys, values and results.
+  void plan_fetches(const AttentionPlace& next) {
+    stream_ = next.rows > 0 && p.packs ? 0 : kStreams;
+    line_ = at_ = 0;
+    const int64_t kv = next.head / (p.heads / p.kv_heads), keys = length_ < kDepth ? length_ : kDepth;
+    streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + next.row * p.q_step[2], p.q_step[2],
+                   next.rows, p.size};
+    streams_[1] = {p.k + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
+    streams_[2] = {p.v + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys, p.value_size};
+    streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + next.row * p.out_row, p.out_row,
+                   next.rows, p.value_size};
+  }
+
+  void store() const {
+    for (int64_t i = 0; i < rows_; ++i) {
+      float* out = p.out + batch_ * p.out_batch + head_ * p.out_head + (row_ + i) * p.out_row;
+      const float* sums = sums_ + i * sums_row_;
+      const bool nothing = states_[i].total == 0.0f;
+      const float inverse = nothing ? 0.0f : 1.0f / states_[i].total;
+      for (int64_t d = 0; d < p.value_size; ++d) out[d] = nothing ? 0.0f : sums[d] * inverse;
+    }
+  }
+
+  ScoreRows<V> scores_of_;
+  Stream streams_[kStreams];
+  int stream_;                              // the next fetch: stream, column and row
+  int64_t line_, at_;
+  RowState states_[kAttentionRows];
+};
+
+// All tasks of an attention, by threads that take one after the other. Task: a walk with run(place, next).
+template <class Task>
+void attention_tasks(const Attention& p, Context& context) {
+  int64_t length = p.length;
+  if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
+  const int64_t heads = p.batch * p.heads;
+  const Tiles parts(p.rows, p.part_rows);
+  Task task(p, p.own + context.thread * p.own_floats, length);
+  const auto place = [&](int64_t n) -> AttentionPlace {
+    if (n >= heads * parts.count) return {0, 0, 0, 0};
+    const int64_t head = n % heads, part = parts.count - 1 - n / heads;  // the rows that see most keys first
+    return {head / p.heads, head % p.heads, parts.start(part), parts.rows(part)};
+  };
+  AttentionPlace now = place(context.claim());
+  while (now.rows > 0) {
+    const AttentionPlace next = place(context.claim());
+    task.run(now, next);
+    now = next;
+  }
+}
+
+}  // namespace forgec
