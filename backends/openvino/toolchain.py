@@ -49,6 +49,7 @@ _LIBRARIES = (
 _NATIVE = "libopenvino_intel_npu_compiler.so"
 _WINE_PLACES = ("/usr/lib/wine/wine64", "/usr/lib/x86_64-linux-gnu/wine/wine64")
 _SOURCE = Path(__file__).with_name("driver.c")
+_HEAP = Path(__file__).with_name("heap.h")
 _RECORD = "toolchain.json"
 _PROPERTIES = {"NPU_COMPILER_TYPE": "PLUGIN"}
 
@@ -80,7 +81,7 @@ class Toolchain:
 @cache
 def _driver() -> str:
     """Name of the driver program that is built from our source: another version has another name."""
-    return f"driver-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:8]}.exe"
+    return f"driver-{hashlib.sha256(_SOURCE.read_bytes() + _HEAP.read_bytes()).hexdigest()[:8]}.exe"
 
 
 def home() -> Path:
@@ -159,7 +160,9 @@ def _wine_route(folder: Path) -> Toolchain | None:
 
 
 def _toolchain(folder: Path, identity: str) -> Toolchain:
-    return Toolchain(folder, identity, _wine() or "", _wine_environment(folder))
+    environment = _wine_environment(folder)
+    environment["WINEDLLOVERRIDES"] += ";wineboot.exe=d"  # the compiler needs none of the services of Windows
+    return Toolchain(folder, identity, _wine() or "", environment)
 
 
 def _wine() -> str | None:
