@@ -148,7 +148,7 @@ class OpenVinoBackend(Backend):
                 segment,
                 constants,
                 self.platform,
-                f"{segment.entry}, segment {number} of {len(segments)} for {self.name}",
+                f"segment {number} of {len(segments)} for {self.name}",
             )
             for number, segment in enumerate(segments, 1)
         ]

@@ -88,7 +88,7 @@ class Folding:
                 lawful,
                 part,
                 constants,
-                f"{segments[0].entry}, part {number} of {len(legal)}: {part.described}",
+                f"part {number} of {len(legal)}: {part.described}",
             )
             for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
         ]
@@ -199,8 +199,7 @@ def _inputs(legal: Legal, part: Part) -> list[Recipe]:
 def _unfolded(row: Chain, segments: Sequence[Program], constants: Constants, platform: str) -> Model:
     legal = legalise_segment(row.program, platform)
     values = legal.values(values_of(row, segments, constants))
-    entry, count = segments[row.segment].entry, len(row.program.main.body)
-    return Model.of(emit(legal.program, values), f"{entry}: {count} instructions with weights")
+    return Model.of(emit(legal.program, values), f"{len(row.program.main.body)} instructions with weights")
 
 
 def _cost(built: Built, told: Prediction | None) -> Cost:

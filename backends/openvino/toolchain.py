@@ -53,6 +53,11 @@ _HEAP = Path(__file__).with_name("heap.h")
 _RECORD = "toolchain.json"
 _PROPERTIES = {"NPU_COMPILER_TYPE": "PLUGIN"}
 
+_SERVICES = ("Eventlog", "MountMgr", "NDIS", "nsiproxy", "PlugPlay")
+"""What Wine starts before a program, which takes longer than a small model; the compiler needs none of it."""
+
+_DISABLED = '\n[HKEY_LOCAL_MACHINE\\System\\CurrentControlSet\\Services\\{}]\n"Start"=dword:00000004\n'
+
 Say = Callable[[str], None]
 
 
@@ -160,9 +165,7 @@ def _wine_route(folder: Path) -> Toolchain | None:
 
 
 def _toolchain(folder: Path, identity: str) -> Toolchain:
-    environment = _wine_environment(folder)
-    environment["WINEDLLOVERRIDES"] += ";wineboot.exe=d"  # the compiler needs none of the services of Windows
-    return Toolchain(folder, identity, _wine() or "", environment)
+    return Toolchain(folder, identity, _wine() or "", _wine_environment(folder))
 
 
 def _wine() -> str | None:
@@ -245,6 +248,10 @@ def _make_prefix(folder: Path, say: Say) -> None:
     assert wine is not None
     environment = _wine_environment(folder)
     _run([wine, "wineboot", "-i"], "wineboot", environment)
+    disabled = folder / "services.reg"
+    disabled.write_text("REGEDIT4\n" + "".join(_DISABLED.format(name) for name in _SERVICES))
+    _run([wine, "reg", "import", f"Z:{disabled}"], "the import into Wine's registry", environment)
+    disabled.unlink()
     server = Path(wine).with_name("wineserver64")
     if server.exists():
         _run([str(server), "-w"], "wineserver", environment)

@@ -109,8 +109,8 @@ def test_auto_tries_one_block_and_two_in_a_row_with_their_weights(monkeypatch: p
     of = program()
     found, models = fold(of, Values(of), "auto")
     part, *rows = (model.what for model in models)
-    assert part == "main, part 1 of 1: 8 instructions, linear to add, on f32[2,4]"
-    assert rows == ["main: 8 instructions with weights", "main: 16 instructions with weights"]
+    assert part == "part 1 of 1: 8 instructions, linear to add, on f32[2,4]"
+    assert rows == ["8 instructions with weights", "16 instructions with weights"]
     assert len(models[0].weights) < len(models[1].weights) < len(models[2].weights)
     (repeat,) = found.repeats
     assert (repeat.folded_us, repeat.unfolded_us) == (pytest.approx(30.6), pytest.approx(22.0))
