@@ -228,7 +228,7 @@ def _build_driver(folder: Path, say: Say) -> None:
     say("building the driver program")
     names = ("x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-gcc-win32")
     found = next(filter(None, map(shutil.which, names)), None)
-    flags = ["-O1", "-s", "-I", str(folder / "include"), "-o", str(folder / _driver()), str(_SOURCE)]
+    flags = ["-O2", "-s", "-I", str(folder / "include"), "-o", str(folder / _driver()), str(_SOURCE)]
     flags.append(str(folder / "openvino_c.lib"))
     if found:
         _run([found, *flags], "mingw-w64")
