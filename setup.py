@@ -49,7 +49,7 @@ setup(
         "forgec": ["py.typed"],
         "forgec.plan": ["calibration/*.json", "calibration/npu/*.json"],
         "forgec.report": ["schema/*.json", "templates/*"],
-        "forgec.backends.openvino": ["driver.c", "*.json"],
+        "forgec.backends.openvino": ["driver.c", "heap.h", "*.json"],
         "forgec.backends.qnn": ["known.json"],
     },
     install_requires=[

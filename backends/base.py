@@ -152,12 +152,14 @@ class Backend(ABC):
 
     ``precision`` is the element type that it computes floats in. ``calibration`` names the cost model of its
     instructions, a file of ``forgec/plan/calibration/npu``; None is that of the host. ``kind`` says what a
-    run here is: "measured" on the device, "emulated" by a stand-in.
+    run here is: "measured" on the device, "emulated" by a stand-in. ``begins_with_products`` asks that the
+    host does what stands before a program's first matrix product, where that is little.
     """
 
     name: str
     precision: str = "f32"
     calibration: str | None = None
+    begins_with_products: bool = False
 
     @abstractmethod
     def available(self) -> str | None:

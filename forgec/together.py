@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from .backends.base import RejectedError, Settings
 from .backends.prediction import Prediction
+from .collector import collector_paused
 from .executable import Executable
 from .executable.executable import Shared, compile_together
 from .report import compose, rss
@@ -25,13 +26,13 @@ class Planned:
 
     def __init__(self, steps: Steps, settings: Settings) -> None:
         self._steps, self._settings = steps, settings
-        with rss.measure() as self._memory:
+        with collector_paused(), rss.measure() as self._memory:
             self.shared = next(steps)
 
     def finished(self, compiled: tuple[dict[int, Prediction], float] | None = None) -> Executable:
         """The executable; ``compiled`` is what its segments' vendors predict and how many milliseconds they
         took, None if they are to be compiled now."""
-        with rss.measure() as memory:
+        with collector_paused(), rss.measure() as memory:
             try:
                 self._send(compiled)
             except StopIteration as end:
@@ -60,7 +61,8 @@ def finished_together(programs: Sequence[Planned]) -> list[Executable]:
     """The executables of several programs, whose segments are compiled at the same time."""
     start = time.perf_counter()
     try:
-        predicted = compile_together([p.shared for p in programs], programs[0]._settings)
+        with collector_paused():
+            predicted = compile_together([p.shared for p in programs], programs[0]._settings)
     except RejectedError:
         return [program.finished() for program in programs]  # each plans again what it has to
     ms = (time.perf_counter() - start) * 1e3 / len(programs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -74,6 +75,7 @@ class OpenVinoBackend(Backend):
         self.calibration = target.name
         self.platform = target.name.removeprefix("intel-npu")
         self._learnt: Support | None = None
+        self._origin: OpenVinoBackend | None = None
         self._begun: dict[int, tuple[Folding, list[Built | Rejected]]] = {}
         """What is compiled already of the programs under way, by the identity of their lists of segments."""
 
@@ -94,6 +96,15 @@ class OpenVinoBackend(Backend):
         from .runner import npu_platform
 
         return "measured" if npu_platform() == self.platform else "emulated"
+
+    def under(self, settings: Settings) -> OpenVinoBackend:
+        """A block that is compiled once begins with its first product, and what stands before it in the first
+        one would be a part of its own: a compile more, and a start more in every run."""
+        if settings.fold != "on":
+            return self
+        found = copy(self)
+        found._origin, found.begins_with_products = self, True
+        return found
 
     def supports(self, instr: Instr) -> Answer:
         return self.answers([instr])[0]
@@ -133,7 +144,12 @@ class OpenVinoBackend(Backend):
         if folded is not None and folded.codes is not None:
             return [code.to_bytes() for code in folded.codes]
         models = [
-            emitted(segment, constants, self.platform, f"segment {number} of {len(segments)} for {self.name}")
+            emitted(
+                segment,
+                constants,
+                self.platform,
+                f"segment {number} of {len(segments)} for {self.name}",
+            )
             for number, segment in enumerate(segments, 1)
         ]
         results = []
@@ -222,6 +238,8 @@ class OpenVinoBackend(Backend):
         return RejectedError(f"{found.op} goes to the CPU: {reason}", str(found.source or what))
 
     def _support(self) -> Support:
+        if self._origin is not None:
+            return self._origin._support()
         if self._learnt is None:
             from .trial import try_out
 

@@ -167,7 +167,7 @@ def _pool(
     """Processes that share models: as many as there are long ones, within the settings."""
     worth = sum(len(model.xml) >= _LEAST * len(models[0].xml) for model in models)
     _write(models, folder)
-    what = models[0].what if len(models) == 1 else f"{len(models)} models"
+    what = models[0].what + (f" and {len(models) - 1} more" if len(models) > 1 else "")
     jobs = []
     for number in range(min(worth, max(1, settings.jobs))):
         own = folder / f"process{number}"

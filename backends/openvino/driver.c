@@ -6,6 +6,8 @@
  *   @version OPENVINO COMPILER            @begin INDEX            @done INDEX SECONDS            @failed INDEX STAGE
  * with the library's message between @failed and @end. A model that fails does not end the others.
  *
+ * It ends with its input: forgec holds the other end of that pipe, which closes however forgec ends.
+ *
  * Properties go with every compile, not to the device: of some the plugin takes notice only there.
  */
 #include <stdio.h>
@@ -13,10 +15,16 @@
 #include <string.h>
 #include <windows.h>
 
+#include "heap.h"
 #include "openvino/c/openvino.h"
 
 #define LINE 4096
 #define MOST 16
+
+/* What OpenVINO would load later: all have to be there when their heap is exchanged. */
+static const char *const later[] = {"openvino_intel_npu_plugin.dll", "openvino_intel_npu_compiler_loader.dll",
+                                    "openvino_intel_npu_compiler.dll", "openvino_intel_npu_vm_runtime.dll",
+                                    "openvino_ir_frontend.dll"};
 
 static const char *keys[MOST], *values[MOST];
 static size_t properties;
@@ -66,6 +74,16 @@ static int read_line(FILE *file, char *line) {
     return line[0] != 0;
 }
 
+static DWORD WINAPI end_with_input(void *unused) {
+    char byte;
+    DWORD got;
+    (void)unused;
+    while (ReadFile(GetStdHandle(STD_INPUT_HANDLE), &byte, 1, &got, NULL) && got)
+        ;
+    TerminateProcess(GetCurrentProcess(), 3);
+    return 0;
+}
+
 int main(int count, char **words) {
     ov_core_t *core = NULL;
     int bad = 0;
@@ -83,6 +101,9 @@ int main(int count, char **words) {
         keys[properties] = words[i];
         values[properties++] = value;
     }
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+        LoadLibraryA(later[i]);
+    printf("@heap %s\n", use_own_heap() ? "own" : "library's");
     if (ov_core_create(&core))
         return failed(-1, "start");
     if (!strcmp(words[2], "-")) {
@@ -103,6 +124,7 @@ int main(int count, char **words) {
             fprintf(stderr, "cannot read %s\n", words[2]);
             return 2;
         }
+        CreateThread(NULL, 0, end_with_input, NULL, 0, NULL);
         for (int index = 0; read_line(jobs, folder); index++) {
             int there = SetCurrentDirectoryA(home) && SetCurrentDirectoryA(folder);
             if (there && !CreateDirectoryA("taken", NULL) && GetLastError() == ERROR_ALREADY_EXISTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from forgec.ir.op import get
 from forgec.ir.program import Apply, ConstRef, Program, Recipe
 from forgec.ir.types import DType, TensorType
 
@@ -52,7 +53,8 @@ class Folding:
     """Segments taken apart, before the compiler is asked.
 
     ``models`` are those of the parts, and with their weights those of the ``rows`` that are tried unfolded,
-    by part and length. Parts numbered in ``copies`` only copy a row, which the host does between two calls:
+    by part and length. Parts numbered in ``copies`` only copy a row or have another view of an input, which
+    the host does between two calls:
     Intel's compiler is not asked, and their blob is empty. ``properties`` are further ones of the compiler.
     """
 
@@ -82,7 +84,12 @@ class Folding:
             return None
         legal = [legalise_segment(part.program, platform) for part in division.parts]
         models = [
-            _model(lawful, part, constants, f"part {number} of {len(legal)}")
+            _model(
+                lawful,
+                part,
+                constants,
+                f"part {number} of {len(legal)}: {part.described}",
+            )
             for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
         ]
         tried = division.repeated if mode == "auto" and not grouped else []
@@ -168,7 +175,7 @@ def _model(legal: Legal, part: Part, constants: Constants, what: str) -> Model:
 
 
 def _copies(part: Part) -> bool:
-    return all(map(takes_a_row, part.program.main.body))
+    return all(get(instr.op).view or takes_a_row(instr) for instr in part.program.main.body)
 
 
 def _in_groups(program: Program) -> bool:

@@ -1,7 +1,7 @@
 """The counterpart of ``driver.c`` where OpenVINO's own NPU compiler library is installed.
 
 ``python -m forgec.backends.openvino.native_driver DEVICE JOBS [KEY=VALUE ...]``: same list of jobs, same
-lines printed. It runs in a process of its own, as the compiler may die.
+lines printed. It runs in a process of its own, as the compiler may die, and ends with its input as that does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 __all__ = ["main"]
 
@@ -17,6 +19,7 @@ __all__ = ["main"]
 def main(words: list[str]) -> int:
     import openvino as ov
 
+    Thread(target=_end_with_input, daemon=True).start()
     device, jobs, *properties = words
     core = ov.Core()
     config = dict(text.split("=", 1) for text in properties)
@@ -39,6 +42,13 @@ def main(words: list[str]) -> int:
         else:
             print(f"@done {index} {time.perf_counter() - start:.3f}", flush=True)
     return int(failed)
+
+
+def _end_with_input() -> None:
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(3)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,12 @@ class Part:
         body = self.program.main.body
         return f"{len(body)} instructions, {body[0].op} to {body[-1].op}"
 
+    @property
+    def described(self) -> str:
+        """The title, and the type of what the part is run on."""
+        params = self.program.main.params
+        return self.title + (f", on {params[0].type}" if params else "")
+
 
 @dataclass(frozen=True)
 class Call:

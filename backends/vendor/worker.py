@@ -2,9 +2,10 @@
 
 A job is a command and a folder: what goes in and what comes out are files there, nothing is pickled. The
 process and all that it starts are one group, which ends together: when it is done, over a bound, or
-cancelled. Memory is the resident memory of the group, looked at ten times a second where it has a bound,
-because some compilers reserve far more address space than they use. So a compiler that hangs, grows without
-end or dies never takes forgec with it.
+cancelled. Its input is a pipe without data that closes when this process ends, be it killed: a process that
+watches it ends too. Memory is the resident memory of the group, looked at ten times a second where it has a
+bound, because some compilers reserve far more address space than they use. So a compiler that hangs, grows
+without end or dies never takes forgec with it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def run(job: Job, settings: Settings, cancel: Event | None = None) -> Outcome:
                 list(job.command),
                 cwd=job.folder,
                 env={**os.environ, **job.environment},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -157,6 +158,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _tail(path: Path) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from ..collector import collector_paused
 from ..debug import log
 from ..errors import CaptureError
 from ..graph import Block, CapturedGraph, call_block, inline_block
@@ -99,7 +98,7 @@ def capture(
         )
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
-    with _collector_paused(), static_experts(model):
+    with collector_paused(), static_experts(model):
         recorded = _recorded(model, name, args, kwargs, fake)
         call = _Call(model, name, args, kwargs, recorded)
         graph = _assembled(call, mode)
@@ -116,19 +115,6 @@ def capture(
         graph.notes.append(f"checked against PyTorch running the import only: {found}")
         return Capture(graph, inputs, results)
     return Capture(graph, inputs, found[1], found[0])
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Tracing makes objects fast and drops few: a collection in the middle, over all that torch and the
-    model's library ever made, takes longer than the trace."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def _recorded(

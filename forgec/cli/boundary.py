@@ -1,14 +1,15 @@
 """Where errors become messages and exit codes: no verb shows a traceback.
 
 A :class:`ForgecError` is printed as its text and leaves with its exit code; anything else is our bug: the
-traceback goes to a file and the message names it. Ctrl-C leaves with 130, a closed pipe with 141, both as any
-program that such a signal ends.
+traceback goes to a file and the message names it. Ctrl-C leaves with 130, SIGTERM with 143, SIGHUP with 129,
+a closed pipe with 141, as any program that such a signal ends; what was started ends, temporary files go.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -26,10 +27,19 @@ from ..errors import ForgecError, InternalError, OptionError
 from ..report.terminal import BAD, Printer, styled
 from ..version import __version__
 
-__all__ = ["EXIT_CHECK", "EXIT_TARGET", "EXIT_UNSUPPORTED", "Verb", "boundary", "verb", "wrote"]
+__all__ = [
+    "EXIT_CHECK",
+    "EXIT_TARGET",
+    "EXIT_UNSUPPORTED",
+    "Verb",
+    "boundary",
+    "heed_signals",
+    "verb",
+    "wrote",
+]
 
 EXIT_CHECK, EXIT_UNSUPPORTED, EXIT_TARGET = 1, 3, 5
-_EXIT_INTERRUPTED, _EXIT_PIPE = 130, 141
+_EXIT_SIGNAL, _EXIT_PIPE = 128, 141
 
 _written: list[Path] = []
 
@@ -63,6 +73,26 @@ def wrote(path: Path) -> None:
     _written.append(path)
 
 
+class _Signalled(KeyboardInterrupt):
+    """A signal that asks the process to end; it unwinds the stack as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def heed_signals() -> None:
+    """Unwind the stack at SIGTERM and SIGHUP, unless the process was started to ignore them."""
+
+    def end(number: int, _: Any) -> NoReturn:
+        raise _Signalled(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
 @contextmanager
 def boundary() -> Iterator[None]:
     """Turn what goes wrong inside into a message on stderr and ``typer.Exit``."""
@@ -72,10 +102,11 @@ def boundary() -> Iterator[None]:
         sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
+        number = end.number if isinstance(end, _Signalled) else signal.SIGINT
         files = ", ".join(map(str, _written))
         _message("interrupted, " + (f"written before: {files}" if files else "no file written"))
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        raise typer.Exit(_EXIT_SIGNAL + number) from None
     except BrokenPipeError:
         # Python flushes stdout once more when it ends; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ import sys
 from .analyze import analyze
 from .app import app
 from .bench import bench
+from .boundary import heed_signals
 from .compile import compile
 from .demo import demo
 from .doctor import doctor
@@ -40,4 +41,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    heed_signals()
     app(prog_name="forgec")

@@ -7,8 +7,8 @@ memory of its own that a run needs: arenas and states. That memory is made at th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property, partial
 from threading import Lock
 from types import TracebackType
@@ -118,10 +118,10 @@ def compile_together(programs: Sequence[Shared], settings: Settings) -> list[dic
     """Compile all segments of several programs now, those of one device together; what their vendors predict,
     by program and segment.
 
-    Raises ``BackendError`` naming a segment whose compiler fails.
+    Raises ``BackendError`` naming the programs and a segment whose compiler fails.
     """
     predictions: list[dict[int, Prediction]] = [{} for _ in programs]
-    with ExitStack() as held:
+    with ExitStack() as held, _named(programs):
         for program in programs:
             held.enter_context(program._lock)
         places = [program._by_device() for program in programs]
@@ -147,6 +147,17 @@ def compile_together(programs: Sequence[Shared], settings: Settings) -> list[dic
                         if predicted is not None:
                             predictions[n][index] = predicted
     return predictions
+
+
+@contextmanager
+def _named(programs: Sequence[Shared]) -> Iterator[None]:
+    """Errors of vendors' compilers say whose part of a program they are about."""
+    try:
+        yield
+    except BackendError as error:
+        names = ", ".join(dict.fromkeys(p.info.name for p in programs if p.info.name))
+        error.where = ": ".join(filter(None, (names, error.where)))
+        raise
 
 
 class Executable:

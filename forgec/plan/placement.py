@@ -7,7 +7,8 @@ without bound (and mirrored). Views are merged into the value they look at, inpu
 into the host. States are on the host, with what takes them directly; what looks at one may be anywhere,
 because a device reads it where it lies. What follows from the position in a text alone is the host's too. The
 minimum cut is the cheapest assignment under this additive model (Stone, 1977), exactly; of equal ones the one
-with most on the requested device.
+with most on the requested device. A device may ask that its part begins with a matrix product: then the host
+does what little stands before.
 
 The flow is scipy's (Dinic), on costs as integers of 2^-29 of their sum: for a thousand instructions it takes
 milliseconds where one in pure Python takes tenths of a second. One device needs none of this and imports
@@ -24,7 +25,7 @@ from ..backends.base import Answer, Backend, No
 from ..errors import BackendError, PlanError
 from ..ir.op import get
 from ..ir.program import Instr, Program, Register, StateRef
-from .cost import CostModel, cost_key
+from .cost import CostModel, cost_key, family
 from .plan import BY_COST, Reason
 from .states import holds_state, positional
 
@@ -32,6 +33,16 @@ __all__ = ["Placement", "place"]
 
 _SCALE = 2.0**29
 _UNBOUNDED = 2**30
+_PRODUCTS = ("matrix", "convolution", "attention")
+_START_US = 100.0
+"""What the host may spend before the first product: about what it would to start the device once more, which
+no estimate has. It is not measured."""
+
+_LED = Reason(
+    BY_COST,
+    "it stands before the first product, where the device would be started once more for it",
+    "nothing: the host has it done in less time",
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,15 @@ def place(program: Program, target: Backend, host: Backend, cost: CostModel) -> 
     naive = problem.greedy(target.name)
     candidates = [problem.cut(target.name), naive]
     totals = [problem.total(devices) for devices in candidates]
-    devices = min(zip(totals, candidates, strict=True), key=lambda pair: pair[0])[1]
-    reasons = problem.reasons(devices, target.name) | _through_torch(body)
-    return Placement(devices, reasons, min(totals), totals[1])
+    total, devices = min(zip(totals, candidates, strict=True), key=lambda pair: pair[0])
+    reasons: dict[int, Reason] = {}
+    if target.begins_with_products:
+        led = problem.before_products(devices, target.name)
+        reasons = dict.fromkeys(led, _LED)
+        devices = [host.name if i in led else device for i, device in enumerate(devices)]
+        total = problem.total(devices)
+    reasons = problem.reasons(devices, target.name) | reasons | _through_torch(body)
+    return Placement(devices, reasons, total, totals[1])
 
 
 def _through_torch(body: Sequence[Instr]) -> dict[int, Reason]:
@@ -126,7 +143,8 @@ class _Problem:
     """Prices, and the value graph: who produces and who reads each value that may have to be copied.
 
     A node is an instruction index or ``None`` for the outside of the program. ``pinned`` says why
-    instructions must be on the host: they take a state, or compute from a position.
+    instructions must be on the host: they take a state, or compute from a position. ``reads`` are the values
+    that a node reads.
     """
 
     program: Program
@@ -136,6 +154,7 @@ class _Problem:
     producer: dict[Register, int | None] = field(default_factory=dict)
     readers: dict[Register, set[int | None]] = field(default_factory=dict)
     pinned: dict[int, Reason] = field(default_factory=dict)
+    reads: dict[int, list[Register]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         main = self.program.main
@@ -148,18 +167,21 @@ class _Problem:
                 value[instr.results[0].id] = value[source.id] if isinstance(source, Register) else None
                 continue
             self.nodes.append(index)
-            for x in instr.registers():
-                self._read(value[x.id], index)
+            read = [value[x.id] for x in instr.registers()]
+            self.reads[index] = [r for r in read if r is not None]
+            for r in self.reads[index]:
+                self._read(r, index)
             for r in instr.results:
                 value[r.id] = r
                 self.producer[r] = index
-        for r in main.results:
-            self._read(value[r.id], None)
+        for result in main.results:
+            shown = value[result.id]
+            if shown is not None:
+                self._read(shown, None)
         self._pin()
 
-    def _read(self, value: Register | None, reader: int | None) -> None:
-        if value is not None:
-            self.readers.setdefault(value, set()).add(reader)
+    def _read(self, value: Register, reader: int | None) -> None:
+        self.readers.setdefault(value, set()).add(reader)
 
     def _pin(self) -> None:
         sentence = "it follows from the position in the text, which 16 bits do not hold; once for all layers"
@@ -212,6 +234,24 @@ class _Problem:
             away = {self.host if i is None else devices[i] for i in readers} - {home}
             total += len(away) * self.cost.transfer_cost(value.type.nbytes)
         return total
+
+    def before_products(self, devices: Sequence[str], target: str) -> set[int]:
+        """What an assignment gives to the target before the first product there, and the host has what that
+        reads; nothing if the host would be long at it."""
+        found: set[int] = set()
+        spent = 0.0
+        for i in self.nodes:
+            if devices[i] != target:
+                continue
+            if family(self.program.main.body[i].op) in _PRODUCTS:
+                break
+            price = self.prices[self.host][i]
+            producers = {self.producer[r] for r in self.reads[i]} - found
+            ready = all(p is None or devices[p] == self.host for p in producers)
+            if ready and not isinstance(price, No):
+                found.add(i)
+                spent += price
+        return found if spent <= _START_US else set()
 
     def cut(self, target: str) -> list[str]:
         """Devices by the minimum cut; node 0 is the target's side, node 1 the host's."""

@@ -203,7 +203,10 @@ forgec.cli.main.main()
 """
 
 
-def test_ctrl_c_in_a_compile(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_in_a_compile(number, code, tmp_path):
     out = tmp_path / "out.forge"
     folder = os.path.dirname(__file__)
     process = subprocess.Popen(
@@ -222,9 +225,9 @@ def test_ctrl_c_in_a_compile(tmp_path):
         if "capture" in line:
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out_text, err = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(lines) + err
+    assert process.returncode == code, "".join(lines) + err
     assert err == "error: interrupted, no file written\n"
     assert out_text == ""
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,8 @@ from forgec.backends.vendor.portion import portion, smallest
 
 from forgec.errors import BackendError, InternalError, OptionError
 from forgec.executable import Executable
+from forgec.executable.archive import Info
+from forgec.executable.executable import compile_together
 from forgec.executable.signature import Signature
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.parser import parse
@@ -74,6 +76,18 @@ def executable(backend: Failing) -> Executable:
         {"kind": "tuple", "items": [leaf("x")]}, {"kind": "dict", "items": {}}, leaf("y"), ("x",)
     )
     return Executable(program, plan, signature, WEIGHTS.__getitem__, backend=lambda name: backend)
+
+
+def test_an_error_says_whose_program_it_is_about() -> None:
+    settings = Settings(timeout_s=5.0)
+    first, second = executable(Failing("add")), executable(Failing("add"))
+    first.shared.info, second.shared.info = Info("prefill"), Info("decode")
+    with pytest.raises(BackendError) as error:
+        compile_together([first.shared, second.shared], settings)
+    assert error.value.where is not None and error.value.where == "prefill, decode: segment 1"
+    with pytest.raises(BackendError) as error:
+        second.shared.compile_segments(settings)
+    assert error.value.where is not None and error.value.where == "decode: segment 1"
 
 
 def test_the_smallest_part_is_written_with_all_that_shows_the_failure(tmp_path) -> None:

@@ -213,3 +213,24 @@ def test_prices_may_depend_on_shapes() -> None:
     y = b("sum", b("tanh", x), axes=(0,), keepdims=True)
     program = b.program(b("exp", y))
     assert placed(program, Device("npu", price), 1e3).devices == ["npu", "npu", "cpu", "cpu"]
+
+
+def test_the_host_does_what_little_stands_before_the_first_product() -> None:
+    """The norm and the sum of an input, not what is made of a product, nor what it waits for; and nothing where
+    nobody asks, or the host would be long at it."""
+    b = Builder()
+    x, y, weight = b.param(64, 64), b.param(64, 64), b.const(64, 64)
+    normed = b("softmax", b("add", x, y), axis=-1)
+    product = b("linear", normed, weight, None)
+    whole = b("linear", b("tanh", b("add", product, b("exp", y))), weight, None)
+    program = b.program(whole)
+    npu = Device("npu", lambda i: 1.0)
+    assert placed(program, npu, 30.0).devices == ["npu"] * 7
+    npu.begins_with_products = True
+    found = placed(program, npu, 30.0)
+    assert found.devices == ["cpu"] * 2 + ["npu"] * 5
+    assert {found.reasons[i].code for i in (0, 1)} == {"cost"} and "first product" in found.reasons[
+        0
+    ].sentence
+    assert found.cost_us == pytest.approx(60 + 5 + 3 * COST.transfer_cost(64 * 64 * 4))
+    assert placed(program, npu, 51.0).devices == ["npu"] * 7

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from forgec.backends.base import Memory, No, Settings, Yes
 from forgec.backends.openvino import trial
@@ -166,3 +171,48 @@ class TestIntelsCompiler:
         with pytest.raises(BackendError, match=r"the limit is 0\.05 s") as caught:
             backends.get("intel-npu4000").compile(SEGMENT, lambda c: fresh, Settings(timeout_s=0.05))
         assert caught.value.exit_code == 4 and "segment 1 of 1" in str(caught.value)
+
+    def test_it_ends_with_forgec_and_has_a_heap_of_its_own(self, compiler: Toolchain, tmp_path: Path) -> None:
+        """Killed in the middle, forgec can end nothing that it started."""
+        count = 300  # a tenth of a second each
+        model = emitted(SEGMENT, value, "4000", "segment 1")
+        for number in range(count):
+            (tmp_path / str(number)).mkdir()
+            model.write(tmp_path / str(number))
+        (tmp_path / "jobs").write_text("".join(f"../{number}\n" for number in range(count)))
+        (tmp_path / "process").mkdir()
+        code = KILLED.format(folder=str(tmp_path / "process"))
+        with subprocess.Popen([sys.executable, "-c", code]) as forgec_process:
+            wait_until(lambda: (tmp_path / "1" / "model.blob").exists())
+            forgec_process.kill()
+        wait_until(lambda: not working_in(tmp_path))
+        assert not (tmp_path / str(count - 1) / "taken").exists()
+        if compiler.wine:
+            assert "@heap own" in (tmp_path / "process" / "log.txt").read_text(errors="replace")
+
+
+KILLED = """
+from pathlib import Path
+from forgec.backends.base import Settings
+from forgec.backends.openvino.toolchain import find
+from forgec.backends.vendor.worker import Job, run
+tools = find()
+command = tools.command("NPU", "../jobs", {{"NPU_COMPILER_TYPE": "PLUGIN", "NPU_PLATFORM": "4000"}})
+run(Job("models", command, Path({folder!r}), tools.environment), Settings())
+"""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def working_in(folder: Path) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+    return found

@@ -103,3 +103,8 @@ def test_outcomes_come_in_the_order_of_the_jobs(tmp_path: Path) -> None:
         (tmp_path / str(i)).mkdir()
         jobs.append(job(tmp_path / str(i), f"import time; time.sleep({0.2 * (2 - i)}); print({i})"))
     assert [outcome.log for outcome in run_all(jobs, Settings(jobs=3))] == ["0\n", "1\n", "2\n"]
+
+
+def test_its_input_ends_with_this_process_and_not_before(tmp_path: Path) -> None:
+    code = "import os, select; print(select.select([0], [], [], 0.3)[0])"
+    assert run(job(tmp_path, code), PLENTY).log == "[]\n"
