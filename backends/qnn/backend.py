@@ -178,6 +178,14 @@ class QnnBackend(Backend):
         stored = container.unpack(code, files=False).prediction if code else None
         return None if stored is None else from_dict(stored, self.chip.proxy_name)
 
+    def unpredicted(self, code: bytes) -> str:
+        if not code:
+            return ""
+        read = (
+            container.unpack_folded if container.is_folded(code) else partial(container.unpack, files=False)
+        )
+        return read(code).unpredicted
+
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
         """An ONNX model with one ``EPContext`` node, and the context binary beside it; of folded code those
         of every part, and how they are called."""

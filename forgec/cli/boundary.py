@@ -1,14 +1,15 @@
 """Where errors become messages and exit codes: no verb shows a traceback.
 
 A :class:`ForgecError` is printed as its text and leaves with its exit code; anything else is our bug: the
-traceback goes to a file and the message names it. Ctrl-C leaves with 130, a closed pipe with 141, both as any
-program that such a signal ends.
+traceback goes to a file and the message names it. Ctrl-C leaves with 130, a closed pipe with 141, SIGTERM
+with 143, as any program that such a signal ends; but what was started is ended first, and temporary files go.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -26,12 +28,43 @@ from ..errors import ForgecError, InternalError, OptionError
 from ..report.terminal import BAD, Printer, styled
 from ..version import __version__
 
-__all__ = ["EXIT_CHECK", "EXIT_TARGET", "EXIT_UNSUPPORTED", "Verb", "boundary", "verb", "wrote"]
+__all__ = [
+    "EXIT_CHECK",
+    "EXIT_TARGET",
+    "EXIT_UNSUPPORTED",
+    "Terminated",
+    "Verb",
+    "boundary",
+    "raise_when_terminated",
+    "verb",
+    "wrote",
+]
 
 EXIT_CHECK, EXIT_UNSUPPORTED, EXIT_TARGET = 1, 3, 5
 _EXIT_INTERRUPTED, _EXIT_PIPE = 130, 141
 
 _written: list[Path] = []
+
+
+class Terminated(BaseException):
+    """The process was asked to end; ``code`` is what it leaves with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
+def raise_when_terminated() -> None:
+    """Let SIGTERM and SIGHUP raise :class:`Terminated`, once: a second one ends the process as it is. Without
+    that they would leave a vendor's compiler running and its files behind."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has one ignored
+            signal.signal(number, ask)
 
 
 @dataclass(frozen=True)
@@ -72,10 +105,13 @@ def boundary() -> Iterator[None]:
         sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as end:
+        ended, code = (
+            ("terminated", end.code) if isinstance(end, Terminated) else ("interrupted", _EXIT_INTERRUPTED)
+        )
         files = ", ".join(map(str, _written))
-        _message("interrupted, " + (f"written before: {files}" if files else "no file written"))
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        _message(f"{ended}, " + (f"written before: {files}" if files else "no file written"))
+        raise typer.Exit(code) from None
     except BrokenPipeError:
         # Python flushes stdout once more when it ends; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

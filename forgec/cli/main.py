@@ -9,6 +9,7 @@ import sys
 from .analyze import analyze
 from .app import app
 from .bench import bench
+from .boundary import Terminated, raise_when_terminated
 from .compile import compile
 from .demo import demo
 from .doctor import doctor
@@ -40,4 +41,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
-    app(prog_name="forgec")
+    raise_when_terminated()
+    try:
+        app(prog_name="forgec")
+    except Terminated as end:  # outside of a verb
+        sys.exit(end.code)

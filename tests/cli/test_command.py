@@ -184,13 +184,14 @@ def test_an_illegal_knob_is_a_usage_error():
 
 
 INTERRUPTED = """
-import signal, sys, time, types
+import signal, sys, tempfile, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 import forgec.cli.main, forgec.models
 from cli_toy import example
 def compile(*args, progress, **more):
-    progress("capture", 0, 2)
-    time.sleep(30)
+    with tempfile.TemporaryDirectory():
+        progress("capture", 0, 2)
+        time.sleep(30)
 module = types.ModuleType("forgec.compile")
 module.compile = compile
 sys.modules["forgec.compile"] = module
@@ -203,7 +204,15 @@ forgec.cli.main.main()
 """
 
 
-def test_ctrl_c_in_a_compile(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+    ],
+)
+def test_a_signal_in_a_compile_leaves_nothing_behind(number, code, word, tmp_path):
     out = tmp_path / "out.forge"
     folder = os.path.dirname(__file__)
     process = subprocess.Popen(
@@ -211,6 +220,7 @@ def test_ctrl_c_in_a_compile(tmp_path):
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH")))),
+            "TMPDIR": str(tmp_path),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -222,9 +232,9 @@ def test_ctrl_c_in_a_compile(tmp_path):
         if "capture" in line:
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out_text, err = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(lines) + err
-    assert err == "error: interrupted, no file written\n"
+    assert process.returncode == code, "".join(lines) + err
+    assert err == f"error: {word}, no file written\n"
     assert out_text == ""
     assert list(tmp_path.iterdir()) == []
