@@ -74,7 +74,8 @@ def analyze(
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     shape: flags.Shape = None,
-    attn: flags.Attention = "sdpa",
+    part: flags.Part = None,
+    attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     weights: flags.Weights = None,
     costs: Annotated[
@@ -107,6 +108,7 @@ def analyze(
         tokens=tokens,
         batch=batch,
         attn=attn,
+        part=part,
         layers=layers,
         shapes=flags.parse_shapes(shape),
     )
