@@ -245,6 +245,10 @@ class Backend(ABC):
         """What the vendor's model says of compiled code; None if there is none."""
         return None
 
+    def unpredicted(self, code: bytes) -> str:
+        """Why there is no prediction of compiled code for which one was asked, a sentence; else empty."""
+        return ""
+
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
         """The files in compiled code that the vendor's own tools take, by name; empty if there are none."""
         return {}

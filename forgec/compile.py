@@ -239,6 +239,7 @@ class _Job:
                     predicted, own_ms = yield executable.shared
                     self.elsewhere_ms = (time.perf_counter() - start) * 1e3 - own_ms
                     report.predictions = compose.prediction_reports(plan, predicted)
+                    report.warnings += executable.shared.unpredicted()
                     report.verdict = verdict(plan, predicted, backend, cost)
                 break
             except RejectedError as rejected:

@@ -96,7 +96,7 @@ def model_class(config: PretrainedConfig, where: str | None = None) -> type[PreT
 
 
 def random_model(
-    cls: type[PreTrainedModel], config: PretrainedConfig, *, seed: int, attn: str, dtype: torch.dtype
+    cls: type[PreTrainedModel], config: PretrainedConfig, *, seed: int, attn: str | None, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Return `cls` with weights drawn from `seed`: equal seeds give equal weights.
 
@@ -108,8 +108,7 @@ def random_model(
         with torch.device("meta"):
             model = cls._from_config(config, attn_implementation=attn, dtype=dtype, **_STATIC)
     except Exception as err:  # inconsistent sizes surface as whatever the layers raise
-        hint = 'attn="eager" (--attn eager) is what every model has' if attn != "eager" else None
-        raise ModelError(f"{cls.__name__} cannot be built, with attn={attn!r}: {err}", hint=hint) from err
+        raise ModelError(f"{cls.__name__} cannot be built: {err}") from err
     if wanted.type == "meta":
         return model
     model.to_empty(device="cpu")
@@ -127,7 +126,12 @@ def random_model(
 
 
 def stored_model(
-    cls: type[PreTrainedModel], config: PretrainedConfig, folder: Path, *, attn: str, dtype: torch.dtype
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    folder: Path,
+    *,
+    attn: str | None,
+    dtype: torch.dtype,
 ) -> PreTrainedModel:
     """Return `cls` with the weights of the safetensors files in `folder`, converted to `dtype`.
 

@@ -17,7 +17,7 @@ from .programs import as_program, input_names
 from .sources import resolve
 from .streaming import Readers, check_types, stand_in_model
 
-_ATTENTIONS = ("sdpa", "eager")
+_ATTENTIONS = ("auto", "sdpa", "eager")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _DEFAULT_TOKENS = 128
 
@@ -105,7 +105,7 @@ def load(
     *,
     part: str | None = None,
     seed: int = 0,
-    attn: str = "sdpa",
+    attn: str = "auto",
     layers: int | None = None,
     dtype: str = "float32",
     stream: bool = False,
@@ -117,8 +117,9 @@ def load(
     name is the preset even if a directory has the same name: write "./gpt2" for the directory.
 
     `part` is "encoder" or "decoder" for the directory of a sequence-to-sequence model (presets carry it in
-    their name). `attn` is "sdpa", which traces to one attention op, or "eager", which traces to the matrix
-    products and the softmax. `layers` overrides the depth. `dtype` is "float32", "float16" or "bfloat16".
+    their name). `attn` is "sdpa", which traces to one attention op, "eager", which traces to the matrix
+    products and the softmax, or "auto": sdpa where the model has it. `layers` overrides the depth. `dtype` is
+    "float32", "float16" or "bfloat16".
 
     With `stream` the large weights of a checkpoint are not read: the module has stand-ins for them, and can
     be compiled, without the check against eager, but not run.
@@ -143,11 +144,13 @@ def load(
     config = make_config(source.content, layers, source.where)
     cls = model_class(config, source.where)
     inputs = input_names(cls, part, config)
+    if attn == "sdpa" and not cls._supports_sdpa:
+        raise ModelError(f"{cls.__name__} has no attention of kind sdpa", hint="leave out attn (--attn)")
     readers: Readers = {}
+    kwargs: dict[str, Any] = {"attn": None if attn == "auto" else attn, "dtype": _DTYPES[dtype]}
     if source.checkpoint is None:
-        model = random_model(cls, config, seed=seed, attn=attn, dtype=_DTYPES[dtype])
+        model = random_model(cls, config, seed=seed, **kwargs)
     else:
-        kwargs: dict[str, Any] = {"attn": attn, "dtype": _DTYPES[dtype]}
         if stream:
             model, readers = stand_in_model(cls, config, source.checkpoint, **kwargs)
         else:

@@ -80,7 +80,7 @@ def _part_inputs(cls: type[PreTrainedModel], part: str | None) -> tuple[str, ...
     if part not in PARTS:
         raise ModelError(
             f"{cls.__name__} is two programs, an encoder and a decoder, and part is {part!r}",
-            hint='choose one: part="encoder" or part="decoder"',
+            hint='choose one: part="encoder" or part="decoder" (--part)',
         )
     if part == "decoder" and not cls.can_generate():
         raise ModelError(

@@ -83,7 +83,12 @@ class Checkpoint:
 
 
 def stand_in_model(
-    cls: type[PreTrainedModel], config: PretrainedConfig, folder: Path, *, attn: str, dtype: torch.dtype
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    folder: Path,
+    *,
+    attn: str | None,
+    dtype: torch.dtype,
 ) -> tuple[PreTrainedModel, Readers]:
     """The model with stand-ins for its large weights, and what reads each of them, by its name in the model.
 

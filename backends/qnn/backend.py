@@ -25,6 +25,7 @@ from ..prediction import Prediction, Repeat
 from ..target import Target
 from ..vendor.support import Support, exact
 from . import compiler, container, session
+from .edge import MAX_RANK
 from .folded import COMPRESSED, compile_folded, fold_prices
 from .prediction import from_dict
 from .socs import CHIPS
@@ -37,7 +38,6 @@ FAMILY = "hexagon"
 
 KNOWN = Path(__file__).with_name("known.json")
 
-_MAX_RANK = 5
 _LOOK_UPS = ("embedding", "embedding_q", "gather")
 _COMPRESSED = {"linear_q": (1, 2), "embedding_q": (0, 2)}
 """By op: the operands that are decompressed at compile time, and so have to be constant."""
@@ -178,6 +178,14 @@ class QnnBackend(Backend):
         stored = container.unpack(code, files=False).prediction if code else None
         return None if stored is None else from_dict(stored, self.chip.proxy_name)
 
+    def unpredicted(self, code: bytes) -> str:
+        if not code:
+            return ""
+        read = (
+            container.unpack_folded if container.is_folded(code) else partial(container.unpack, files=False)
+        )
+        return read(code).unpredicted
+
     def vendor_files(self, code: bytes) -> Mapping[str, bytes]:
         """An ONNX model with one ``EPContext`` node, and the context binary beside it; of folded code those
         of every part, and how they are called."""
@@ -213,8 +221,8 @@ def by_rule(instr: Instr) -> No | None:
     for t in types:
         if t.numel == 0:
             return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
-        if t.rank > _MAX_RANK:
-            return No("rank", f"{t} has {t.rank} axes, Hexagon takes {_MAX_RANK}", "put axes together")
+        if t.rank > MAX_RANK:
+            return No("rank", f"{t} has {t.rank} axes, Hexagon takes {MAX_RANK}", "put axes together")
         if t.dtype is DType.F64:
             return No("dtype", f"{instr.op} computes in f64, Hexagon in f16", "compute in f32")
     reason = refusal(instr) if instr.op == "pool" else None

@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,13 +31,12 @@ from ..base import Constants, Settings
 from ..vendor.cache import Cache, key_of
 from ..vendor.calls import bound_inputs
 from ..vendor.portion import failing_beginning
-from ..vendor.worker import Job, Outcome, error_of, run_all
+from ..vendor.worker import Outcome, error_of, run_all
 from . import prediction
 from .container import Container, pack, unpack, with_prediction
 from .emit import Emitted, emit
-from .job import job_of
 from .legalise import legalise_segment
-from .process import RESULT
+from .runs import CONTEXT, OPTIONS, Run, files_of, job_for, require, run_in, why_none
 from .socs import Chip
 from .translate import originals, refused_instructions
 
@@ -51,11 +50,6 @@ __all__ = [
     "missing",
     "model_files",
 ]
-
-_OPTIONS = {"htp_graph_finalization_optimization_mode": "3"}
-"""About a tenth fewer cycles than the default for up to half more compile time."""
-
-_CONTEXT = "context.onnx"
 
 
 @cache
@@ -98,34 +92,15 @@ class Wanted:
 @dataclass(frozen=True)
 class Built:
     """``weights`` are the further inputs of the code, in order, over the constants that were bound.
-    ``prediction`` is as :mod:`.prediction` stores it; ``nbytes`` the size of code, ``seconds`` what the
-    vendor's compiler took, 0 if the cache had it."""
+    ``prediction`` is as :mod:`.prediction` stores it, ``unpredicted`` why it is none though it was asked for;
+    ``nbytes`` the size of code, ``seconds`` what the vendor's compiler took, 0 if the cache had it."""
 
     code: bytes
     weights: tuple[Recipe, ...]
     prediction: dict[str, Any] | None
     nbytes: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run of the vendor's compiler: its folder, which is its working directory, and what it is told."""
-
-    what: str
-    folder: Path
-    task: dict[str, Any]
-
-    def result(self) -> dict[str, Any]:
-        """``error`` is what the vendor said, empty if nothing, None if it never came to an end."""
-        path = self.folder / RESULT
-        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"error": None}
-        return found
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is an answer: the vendor's compiler said something, or died."""
-        return (self.folder / RESULT).is_file()
+    unpredicted: str = ""
 
 
 @dataclass
@@ -139,8 +114,8 @@ class _Work:
     weights: tuple[Recipe, ...]
     build_key: str
     estimate_key: str
-    build: _Run | None = None
-    estimate: _Run | None = None
+    build: Run | None = None
+    estimate: Run | None = None
     code: bytes | None = None
     prediction: dict[str, Any] | None = None
 
@@ -150,7 +125,7 @@ class _Work:
         return {r.id: str(instr.source or "") for instr in self.legal.main.body for r in instr.results}
 
     @property
-    def runs(self) -> list[_Run]:
+    def runs(self) -> list[Run]:
         return [run for run in (self.build, self.estimate) if run is not None]
 
 
@@ -177,18 +152,22 @@ def compile_segments(
         ]
         runs = [work.build for work in works if work.build is not None]
         runs += [work.estimate for work in works if work.estimate is not None]
-        outcomes = dict(zip(map(id, runs), run_all([_job([run]) for run in runs], settings), strict=True))
+        outcomes = dict(zip(map(id, runs), run_all([job_for([run]) for run in runs], settings), strict=True))
         for work in works:
             if work.build is not None:
                 _check(work, outcomes[id(work.build)], settings, chip)
-        return [_finish(work, chip, store).code for work in works]
+        ended = [outcomes.get(id(work.estimate)) for work in works]
+        return [
+            _finish(work, chip, store, outcome, settings).code
+            for work, outcome in zip(works, ended, strict=True)
+        ]
 
 
 def compile_parts(
     wanted: Sequence[Wanted], settings: Settings, chip: Chip, cached: Cache | None = None
 ) -> list[Built]:
-    """All of them, ``settings.jobs`` at a time in forks of one process. Raises ``BackendError`` if one
-    fails."""
+    """All of them, ``settings.jobs`` at a time in forks of one process. Raises ``BackendError`` if code that
+    is wanted does not compile; a prediction may fail."""
     store = Cache() if cached is None else cached
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         works = [
@@ -196,25 +175,13 @@ def compile_parts(
             for i, each in enumerate(wanted)
         ]
         runs = [run for work in works for run in work.runs]
+        outcome = None
         if runs:
-            job = _job(runs, Path(name), settings.jobs)
+            job = job_for(runs, Path(name), settings.jobs)
             (outcome,) = run_all([job], settings)
             for work in works:
-                _require(work.build or work.estimate, job, outcome, settings)
-        return [_finish(work, chip, store) for work in works]
-
-
-def _require(run: _Run | None, job: Job, outcome: Outcome, settings: Settings) -> None:
-    """``BackendError`` if a run of a job for several did not end well; a prediction beside code may fail."""
-    said = "" if run is None else run.result()["error"]
-    if run is None or said == "":
-        return
-    if outcome.stopped:
-        raise error_of(job, outcome, settings)
-    what = f"Qualcomm's compiler failed: {said or 'it died'}"[:300]
-    error = BackendError(what, run.what, "compile with fold=off")
-    error.log = outcome.log
-    raise error
+                require(work.build, job, outcome, settings)
+        return [_finish(work, chip, store, outcome, settings) for work in works]
 
 
 def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, settings: Settings) -> _Work:
@@ -224,7 +191,7 @@ def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, 
     emitted = emit(legal.program, legal.values(wanted.constants), folder, as_inputs=list(as_inputs))
     weights = tuple(_permuted(as_inputs[key], perm) for key, perm in emitted.bound)
     model = emitted.path.read_bytes()
-    options = json.dumps(_OPTIONS)
+    options = json.dumps(OPTIONS)
     told = json.dumps([options, _tables(wanted.program)])
     build_key = key_of("qnn code", model, _digest(emitted.weights), compiler_id(), str(chip.soc), told)
     estimate_key = key_of("qnn estimate", model, compiler_id(), str(chip.proxy), options)
@@ -235,43 +202,23 @@ def _prepare(wanted: Wanted, folder: Path, chip: Chip, store: Cache, what: str, 
             work.build_key = _unpredicted(build_key)
             work.code = store.get(work.build_key)
         if work.code is None:
-            work.build = _run(folder / "build", f"{what} for {chip.name}", chip.soc, {}, _CONTEXT)
+            work.build = run_in(folder / "build", f"{what} for {chip.name}", chip.soc, {}, CONTEXT)
     if work.code is None and settings.predict:
         kept = store.get(estimate_key)
         work.prediction = None if kept is None else json.loads(kept)
         if kept is None:
-            work.estimate = _run(
+            work.estimate = run_in(
                 folder / "estimate",
                 f"{what} for {chip.proxy_name}",
                 chip.proxy,
                 prediction.PROVIDER_OPTIONS,
-                None if wanted.code else _CONTEXT,  # for its size
+                None if wanted.code else CONTEXT,  # for its size
             )
     return work
 
 
 def _unpredicted(build_key: str) -> str:
     return key_of(build_key, "without a prediction")
-
-
-def _run(folder: Path, what: str, soc: int, provider: dict[str, str], context: str | None) -> _Run:
-    folder.mkdir()
-    given = {**_OPTIONS, **provider}
-    task = {
-        "folder": str(folder),
-        "model": "../model.onnx",
-        "soc": soc,
-        "context": context,
-        "provider": given,
-    }
-    return _Run(what, folder, task)
-
-
-def _job(runs: Sequence[_Run], folder: Path | None = None, jobs: int = 1) -> Job:
-    """A process for these runs; in the folder of the only one, if there is one."""
-    folder = folder or runs[0].folder
-    what = runs[0].what if len(runs) == 1 else f"{len(runs)} parts, {runs[0].what} first"
-    return job_of(what, [run.task for run in runs], folder, jobs)
 
 
 def _digest(path: Path) -> str:
@@ -299,7 +246,7 @@ def _explain(work: _Work, outcome: Outcome, settings: Settings, chip: Chip) -> N
     if said == "":
         return
     if outcome.stopped:
-        raise error_of(_job([run]), outcome, settings)
+        raise error_of(job_for([run]), outcome, settings)
     refused = refused_instructions(said or "", outcome.log, work.legal)
     segment = work.wanted.program
     if refused:
@@ -339,24 +286,28 @@ def _compiles(segment: Program, constants: Constants, settings: Settings, chip: 
     with tempfile.TemporaryDirectory(prefix="forgec-qnn-") as name:
         legal = legalise_segment(segment)
         emit(legal.program, legal.values(constants), Path(name))
-        run = _run(Path(name) / "build", "bisection", chip.soc, {}, None)
-        run_all([_job([run])], settings)
+        run = run_in(Path(name) / "build", "bisection", chip.soc, {}, None)
+        run_all([job_for([run])], settings)
         return bool(run.result()["error"] == "")
 
 
-def _finish(work: _Work, chip: Chip, store: Cache) -> Built:
+def _finish(work: _Work, chip: Chip, store: Cache, outcome: Outcome | None, settings: Settings) -> Built:
+    """``outcome`` is that of the process that made the prediction."""
     if work.code is not None:
-        kept = unpack(work.code, files=False).prediction
+        head = unpack(work.code, files=False)
+        kept, unpredicted = head.prediction, head.unpredicted
         found = None if kept is None else prediction.placed(kept, work.sources)
         data = work.code if found is None or found == kept else with_prediction(work.code, found)
-        return Built(data, work.weights, found, len(data), 0.0)
+        return Built(data, work.weights, found, len(data), 0.0, unpredicted)
     run = work.build or work.estimate
     seconds = 0.0 if run is None else float(run.result()["seconds"])
-    files = {} if run is None else _files(run.folder)
+    files = {} if run is None else files_of(run.folder)
     size = sum(map(len, files.values()))
     found = _estimate(work, store, size)
+    lost = "" if found is not None else why_none(work.estimate, outcome, settings)
     if work.build is None:
-        return Built(b"", work.weights, found, 0 if found is None else found["code_bytes"], seconds)
+        size = 0 if found is None else found["code_bytes"]
+        return Built(b"", work.weights, found, size, seconds, lost)
     code = Container(
         compiler_id(),
         chip.soc,
@@ -365,18 +316,14 @@ def _finish(work: _Work, chip: Chip, store: Cache) -> Built:
         _tables(work.wanted.program),
         found,
         files,
+        lost,
     )
     packed = pack(code)
-    # Where the prediction was stopped, by time or memory, another compile is to try again.
-    ended = work.estimate is None or work.estimate.ended
-    store.put(work.build_key if ended else _unpredicted(work.build_key), packed)
-    return Built(packed, work.weights, found, len(packed), seconds)
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """The vendor's files of one compile, by name."""
-    paths = [folder / _CONTEXT, *sorted(folder.glob("*.bin"))]
-    return {path.name: path.read_bytes() for path in paths if not path.name.endswith("_schematic.bin")}
+    if work.estimate is None or work.estimate.ended:
+        store.put(work.build_key, packed)
+    else:  # it was stopped, by time or memory: another compile is to try again, one without need not
+        store.put(_unpredicted(work.build_key), pack(replace(code, unpredicted="")))
+    return Built(packed, work.weights, found, len(packed), seconds, code.unpredicted)
 
 
 def _estimate(work: _Work, store: Cache, code_bytes: int) -> dict[str, Any] | None:

@@ -42,7 +42,8 @@ _HEAD_LIMIT = 1 << 28
 class Container:
     """``files`` are the vendor's, by name; ``prediction`` is as :mod:`.prediction` stores it, or None.
 
-    ``tables`` says which inputs are ids of a table with so many rows, by position.
+    ``tables`` says which inputs are ids of a table with so many rows, by position. ``unpredicted`` is why a
+    prediction that was asked for is none.
     """
 
     compiler: str
@@ -52,20 +53,26 @@ class Container:
     tables: Mapping[int, int]
     prediction: dict[str, Any] | None
     files: Mapping[str, bytes]
+    unpredicted: str = ""
 
 
 @dataclass(frozen=True)
 class Folded:
     """``parts`` are containers in bytes, called as ``calls`` says; ``prediction`` is a ``Prediction`` in
-    JSON."""
+    JSON, ``unpredicted`` why it is none though it was asked for."""
 
     calls: bytes
     parts: tuple[bytes, ...]
     prediction: dict[str, Any] | None
+    unpredicted: str = ""
 
 
 def pack_folded(code: Folded) -> bytes:
-    head = {"sizes": [len(data) for data in (code.calls, *code.parts)], "prediction": code.prediction}
+    head = {
+        "sizes": [len(data) for data in (code.calls, *code.parts)],
+        "prediction": code.prediction,
+        "unpredicted": code.unpredicted,
+    }
     packed = zlib.compress(json.dumps(head, sort_keys=True).encode(), 6)
     return b"".join((_FOLDED, len(packed).to_bytes(8, "little"), packed, code.calls, *code.parts))
 
@@ -89,7 +96,8 @@ def unpack_folded(data: bytes) -> Folded:
         for size in sizes:
             found.append(data[place : place + size])
             place += size
-        return Folded(found[0], tuple(found[1:]), head["prediction"])
+        said = str(head.get("unpredicted", ""))
+        return Folded(found[0], tuple(found[1:]), head["prediction"], said)
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise BackendError(
             f"the folded code of a Hexagon segment is damaged: {error}", hint="compile again"
@@ -104,6 +112,7 @@ def pack(code: Container) -> bytes:
         "outputs": [_port(port) for port in code.outputs],
         "tables": {str(i): rows for i, rows in code.tables.items()},
         "prediction": code.prediction,
+        "unpredicted": code.unpredicted,
         "files": {name: len(data) for name, data in code.files.items()},
     }
     return _join(head, [data for _, data in sorted(code.files.items())])
@@ -169,6 +178,7 @@ def _unpack(data: bytes, files: bool) -> Container:
         {int(i): int(rows) for i, rows in head["tables"].items()},
         head["prediction"],
         found,
+        str(head.get("unpredicted", "")),
     )
 
 

@@ -8,10 +8,14 @@ import numpy as np
 
 from forgec.ir.types import TensorType
 
-__all__ = ["F16_LIMIT", "Port", "to_float"]
+__all__ = ["F16_LIMIT", "MAX_RANK", "Port", "to_float"]
 
 F16_LIMIT = 60_000.0
 """What lies outside f16 becomes plus or minus this: so far inside that adding a score does not overflow."""
+
+
+MAX_RANK = 5
+"""Axes that an operand may have; a port of more is rows."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ def compile_folded(
         for part, row in zip(timed, alone, strict=True)
     }
     _, repeats = decide("on", division, [_cost(part, chip) for part in parts], outside)
+    lost = [row.unpredicted for row in alone] or [""] * len(repeats)
+    repeats = [
+        dataclasses.replace(repeat, reason="; ".join(filter(None, (repeat.reason, why))))
+        for repeat, why in zip(repeats, lost, strict=True)
+    ]
     predictions = []
     packed = []
     found = [_prediction(part, chip) for part in parts]
@@ -68,11 +73,14 @@ def compile_folded(
         moved = [dataclasses.replace(call, part=used.index(call.part)) for call in own]
         codes = tuple(parts[part].code for part in used)
         predictions.append(total([_at(found[call.part], call) for call in given], sum(map(len, codes))))
-        packed.append((to_bytes(moved), codes))
+        whys = dict.fromkeys(why for part in used if (why := parts[part].unpredicted))
+        packed.append((to_bytes(moved), codes, "; ".join(whys)))
     told = with_repeats(predictions, division, repeats)
     return [
-        container.pack_folded(container.Folded(text, codes, None if p is None else dataclasses.asdict(p)))
-        for (text, codes), p in zip(packed, told, strict=True)
+        container.pack_folded(
+            container.Folded(text, codes, None if p is None else dataclasses.asdict(p), why)
+        )
+        for (text, codes, why), p in zip(packed, told, strict=True)
     ], repeats
 
 
@@ -93,6 +101,9 @@ def fold_prices(
         built = compile_parts(list(wanted.values()), settings, chip)
     except BackendError as error:
         return _not_folded(division, error.what)
+    lost = next((each.unpredicted for each in built if each.unpredicted), "")
+    if lost:
+        return _not_folded(division, lost)
     costs = {key: _cost(each, chip) for key, each in zip(wanted, built, strict=True)}
     nothing = Cost(None, 0, 0.0)
     folded = [costs.get((part, 0), nothing) for part in range(len(division.parts))]

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from ..graph import tensor_type, torch_dtype
 from ..ir.types import TensorType
+from .attributes import attributes_kept
 
 __all__ = [
     "BLOCK_OP",
@@ -124,7 +125,7 @@ def run_unchanged(
 ) -> Any:
     """The model's result, with no trace of the run left in its buffers (nor of them in the result)."""
     kept = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]
-    with torch.no_grad():
+    with torch.no_grad(), _same_buffers(model):
         try:
             result = model(*args, **kwargs)
             if any(buffer._version != version for buffer, version, _ in kept):
@@ -134,6 +135,18 @@ def run_unchanged(
             for buffer, version, value in kept:
                 if buffer._version != version:
                     buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    """A buffer that is set to another tensor meanwhile is the one before afterwards."""
+    tables = [module._buffers for module in model.modules() if module._buffers]
+    kept = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, entries in zip(tables, kept, strict=True):
+            table.update(entries)
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool = False) -> Recorded:
@@ -155,7 +168,13 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake
     handles = [module.register_forward_hook(hook(path)) for path, module in found.items()]
     try:
         if fake:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), _run_once(found):
+            with (
+                FakeTensorMode(allow_non_fake_inputs=True) as mode,
+                torch.no_grad(),
+                _same_buffers(model),
+                attributes_kept(model),
+                _run_once(found),
+            ):
                 args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
                 result = model(*args, **kwargs)
         else:

@@ -262,14 +262,21 @@ def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
 
 
 def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable, trace: Trace) -> Block:
-    """Export the representative of a kind and bind every instance's constants.
+    """Trace the representative of a kind, by ``trace`` where it takes more than a run on fake tensors, and
+    bind every instance's constants.
 
     Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor
     buffer of the block (a table built in its forward) is shared by all.
     """
     first = calls[0]
     args, kwargs = first.example()
-    exported = trace(first.module, args, kwargs)
+    try:
+        exported = retrace_module(first.module, args, kwargs)
+    except RetraceError as error:
+        if trace is retrace_module:
+            raise
+        log(1, f"block {first.path} is exported: {first_line(error)}")
+        exported = trace(first.module, args, kwargs)
     if exported.states:
         raise CaptureError(f"block {first.path} changes its buffer {min(exported.states)!r}")
     own = _own_tensors(first.module)

@@ -1,11 +1,11 @@
-"""Trace a module again for other sizes, in a fraction of what ``torch.export`` takes.
+"""Trace a module in a fraction of what ``torch.export`` takes: again for other sizes, or a block.
 
-``torch.export`` has captured the module before, and checked what it checks (parts that are no tensors, state
-that changes, values that decide). Here the module's own code runs once more, on fake tensors of the new
-sizes, in the context that an export gives it, and every operator that it calls is written down at the same
-level, before autograd and decompositions. Nothing is carried over from the other sizes: a branch on a size is
-taken as the code takes it. Whatever is not a pure operator on tensors of known origin raises
-:class:`RetraceError`, and the caller exports.
+``torch.export`` has captured the module before, or what the block stands in. Here the module's own code runs
+once more, on fake tensors of the new sizes, in the context that an export gives it, and every operator that
+it calls is written down at the same level, before autograd and decompositions. Nothing is carried over from
+the other sizes: a branch on a size is taken as the code takes it. Whatever is not a pure operator on tensors
+of known origin raises :class:`RetraceError`, and so does a parameter, buffer or attribute that the code sets;
+then the caller exports.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ir.program import Source
+from .attributes import attributes_kept
 from .blocks import BLOCK_OP, empty_results
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, types_of
 from .source import user_line_of
@@ -60,7 +61,9 @@ def retrace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         stack.enter_context(recorder)
         try:
             given_args, given_kwargs = pytree.tree_unflatten(given, spec)
-            result = module(*given_args, **given_kwargs)
+            with attributes_kept(module):
+                result = module(*given_args, **given_kwargs)
+            recorder.refuse_changes()
         except RetraceError:
             raise
         except Exception as error:  # the model's own code, or a fake tensor without the value asked for
@@ -84,6 +87,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self._fake = fake
         self._paths = {id(m): path for path, m in module.named_modules()}
         self._nodes: Any = WeakTensorKeyDictionary()
+        self._stand_ins: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
 
     @contextmanager
     def weights(self) -> Iterator[None]:
@@ -101,10 +105,17 @@ class _Recorder(ProxyTorchDispatchMode):
                     if tensor is not None:
                         full = f"{path}.{name}" if path else name
                         table[name] = self._constant(full, tensor.detach(), self._faked(tensor))
+                        self._stand_ins.append((full, table, name, table[name]))
             yield
         finally:
             for (_, table), entries in zip(tables, kept, strict=True):
                 table.update(entries)
+
+    def refuse_changes(self) -> None:
+        """:class:`RetraceError` if the code put another tensor in the place of a parameter or buffer."""
+        for full, table, name, stand_in in self._stand_ins:
+            if table.get(name) is not stand_in:
+                raise RetraceError(f"{full} is exchanged")
 
     def input(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fake tensor for an input."""

@@ -11,7 +11,7 @@ import typer
 from ..options import Options
 from ..report import units
 from ..report.report import RepeatReport, Verdict
-from ..report.terminal import BAD, GOOD, HEAD, Printer, styled, verdict_text
+from ..report.terminal import BAD, GOOD, HEAD, WARN, Printer, styled, verdict_text
 from . import flags
 from .boundary import EXIT_UNSUPPORTED, verb
 from .output import Format, Output
@@ -45,7 +45,7 @@ class Analysis:
     """One target, which cannot run ``refused`` of the ``off_target`` instructions; the others are faster
     elsewhere. ``flops_share`` is by device, times are microseconds of one run, estimated by the cost models
     of the devices. ``calibration`` is by device what these are fitted on; ``verdict`` says which
-    device is faster, and has what the vendor's compiler simulates."""
+    device is faster, and has what the vendor's compiler simulates; ``warnings`` are the compile's."""
 
     target: str
     instructions: int
@@ -58,6 +58,7 @@ class Analysis:
     fold: list[RepeatReport] = field(default_factory=list)
     """What repeats on the target, with the prices of compiling it once."""
     verdict: Verdict | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @verb(
@@ -73,7 +74,8 @@ def analyze(
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     shape: flags.Shape = None,
-    attn: flags.Attention = "sdpa",
+    part: flags.Part = None,
+    attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     weights: flags.Weights = None,
     costs: Annotated[
@@ -106,6 +108,7 @@ def analyze(
         tokens=tokens,
         batch=batch,
         attn=attn,
+        part=part,
         layers=layers,
         shapes=flags.parse_shapes(shape),
     )
@@ -114,9 +117,10 @@ def analyze(
     for name in targets:
         executable = compile_subject(subject, output, target=name, options=options)
         report = executable.report
-        verdict = None if report is None else report.verdict
-        analysis = analyse_plan(executable.plan, costs)
-        found.append(replace(analysis, fold=fold_prices(executable), verdict=verdict))
+        analysis = replace(analyse_plan(executable.plan, costs), fold=fold_prices(executable))
+        if report is not None:
+            analysis = replace(analysis, verdict=report.verdict, warnings=report.warnings)
+        found.append(analysis)
     output.result(
         {"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer)
     )
@@ -270,6 +274,8 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         printer.line(everything, f" on {a.target}{faster}; {devices} (estimated; {fitted})")
         if a.verdict is not None:
             printer.line(verdict_text(a.verdict))
+        for warning in a.warnings:
+            printer.line(styled("warning: ", WARN), warning)
 
 
 def _fold_row(repeat: RepeatReport) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,8 @@ def compile(
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     shape: flags.Shape = None,
-    attn: flags.Attention = "sdpa",
+    part: flags.Part = None,
+    attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
     context: Annotated[
@@ -117,6 +118,7 @@ def compile(
         require_writable(path)
 
     shapes = flags.parse_shapes(shape)
+    sizes: dict[str, Any] = {"tokens": tokens, "batch": batch, "shapes": shapes}
     targets = [name.strip() for name in target.split(",") if name.strip()]
     require_targets(targets or [target])
     if len(targets) > 1:
@@ -125,17 +127,13 @@ def compile(
                 "--context, --report, --trace, --emit-ir and --emit are for one target",
                 hint="compile for each target by itself",
             )
-        subject = load_subject(
-            model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers, shapes=shapes
-        )
+        subject = load_subject(model, output, **sizes, seed=seed, part=part, attn=attn, layers=layers)
         return _for_targets(subject, targets, options, out, output)
     if context is None:
         if chunk or calibrate:
             flag = "--chunk" if chunk else "--calibrate"
             raise OptionError(f"{flag} is for models that write text", hint="give --context N too")
-        subject = load_subject(
-            model, output, tokens=tokens, batch=batch, seed=seed, attn=attn, layers=layers, shapes=shapes
-        )
+        subject = load_subject(model, output, **sizes, seed=seed, part=part, attn=attn, layers=layers)
         executable = compile_subject(subject, output, target=target, options=options)
         result = executable.report
         out = out or Path(f"{subject.name}.forge")
@@ -145,6 +143,8 @@ def compile(
             raise OptionError(
                 "--context and --chunk give all sizes", hint="leave out --tokens, --batch and --shape"
             )
+        if part is not None:
+            raise OptionError("--context is for models of one part", hint="leave out --context or --part")
         programs = compile_text_model(
             model,
             output,

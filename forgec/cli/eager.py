@@ -73,6 +73,6 @@ def flat_outputs(signature: Signature, outputs: Any) -> list[np.ndarray]:
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise InputError(
             f"the model's outputs are not those of the file: {error}",
-            hint="give the model, --attn and --layers that it was compiled with",
+            hint="give the model, --part, --attn and --layers that it was compiled with",
         ) from None
     return [found[index] for index in range(len(found))]

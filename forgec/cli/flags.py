@@ -18,6 +18,7 @@ __all__ = [
     "Layers",
     "ModelFlag",
     "OptionalModel",
+    "Part",
     "Quiet",
     "Seed",
     "Shape",
@@ -46,7 +47,16 @@ Shape = Annotated[
     typer.Option("--shape", metavar="INPUT=N,N", help="Shape of an ONNX file's input, repeatable."),
 ]
 Batch = Annotated[int, typer.Option(metavar="N", help="Size of the batch axis.")]
-Attention = Annotated[str, typer.Option(metavar="sdpa|eager", help="How the model computes attention.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="encoder|decoder", help="Of a directory's sequence-to-sequence model: what to take."
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(metavar="auto|sdpa|eager", help="How the model computes attention; auto: sdpa if it can."),
+]
 Layers = Annotated[int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")]
 Weights = Annotated[
     str | None,

@@ -30,7 +30,8 @@ def repro(
     tokens: flags.Tokens = None,
     batch: flags.Batch = 1,
     shape: flags.Shape = None,
-    attn: flags.Attention = "sdpa",
+    part: flags.Part = None,
+    attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     option: Annotated[
         list[str] | None,
@@ -58,6 +59,7 @@ def repro(
         tokens=tokens,
         batch=batch,
         attn=attn,
+        part=part,
         layers=layers,
         shapes=flags.parse_shapes(shape),
     )

@@ -69,7 +69,8 @@ def load_subject(
     tokens: int | None = None,
     batch: int = 1,
     seed: int = 0,
-    attn: str = "sdpa",
+    part: str | None = None,
+    attn: str = "auto",
     layers: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Subject:
@@ -80,8 +81,10 @@ def load_subject(
     """
     output.note(f"loading {spec}")
     if is_onnx(spec):
-        if layers is not None:
-            raise OptionError(f"{spec} fixes its depth", hint="leave out --layers")
+        if layers is not None or part is not None:
+            raise OptionError(
+                f"{spec} fixes its depth and is one program", hint="leave out --layers and --part"
+            )
         from ..capture.onnx import OnnxModel
 
         model = OnnxModel(spec, shapes=shapes, tokens=tokens, batch=batch)
@@ -90,8 +93,10 @@ def load_subject(
     if shapes:
         raise OptionError(f"--shape is for ONNX files, and {spec} is none", hint="use --tokens and --batch")
     if is_exported(spec):
-        if tokens is not None or batch != 1 or layers is not None:
-            raise OptionError(f"{spec} fixes its sizes", hint="leave out --tokens, --batch and --layers")
+        if tokens is not None or batch != 1 or layers is not None or part is not None:
+            raise OptionError(
+                f"{spec} fixes its sizes", hint="leave out --tokens, --batch, --layers and --part"
+            )
         from ..capture.pt2 import load_pt2
 
         program = load_pt2(Path(spec))
@@ -99,7 +104,7 @@ def load_subject(
         return Subject(Path(spec).stem, program, lambda seed: (tuple(args), kwargs), spec, fixed=True)
     from .. import models
 
-    loaded = models.load(spec, seed=seed, attn=attn, layers=layers)
+    loaded = models.load(spec, part=part, seed=seed, attn=attn, layers=layers)
     return Subject(
         name=loaded.name,
         model=loaded.module,

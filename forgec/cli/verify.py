@@ -37,7 +37,8 @@ def verify(
     file: flags.Artifact,
     model: flags.OptionalModel = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Fresh inputs to compare on, with -m.")] = 2,
-    attn: flags.Attention = "sdpa",
+    part: flags.Part = None,
+    attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
     fmt: flags.FormatFlag = Format.text,
@@ -70,6 +71,7 @@ def verify(
                 batch=batch,
                 seed=seed,
                 attn=attn,
+                part=part,
                 layers=layers,
                 shapes=shapes if is_onnx(model) else None,
             )

@@ -105,6 +105,15 @@ class Shared:
         """:func:`compile_together` of this program alone."""
         return compile_together([self], settings)[0]
 
+    def unpredicted(self) -> list[str]:
+        """Why vendors' models say nothing of compiled segments that they were asked about, in sentences."""
+        whys: dict[str, list[int]] = {}
+        for index, code in sorted(self._code.items()):
+            why = self.backend(self.plan.segments[index].device).unpredicted(code)
+            if why:
+                whys.setdefault(why, []).append(index)
+        return [f"segment {', '.join(map(str, indices))}: {why}" for why, indices in whys.items()]
+
     def _by_device(self) -> dict[str, list[int]]:
         """The segments that compute something, by the device that they are for."""
         found: dict[str, list[int]] = {}

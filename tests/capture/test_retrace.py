@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch.utils import _pytree as pytree
 import forgec
 from forgec import Dim
 from forgec.capture import capture
+from forgec.capture.retrace import RetraceError, retrace_module
 from forgec.errors import CaptureError
 
 SIZES = (4, 1)
@@ -55,6 +58,34 @@ class Counting(nn.Module):
         return x + self.seen
 
 
+class Exchanging(nn.Module):
+    """A state that is set rather than changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen = self.seen + x.shape[0]
+        return x + self.seen
+
+
+class Keeping(nn.Module):
+    """It makes a table in its first call, in a dictionary or in an attribute of its own."""
+
+    def __init__(self, within: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.tables: dict[str, torch.Tensor] = {}
+        self.within = within
+
+    def forward(self, x):
+        held = self.tables if self.within else vars(self)
+        if "table" not in held:
+            held["table"] = torch.arange(3.0)
+        return self.inner(x) + held["table"]
+
+
 class Deciding(nn.Module):
     """A value decides for one row only."""
 
@@ -80,7 +111,14 @@ def _compiled(model, rows):
 
 @pytest.mark.parametrize(
     ("made", "refused"),
-    [(Branching, ""), (Table, ""), (Several, ""), (InPlace, "add_"), (Counting, "add_")],
+    [
+        (Branching, ""),
+        (Table, ""),
+        (Several, ""),
+        (InPlace, "add_"),
+        (Counting, "add_"),
+        (Exchanging, "seen"),
+    ],
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_the_second_size_is_what_the_code_does_there(made, refused):
@@ -145,3 +183,49 @@ def test_tables_of_several_sizes_are_kept_apart(tmp_path):
         for size in (2, 4):
             x = torch.randn(size, 3, generator=torch.Generator().manual_seed(size))
             np.testing.assert_allclose(opened(x), model(x).numpy(), rtol=1e-6)
+
+
+class Stacked(nn.Module):
+    def __init__(self, block: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(block() for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_blocks_are_traced_without_an_export(monkeypatch):
+    export, exported = torch.export.export, []
+
+    def counted(module, *args, **more):
+        exported.append(type(module))
+        return export(module, *args, **more)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    torch.manual_seed(0)
+    model = Stacked(Branching).eval()
+    executable, x = _compiled(model, 4)
+    assert exported == [Stacked] and executable.report.capture.mode == "blocks"
+    np.testing.assert_allclose(executable(x), model(x).detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_run_without_values_leaves_no_tensor_of_its_own(within):
+    """The model is run with them then."""
+    model = Stacked(partial(Keeping, within)).eval()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    executable = forgec.compile(model, (x,), check=False)
+    with torch.no_grad():
+        wanted = model(x)
+    np.testing.assert_allclose(executable(x), wanted.numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_trace_that_keeps_a_tensor_is_refused(within):
+    model = Keeping(within).eval()
+    before = {**vars(model)}
+    with pytest.raises(RetraceError, match=r"kept in table"):
+        retrace_module(model, (torch.ones(4, 3),), {})
+    assert vars(model) == before and not model.tables

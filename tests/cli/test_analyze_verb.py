@@ -123,12 +123,13 @@ def test_times_are_those_of_the_device_and_the_verdict_is_said(forgec, fake_comp
 
     said = Verdict("null", "2.0 x as fast: it was simulated", 1.0, 2.0, 1.0)
     executable = split_toy()
-    monkeypatch.setattr(type(executable), "report", sample(verdict=said))
+    monkeypatch.setattr(type(executable), "report", sample(verdict=said, warnings=["no prediction"]))
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: executable)
     result = forgec("analyze", "-m", "toy", "-t", "null", "-q")
-    assert result.stdout.splitlines()[-1] == f"null, {said.sentence}"
+    assert result.stdout.splitlines()[-2:] == [f"null, {said.sentence}", "warning: no prediction"]
     result = forgec("analyze", "-m", "toy", "-t", "null", "--format", "json")
     assert json.loads(result.stdout)["targets"][0]["verdict"]["placed_us"] == 1.0
+    assert json.loads(result.stdout)["targets"][0]["warnings"] == ["no prediction"]
 
 
 def test_what_folding_would_cost_is_asked_of_the_target():

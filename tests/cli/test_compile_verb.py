@@ -55,9 +55,9 @@ def test_json_is_the_report(forgec, fake_compile, tmp_path):
 
 
 def test_sizes_and_weights_reach_the_model(forgec, fake_compile, tmp_path):
-    flags = ("--tokens", 16, "--batch", 2, "--attn", "eager", "--layers", 3, "--seed", 5)
+    flags = ("--tokens", 16, "--batch", 2, "--attn", "eager", "--layers", 3, "--seed", 5, "--part", "encoder")
     forgec("compile", "-m", "toy", "-o", tmp_path / "o.forge", *flags)
-    assert fake_compile.loads == [("toy", {"seed": 5, "attn": "eager", "layers": 3})]
+    assert fake_compile.loads == [("toy", {"part": "encoder", "seed": 5, "attn": "eager", "layers": 3})]
     assert fake_compile.model.asked == [(16, 2, 0)]
 
 

@@ -336,11 +336,26 @@ def test_inputs_of_other_kinds(case, tmp_path):
     architecture, config, shapes = OTHER_INPUTS[case]
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"architectures": [architecture], **config}))
-    model = models.load(path, attn="eager")
+    model = models.load(path)
     _, inputs = model.example_inputs(seed=1)
     assert {name: tuple(x.shape) for name, x in inputs.items()} == shapes
     assert all(torch.isfinite(p).all() for p in model.module.parameters()), "weights that nothing initialised"
-    assert_same_outputs(model, models.load(path, attn="eager"))
+    assert_same_outputs(model, models.load(path))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_model_without_sdpa_is_loaded_all_the_same(stored, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = {"model_type": "mpnet", "architectures": ["MPNetModel"], "vocab_size": 31, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "config.json"
+    if stored:
+        models.load(path).module.save_pretrained(tmp_path)
+        path = tmp_path
+    assert models.load(path).config._attn_implementation == "eager"
+    with pytest.raises(ModelError, match="MPNetModel has no attention of kind sdpa") as caught:
+        models.load(path, attn="sdpa")
+    assert "--attn" in caught.value.hint
 
 
 # --------------------------------------------------------------------------------------------- bad files

@@ -121,7 +121,7 @@ def load(family: str, folder: Path) -> models.LoadedModel:
         return models.load(PRESETS[family])
     config = folder / "config.json"
     config.write_text(json.dumps({"model_type": family, **CONFIGS[family]}))
-    return models.load(config, attn="eager" if family in ("bloom", "gemma2", "mpt") else "sdpa")
+    return models.load(config)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

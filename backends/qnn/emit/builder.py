@@ -63,6 +63,7 @@ class Builder:
         self._weights = weights
         self._forms: dict[int, dict[Shape, str]] = {}
         self._slices: dict[int, list[tuple[Shape, str]]] = {}
+        self._folded: dict[int, np.ndarray] = {}
         self._cache: dict[Any, str] = {}
         self._prefix = ""
         self._steps: dict[str, int] = {}
@@ -135,6 +136,32 @@ class Builder:
         if not isinstance(x, ConstRef) or self.is_input(x):
             return None
         return self._constants(self.program.constants[x.name])
+
+    def fold(self, register: Register, array: np.ndarray) -> None:
+        """``array`` is the register's value, whatever the inputs are."""
+        array = np.ascontiguousarray(array).reshape(register.type.shape)
+        self._folded[register.id] = array
+        self.define(register, self.initializer(array))
+
+    def single(self, x: Operand) -> Any:
+        """The number that all elements of an operand are; None if they differ or are not known."""
+        array = self._folded.get(x.id) if isinstance(x, Register) else self.static(x)
+        if array is None or not array.size or not (array == array.flat[0]).all():
+            return None
+        return array.flat[0].item()
+
+    def of_a_slice(self, x: Operand) -> bool:
+        """Whether an operand is a part of a value, or has been made of one element by element."""
+        waiting = [x]
+        while waiting:
+            x = waiting.pop()
+            made = self.producers.get(x.id) if isinstance(x, Register) else None
+            if made is None:
+                continue
+            if made.op == "slice":
+                return True
+            waiting += [y for y in made.registers() if y.type.numel == x.type.numel]  # type: ignore[union-attr]
+        return False
 
     def is_input(self, x: Operand) -> bool:
         """True for a constant whose value is given when the model runs."""

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import helper
 
@@ -17,9 +16,9 @@ from forgec.ir.program import Instr, Literal, Program, Register
 from forgec.ir.types import DType, TensorType
 
 from ...base import Constants
-from ..edge import Port
+from ..edge import MAX_RANK, Port
 from . import attention, elementwise, matrix, movement, normalisation, pooling  # noqa: F401  (fill the table)
-from .builder import Builder, Shape
+from .builder import Builder, Shape, rows_of
 from .registry import EMITTERS
 from .weights import WeightFile
 
@@ -59,8 +58,9 @@ def emit(
         b = Builder(program, constants, weights, floats, as_inputs)
         inputs = []
         for r in main.params:
-            port = Port(r.id, f"in{r.id}", TensorType(b.dtype(r.type.dtype), r.type.shape))
-            b.define(r, port.name)
+            shape = r.type.shape if r.type.rank <= MAX_RANK else rows_of(r.type.shape)
+            port = Port(r.id, f"in{r.id}", TensorType(b.dtype(r.type.dtype), shape))
+            b.define(r, port.name, shape)
             inputs.append(port)
         for instr in main.body:
             b.begin(instr)
@@ -92,7 +92,7 @@ def _fold(b: Builder, instr: Instr) -> None:
     """An instruction on constants alone is a constant: HTP's own folding gets some of them wrong."""
     operands = [x.value if isinstance(x, Literal) else b.static(x) for x in instr.operands]
     for register, array in zip(instr.results, get(instr.op).evaluate(operands, instr.attrs), strict=True):
-        b.define(register, b.initializer(np.ascontiguousarray(array).reshape(register.type.shape)))
+        b.fold(register, array)
 
 
 def _check(program: Program) -> None:

@@ -54,17 +54,51 @@ def expand(b: Builder, instr: Instr) -> None:
 
 @emits("concat")
 def concat(b: Builder, instr: Instr) -> None:
-    b.define(
-        instr.results[0], b.node("Concat", *(b.value(x) for x in instr.operands), axis=integer(instr, "axis"))
-    )
+    result, axis = instr.results[0], integer(instr, "axis") % instr.results[0].type.rank
+    name = b.node("Concat", *(b.value(x) for x in instr.operands), axis=axis)
+    if any(map(b.of_a_slice, instr.operands)):
+        shape = [1] * result.type.rank
+        shape[axis] = result.type.shape[axis]
+        padding, fill = np.zeros(shape, bool), np.zeros(shape)
+        start = 0
+        for x in instr.operands:
+            assert isinstance(x, Register | ConstRef)
+            place = (slice(None),) * axis + (slice(start, start := start + x.type.shape[axis]),)
+            value = b.single(x)
+            if value is not None:
+                padding[place], fill[place] = True, value
+        name = _written_again(b, name, result.type.dtype, padding, fill)
+    b.define(result, name)
 
 
 @emits("pad")
 def pad(b: Builder, instr: Instr) -> None:
     x, result = instr.operands[0], instr.results[0]
     value = number(instr, "value")
-    widths = b.ints((*integers(instr, "before"), *integers(instr, "after")))
-    b.define(result, b.node("Pad", b.value(x), widths, b.scalar(value, result.type.dtype)))
+    before, after = integers(instr, "before"), integers(instr, "after")
+    name = b.node("Pad", b.value(x), b.ints((*before, *after)), b.scalar(value, result.type.dtype))
+    if b.of_a_slice(x):
+        widths = list(zip(before, after, strict=True))
+        sizes = [n if any(width) else 1 for n, width in zip(result.type.shape, widths, strict=True)]
+        padding = np.ones(sizes, bool)
+        inside = (slice(low, n - high) for n, (low, high) in zip(sizes, widths, strict=True))
+        padding[tuple(inside)] = False
+        name = _written_again(b, name, result.type.dtype, padding, np.where(padding, value, 0))
+    b.define(result, name)
+
+
+def _written_again(b: Builder, name: str, dtype: DType, padding: np.ndarray, fill: np.ndarray) -> str:
+    """A value with ``fill`` where ``padding`` is.
+
+    HTP leaves out what cuts a value and pads it to where it was, or puts one number beside it: what had been
+    cut off stays there, be it that something is done element by element in between.
+    """
+    if not padding.any():
+        return name
+    zero, plus = ("And", "Or") if dtype is DType.BOOL else ("Mul", "Add")
+    kind = DType.F32.numpy if dtype.is_float else dtype.numpy
+    name = b.node(zero, name, b.initializer((~padding).astype(kind)), step="inside")
+    return b.node(plus, name, b.initializer(fill.astype(kind)), step="outside") if fill.any() else name
 
 
 @emits("flip")

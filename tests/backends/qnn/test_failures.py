@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from forgec.backends.base import DEFAULTS, RejectedError, Settings
-from forgec.backends.qnn import compiler, container, job, process, trial
+from forgec.backends.qnn import compiler, container, job, process, runs, trial
 from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
 from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
@@ -200,13 +201,14 @@ def test_kept_code_has_the_places_of_this_model(tmp_path: Path, monkeypatch: pyt
     stored = {"cycles": [1, 2, 3], "us": 1.0, "ddr_bytes": 0, "spill_bytes": 0, "vtcm_bytes": None}
     stored |= {"code_bytes": 0, "uncosted": ["r1.exp ()"], "layers": [["r1.exp", "HVX", 0.0, 1.0, ""]]}
     answers: dict[str, str] = {}
+    stops: dict[str, Literal["", "time"]] = {"estimate": "time"}
 
     def run_all(jobs: list[Job], settings: Settings) -> list[Outcome]:
         for each in jobs:
             if each.folder.name in answers:
                 (each.folder / process.RESULT).write_text(answers[each.folder.name])
             (each.folder / "context.onnx").write_bytes(b"context")
-        return [Outcome(0, "", 1.0, 0) for _ in jobs]
+        return [Outcome(0, "", 1.0, 0, stops.get(each.folder.name, "")) for each in jobs]
 
     def read_profile(folder: Path, sources: dict[int, str], size: int) -> dict | None:
         done = folder.parent / "estimate" / process.RESULT
@@ -216,23 +218,58 @@ def test_kept_code_has_the_places_of_this_model(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(compiler, "run_all", run_all)
     monkeypatch.setattr(compiler.prediction, "read_profile", read_profile)
 
-    def compiled(line: int) -> dict | None:
+    def compiled(line: int, settings: Settings = DEFAULTS) -> container.Container:
         instr.source = Source("aten.exp", "model.py", line)
         (code,) = compiler.compile_segments(
-            [program], no_constants, DEFAULTS, CHIPS["hexagon-v73"], Cache(tmp_path)
+            [program], no_constants, settings, CHIPS["hexagon-v73"], Cache(tmp_path)
         )
-        return container.unpack(code).prediction
+        return container.unpack(code)
 
     done = '{"error": "", "seconds": 1.0}'
     answers["build"] = done
-    assert compiled(1) is None  # the estimate was stopped
+    stopped = compiled(1)
+    assert stopped.prediction is None and stopped.unpredicted == (
+        "no prediction, compiling segment 0 for QCS9100, v73: it was stopped at the limit of 600 s; raise the "
+        "option timeout"
+    )
+    answers.clear()
+    assert (
+        compiled(1, Settings(predict=False)).unpredicted == ""
+    )  # the code is kept for whoever wants no more
+    answers["build"] = done
     answers["estimate"] = done
-    first = compiled(2)
+    first = compiled(2).prediction
     assert first is not None and first["layers"][0][-1] == "aten.exp, model.py:2"
     answers.clear()  # nothing compiles from here on
-    again = compiled(3)
+    again = compiled(3).prediction
     assert again is not None and again["layers"][0][-1] == "aten.exp, model.py:3"
     assert again["uncosted"] == ["r1.exp (aten.exp, model.py:3)"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ('{"error": "", "seconds": 1.0}', "the vendor's model gave no estimate"),
+        ('{"error": null, "seconds": 1.0}', "Qualcomm's compiler died"),
+        ('{"error": "bad\\nworse", "seconds": 1.0}', "Qualcomm's compiler failed: bad"),
+    ],
+)
+def test_a_prediction_that_failed_says_why(answer: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / process.RESULT).write_text(answer)
+    run = runs.Run("a part for a chip", tmp_path, {})
+    said = runs.why_none(run, Outcome(0, "", 1.0, 0), DEFAULTS)
+    assert said == f"no prediction, compiling a part for a chip: {why}"
+
+
+def test_a_lost_prediction_is_told_by_whole_and_by_folded_code() -> None:
+    plain = container.pack(container.Container("a compiler", 60, (), (), {}, None, {}, "it was stopped"))
+    folded = container.pack_folded(container.Folded(b"", (plain,), None, "a part was stopped"))
+    qnn = QnnBackend(TARGETS[0])
+    assert [qnn.unpredicted(code) for code in (plain, folded, b"")] == [
+        "it was stopped",
+        "a part was stopped",
+        "",
+    ]
 
 
 def test_what_ships_is_of_known_ops() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from forgec.backends.base import No, Settings
 from forgec.backends.qnn import compiler, container, session
 from forgec.backends.qnn import folded as folded_module
 from forgec.backends.qnn.backend import QnnBackend
-from forgec.backends.qnn.compiler import Built
+from forgec.backends.qnn.compiler import Built, Wanted
 from forgec.backends.qnn.container import Folded, pack_folded, unpack_folded
 from forgec.backends.qnn.folded import compile_folded, fold_prices
 from forgec.backends.qnn.legalise import FITS
@@ -86,6 +87,24 @@ def test_a_part_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BackendError, match="nothing is folded: asked for, but the compiler died") as caught:
         qnn.compile_all([of], lambda c: zeros(c), Settings(fold="on", predict=False))
     assert "fold=off" in (caught.value.hint or "")
+
+
+def test_a_price_that_was_not_found_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What folded code costs is not known then, the code is there all the same."""
+    lost = Built(b"", (), None, 0, 0.0, "it was stopped")
+    of = repeated_program(BLOCKS, rows=4, width=32)
+
+    def built(wanted: Sequence[Wanted], *_: object) -> list[Built]:
+        return [Built(b"code", (), None, 4, 0.0, "so was this") if each.code else lost for each in wanted]
+
+    monkeypatch.setattr(folded_module, "compile_parts", built)
+    monkeypatch.setattr(folded_module, "bind", lambda division, weights: division.calls)
+    monkeypatch.setattr(folded_module, "to_bytes", lambda calls: b"")
+    codes, (repeat,) = compile_folded([of], lambda c: zeros(c), Settings(), CHIPS["hexagon-v73"])
+    assert codes is not None and unpack_folded(codes[0]).unpredicted == "so was this"
+    assert repeat.folded and repeat.reason == "asked for; it was stopped"
+    (priced,) = fold_prices([of], lambda c: zeros(c), Settings(), CHIPS["hexagon-v73"])
+    assert not priced.folded and priced.reason == "it was stopped"
 
 
 def with_head(wide: int, codes: str, groups: int) -> Program:
