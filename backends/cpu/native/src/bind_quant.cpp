@@ -98,11 +98,14 @@ bool splits(const QuantKernels& kernels, const QuantGemm& q, Code code) {
 // k of a pass at most, so that its codes stay in the nearest cache: 24 KB, or 16 KB beside sums that groups add to.
 constexpr int64_t kPassDepth = 768, kGroupedDepth = 512;
 
-// Whether a product goes by blocks of rows.
-bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code) {
+// k of a step of blocks of rows.
+int64_t grain_of(const QuantGemm& q) { return std::min(q.group, q.gemm.k) <= kLeastGroup ? kLeastGroup : 2 * kLeastGroup; }
+
+// Whether a product goes by blocks of rows. Groups of codes that become bytes are filled up to whole steps, others not.
+bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code, bool dynamic) {
   if (kernels.blocks == nullptr || q.gemm.m < kernels.block_rows || code == Code::bf16) return false;
   const bool in_groups = q.group < q.gemm.k;
-  if (in_groups && (code == Code::i8 || q.group < kLeastGroup)) return false;
+  if (in_groups && (q.group < kLeastGroup || (code == Code::i8 && (dynamic || q.group % grain_of(q) != 0)))) return false;
   return std::min(q.group, q.gemm.k) <= kLongestSum;
 }
 
@@ -114,7 +117,7 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   p.code = code;
   p.digits = dynamic ? 1 : kDigits;
   p.group = std::min(q.group, k);
-  p.grain = p.group <= kLeastGroup ? kLeastGroup : 2 * kLeastGroup;
+  p.grain = grain_of(q);
   p.groups = p.group > 0 ? up(k, p.group) / p.group : 0;
   p.group_bytes = up(p.group, p.grain);
   // Groups are written in lines. From row to row it's an odd number of them: those of a block lie in different sets of a
@@ -124,11 +127,14 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   p.rows = binder.take(p.digits * (m + 1) * p.row_bytes);
   p.row_scales = binder.floats(p.groups * p.digits * m);
   const int64_t of_thread = kBlockTiles * kBlockFloats;
-  if (code == Code::i4) {
+  p.grouped = code == Code::i4 || p.groups > 1;
+  if (p.grouped) {
     const int64_t groups = std::min(p.groups, std::max<int64_t>(1, kGroupedDepth / std::max<int64_t>(1, p.group_bytes)));
     p.depth = groups * p.group;
-    p.codes_bytes = groups * p.group_bytes * kCodePanel;
-    p.codes = binder.take(p.codes_bytes * binder.threads());
+    if (code == Code::i4) {
+      p.codes_bytes = groups * p.group_bytes * kCodePanel;
+      p.codes = binder.take(p.codes_bytes * binder.threads());
+    }
   } else {
     const int64_t passes = up(k, kPassDepth) / kPassDepth;
     p.depth = passes > 1 ? up(up(k, passes) / passes, p.grain) : k;
@@ -173,7 +179,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
-  if (in_blocks(kernels, q, code)) return emit_blocks(binder, q, code, dynamic, parallel);
+  if (in_blocks(kernels, q, code, dynamic)) return emit_blocks(binder, q, code, dynamic, parallel);
   if (dynamic) {
     const DynamicGemm p = rows_in_bytes(binder, q, code, g.m);
     binder.emit(code == Code::i4 ? kernels.dynamic_nibbles : kernels.dynamic, p, parallel);

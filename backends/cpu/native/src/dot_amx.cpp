@@ -317,7 +317,7 @@ class BlockTask {
   }
 
   // Where k is in a row of A, at the beginning of a group.
-  int64_t byte_of(int64_t k) const { return p.code == Code::i4 ? k / p.group * p.group_bytes : k; }
+  int64_t byte_of(int64_t k) const { return p.grouped ? k / p.group * p.group_bytes : k; }
 
   // Codes of a panel as bytes. Those of i8 are that already, but their last words may be too few for a step and are
   // filled up.
@@ -347,11 +347,11 @@ class BlockTask {
 
   void block(const Pass& pass) {
     const int64_t row = tiles_.start(pass.tile), plane = (g.m + 1) * p.row_bytes;
-    const int64_t longest = p.code == Code::i4 ? p.group : p.depth;
+    const int64_t longest = p.grouped ? p.group : p.depth;
     for (int64_t k = pass.begin; k < pass.end; k += longest) {
       const int64_t end = k + longest < pass.end ? k + longest : pass.end;
       const int64_t at = byte_of(k), steps = (end - k + p.grain - 1) / p.grain;
-      const bool begins = p.code == Code::i4 || k == 0, ends = p.code == Code::i4 || end == g.k;
+      const bool begins = p.grouped || k == 0, ends = p.grouped || end == g.k;
       for (int digit = 0; digit < p.digits; ++digit) {
         int32_t* const whole = whole_ == nullptr ? nullptr : whole_ + (pass.at * p.digits + digit) * kBlockFloats;
         if (begins) {
@@ -363,7 +363,7 @@ class BlockTask {
         multiply(p.rows + digit * plane + row * p.row_bytes + at, bytes_ + (at - byte_of(pass.begin)) * kCodePanel, steps,
                  end == g.k ? filled_ : nullptr, last, pass);
         if (ends) {
-          expect(pass, p.code == Code::i4 ? k / p.group : 0, digit, last);
+          expect(pass, p.grouped ? k / p.group : 0, digit, last);
         } else {
           store_sums<halves>(whole);
         }
