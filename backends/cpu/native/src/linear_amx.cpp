@@ -20,13 +20,14 @@ namespace {
 
 using V = VecAvx512;
 
-constexpr int64_t kLeastRows = 32;               // with fewer, splitting the right factor costs more than it gains
+constexpr int64_t kLeastRows = 64;               // with fewer, splitting the right factor costs more than it gains
 constexpr int kStep = 32;                        // k of a tile
 constexpr int kSteps = kDepth / kStep;           // of a block
 constexpr int kPlanes = 3;                       // high, middle, low
 constexpr int kColumns = kPanel / 16;            // tiles of columns of a panel
 constexpr int64_t kTile = kTileRows * kStep;     // numbers of a tile
 constexpr int64_t kLeftTile = kSteps * kPlanes * kTile;    // of a tile of rows and a block of k
+constexpr int64_t kBlockRow = kColumns * kPlanes * kStep;  // of two k of a block of a panel
 constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block of a panel
 constexpr int kMostSums = 4;                     // tiles of C that are summed at a time
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
@@ -80,7 +81,7 @@ __mmask16 in_range(__m512i largest) {
 
 // The planes of x and y, joined: join(x, y) of each, of which only the upper halves of lanes count.
 template <class Join>
-__attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join& join, Number* to) {
+__attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join& join, Number* to, int64_t to_plane) {
   const auto rounded = [](__m512 v) __attribute__((always_inline)) {
     const __m512i half = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
     return _mm512_and_si512(half, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
@@ -90,7 +91,7 @@ __attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join&
     const bool last = plane == kPlanes - 1;  // of so few bits that there is nothing to round
     const __m512i high_x = last ? _mm512_castps_si512(x) : rounded(x);
     const __m512i high_y = last ? _mm512_castps_si512(y) : rounded(y);
-    _mm512_store_si512(to + plane * kTile, join(high_x, high_y));
+    _mm512_store_si512(to + plane * to_plane, join(high_x, high_y));
     if (last) break;
     x = _mm512_sub_ps(x, _mm512_castsi512_ps(high_x));
     y = _mm512_sub_ps(y, _mm512_castsi512_ps(high_y));
@@ -112,7 +113,7 @@ bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Nu
       const V y = depth - k > 16 ? V::load_n(from + k + 16, depth - k - 16) : V::zero();
       largest = _mm512_max_epu32(_mm512_max_epu32(largest, magnitude(x.v)), magnitude(y.v));
       split(x.v, y.v, [&](__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, odd, b); },
-            to + k / kStep * kPlanes * kTile + row * kStep);
+            to + k / kStep * kPlanes * kTile + row * kStep, kTile);
     }
     const int most = static_cast<int>(_mm512_reduce_max_epu32(largest));
     fits = in_range(_mm512_set1_epi32(most)) != 0 && fits;
@@ -149,7 +150,6 @@ class Splitter {
     depth_ = depth;
     columns_ = columns;
     to_ = to;
-    row_ = 0;
     left_ = (depth + kStep - 1) / kStep * kTileRows;
     for (__m512i& largest : largest_) largest = _mm512_setzero_si512();
   }
@@ -161,9 +161,9 @@ class Splitter {
     left_ -= count;
     for (; count > 0; --count) {
       if (columns_ == kColumns && depth_ >= 2) {
-        pair<kColumns, true>();
+        pair<true>();
       } else {
-        pair<kColumns, false>();
+        pair<false>();
       }
     }
   }
@@ -177,34 +177,31 @@ class Splitter {
   }
 
  private:
-  template <int most, bool whole>
+  // The next two k; `whole` says that there are two, of a full panel.
+  template <bool whole>
   __attribute__((always_inline)) void pair() {
     const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
 #pragma GCC unroll 3
-    for (int j = 0; j < most; ++j) {
+    for (int j = 0; j < kColumns; ++j) {
       if (!whole && j == columns_) break;
       const __m512 x = whole || depth_ > 0 ? _mm512_loadu_ps(from_ + j * 16) : _mm512_setzero_ps();
       const __m512 y = whole || depth_ > 1 ? _mm512_loadu_ps(from_ + kPanel + j * 16) : _mm512_setzero_ps();
       largest_[j] = _mm512_max_epu32(_mm512_max_epu32(largest_[j], magnitude(x)), magnitude(y));
-      split(x, y, [upper](__m512i a, __m512i b) { return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, upper, 0xf8); },
-            to_ + j * kPlanes * kTile);
+      split(x, y, [&](__m512i a, __m512i b) { return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, upper, 0xf8); },
+            to_ + j * kPlanes * kStep, kStep);
       const char* ahead = reinterpret_cast<const char*>(from_ + j * 16) + ahead_;
       _mm_prefetch(ahead, _MM_HINT_T1);
       _mm_prefetch(ahead + kPanel * sizeof(float), _MM_HINT_T1);
     }
     from_ += 2 * kPanel;
     depth_ -= 2;
-    to_ += kStep;
-    if (++row_ == kTileRows) {
-      row_ = 0;
-      to_ += (kColumns * kPlanes - 1) * kTile;
-    }
+    to_ += kBlockRow;
   }
 
   const float* from_ = nullptr;
   Number* to_ = nullptr;
   int64_t ahead_ = 0, depth_ = 0, left_ = 0;
-  int columns_ = 0, row_ = 0;  // row of a tile
+  int columns_ = 0;
   __m512i largest_[kColumns];
 };
 
@@ -281,7 +278,13 @@ class Aside {
 
 template <int t>
 __attribute__((always_inline)) inline void load_tile(const Number* from) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{kTileBytes}), "i"(t));
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{kBlockRow * sizeof(Number)}), "i"(t));
+}
+
+// Of what is not to displace others in the nearest cache.
+template <int t>
+__attribute__((always_inline)) inline void load_tile_once(const Number* from) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{kTileBytes}), "i"(t));
 }
 
 template <int c, int a, int b>
@@ -310,10 +313,10 @@ void multiply(const Number* a, const Number* b, int64_t steps, int64_t rows, flo
     times<kProducts>([&](auto product) __attribute__((always_inline)) {
       constexpr int p = decltype(product)::value, before = p == 0 ? 0 : p - 1;
       if constexpr (p == 0 || kOfLeft[p] != kOfLeft[before]) {
-        times<R>([&](auto i) { load_tile<of_a + decltype(i)::value>(a + decltype(i)::value * kLeftTile + kOfLeft[p] * kTile); });
+        times<R>([&](auto i) { load_tile_once<of_a + decltype(i)::value>(a + decltype(i)::value * kLeftTile + kOfLeft[p] * kTile); });
       }
       if constexpr (p == 0 || kOfRight[p] != kOfRight[before]) {
-        times<N>([&](auto j) { load_tile<of_b + decltype(j)::value>(b + (decltype(j)::value * kPlanes + kOfRight[p]) * kTile); });
+        times<N>([&](auto j) { load_tile<of_b + decltype(j)::value>(b + (decltype(j)::value * kPlanes + kOfRight[p]) * kStep); });
       }
       times<R * N>([&](auto c) {
         constexpr int i = decltype(c)::value / N, j = decltype(c)::value % N;
@@ -322,7 +325,7 @@ void multiply(const Number* a, const Number* b, int64_t steps, int64_t rows, flo
       aside->work(R * N);
     });
     a += kPlanes * kTile;
-    b += kColumns * kPlanes * kTile;
+    b += kTileRows * kBlockRow;
   }
   times<R * N>([&](auto c) {
     constexpr int i = decltype(c)::value / N, j = decltype(c)::value % N;
@@ -344,7 +347,7 @@ void multiply_tiles(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const
   for (int64_t i = row; i < end; ++i) {
     for (int j = 0; j < N; ++j) __builtin_prefetch(g.c + i * g.ldc + col + j * 16, 1);
   }
-  multiply<R, N>(rooms.left(first, block.k), block.planes + column * kPlanes * kTile, (block.depth + kStep - 1) / kStep,
+  multiply<R, N>(rooms.left(first, block.k), block.planes + column * kPlanes * kStep, (block.depth + kStep - 1) / kStep,
                  tiles.rows(first), aside->sums(), aside);
   aside->put(row, end - row, N * 16, col, block.k, block.depth);
 }
