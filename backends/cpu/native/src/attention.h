@@ -111,7 +111,7 @@ class AttentionTask : private AttentionWalk<V, Words> {
     } else {
       dot_keys(i, rows, first, count);
     }
-    for (int r = 0; r < rows; ++r) Walk::weigh(scores_ + r * kLeftRow, i + r, first, count);
+    Walk::weigh(scores_, i, rows, first, count);
     float* sums = sums_ + i * p.value_size;
     constexpr int64_t pair = 2 * V::width;
     for (int64_t col = 0; col < p.value_size; col += pair) {

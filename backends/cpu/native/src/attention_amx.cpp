@@ -18,23 +18,22 @@ using V = VecAvx512;
 constexpr int64_t kSide = kTileRows;             // rows of a tile, and words of each
 constexpr int64_t kTile = kSide * kSide;         // words of a tile
 constexpr int64_t kDeep = 2 * kSide;             // numbers of a tile along the sum
-constexpr int kRows = 2 * kTileRows;             // query rows that are multiplied together
 constexpr int kStages = 3;                       // that have scores or weights at a time
 constexpr int64_t kValueTiles = kDepth / kDeep;  // along the sum, of a block of values
 static_assert(kDepth % kDeep == 0, "blocks of keys are whole tiles");
 
 int64_t tiles_of(int64_t numbers, int64_t each) { return (numbers + each - 1) / each; }
 
-// A product of one or two rows of tiles with any number of columns of them, two at a time, in pieces that other work comes
-// between. All steps count words. No other product may begin before its end.
+// A product of a row of tiles with any number of columns of them, two at a time, in pieces that other work comes between.
+// No other product may begin before its end. All steps count words.
 struct TileProduct {
   const float* a;
-  int64_t a_row, a_below, a_step;  // from row to row, to the second row of tiles, and along the sum
+  int64_t a_row, a_step;           // from row to row, and along the sum
   const float* b;                  // tiles along the sum lie one after the other
   int64_t b_beside;                // to the next column of tiles
   float* c;
   int64_t c_row;
-  int64_t rows, columns;           // tiles that are left
+  int64_t columns;                 // tiles that are left
   int64_t steps;                   // tiles along the sum
   bool accumulate;                 // add to C instead of replacing it
   int64_t step = 0;                // that comes next
@@ -42,77 +41,48 @@ struct TileProduct {
   int64_t pieces() const { return (columns + 1) / 2 * (steps > 0 ? steps : 1) - step; }
 
   // The next piece.
-  void some() {
-    if (rows > 1) {
-      columns > 1 ? some<2, 2>() : some<2, 1>();
-    } else {
-      columns > 1 ? some<1, 2>() : some<1, 1>();
-    }
-  }
+  void some() { columns > 1 ? some<2>() : some<1>(); }
 
  private:
-  template <int R, int C>
+  template <int C>
   void some() {
-    if (step == 0) begin<R, C>();
-    if (step < steps) multiply<R, C>(a + step * a_step, b + step * kTile);
+    stores_before_tiles();
+    if (step == 0) begin<C>();
+    if (step < steps) multiply<C>(a + step * a_step, b + step * kTile);
     if (++step < steps) return;
-    end<R, C>();
+    _tile_stored(0, c, c_row * 4);
+    if constexpr (C > 1) _tile_stored(1, c + kSide, c_row * 4);
     step = 0;
     columns -= C;
     b += C * b_beside;
     c += C * kSide;
   }
 
-  template <int R, int C>
+  template <int C>
   void begin() const {
-    const float* const below = c + kSide * c_row;
-    const int64_t row = c_row * 4;
     if (!accumulate) {
       _tile_zero(0);
       if constexpr (C > 1) _tile_zero(1);
-      if constexpr (R > 1) _tile_zero(2);
-      if constexpr (R > 1 && C > 1) _tile_zero(3);
       return;
     }
-    stores_before_tiles();
-    _tile_loadd(0, c, row);
-    if constexpr (C > 1) _tile_loadd(1, c + kSide, row);
-    if constexpr (R > 1) _tile_loadd(2, below, row);
-    if constexpr (R > 1 && C > 1) _tile_loadd(3, below + kSide, row);
+    _tile_loadd(0, c, c_row * 4);
+    if constexpr (C > 1) _tile_loadd(1, c + kSide, c_row * 4);
   }
 
-  template <int R, int C>
+  template <int C>
   void multiply(const float* left, const float* right) const {
-    const int64_t row = a_row * 4;
-    stores_before_tiles();
-    _tile_loadd(4, left, row);
-    _tile_loadd(6, right, kTileBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (C > 1) {
-      _tile_loadd(7, right + b_beside, kTileBytes);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (R > 1) {
-      _tile_loadd(5, left + a_below, row);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if constexpr (R > 1 && C > 1) _tile_dpbf16ps(3, 5, 7);
-  }
-
-  template <int R, int C>
-  void end() const {
-    float* const below = c + kSide * c_row;
-    const int64_t row = c_row * 4;
-    _tile_stored(0, c, row);
-    if constexpr (C > 1) _tile_stored(1, c + kSide, row);
-    if constexpr (R > 1) _tile_stored(2, below, row);
-    if constexpr (R > 1 && C > 1) _tile_stored(3, below + kSide, row);
+    _tile_loadd(2, left, a_row * 4);
+    _tile_loadd(3, right, kTileBytes);
+    _tile_dpbf16ps(0, 2, 3);
+    if constexpr (C == 1) return;
+    _tile_loadd(4, right + b_beside, kTileBytes);
+    _tile_dpbf16ps(1, 2, 4);
   }
 };
 
 TileShapes whole_tiles() {
   TileShapes shapes;
-  for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows, kTileBytes);
+  for (int tile = 0; tile < 5; ++tile) shapes.set(tile, kTileRows, kTileBytes);
   return shapes;
 }
 
@@ -124,16 +94,21 @@ class TileTask : private AttentionWalk<V, Pairs> {
   TileTask(const Attention& params, float* own, int64_t length)
       : Walk(params, own, length, tiles_of(params.value_size, kSide) * kSide),
         tiled_(whole_tiles()),
-        steps_(tiles_of(params.size, kDeep)),
-        lines_(2 * tiles_of(params.size + params.value_size, kLine)) {}
+        steps_(tiles_of(params.size, kDeep)) {}
 
   void run(const AttentionPlace& place, const AttentionPlace& next) {
-    Walk::walk(this, place, next, kTileRows, kRows);
+    Walk::walk(this, place, next, kTileRows, kTileRows);
   }
 
  private:
   // Numbers [0, n) of up to 16 rows as a tile of a left factor.
   static void load_tile(const float* from, int64_t from_row, int64_t from_col, int64_t rows, int64_t n, float* to) {
+    if (from_col == 1 && n >= kDeep) {
+      for (int64_t i = 0; i < rows; ++i, from += from_row) {
+        Pairs::words(V::load(from), V::load(from + kSide)).store(to + i * kSide);
+      }
+      return;
+    }
     alignas(64) float gathered[kDeep];
     for (int64_t i = 0; i < rows; ++i, from += from_row, to += kSide) {
       const float* x = from;
@@ -172,7 +147,11 @@ class TileTask : private AttentionWalk<V, Pairs> {
     for (int64_t j = 0; j < tiles_of(count, kDeep) * kDeep; j += 2) {
       const float* v = of_kv(p.v, p.v_step, first + j);
       to = values_ + j / 2 * kSide;
-      for (int64_t d = 0; d < p.value_size; d += kSide, to += kValueTiles * kTile) {
+      int64_t d = 0;
+      for (; j + 1 < count && d + kSide <= p.value_size; d += kSide, to += kValueTiles * kTile) {
+        Pairs::interleave(V::load(v + d), V::load(v + p.v_step[2] + d)).store(to);
+      }
+      for (; d < p.value_size; d += kSide, to += kValueTiles * kTile) {
         const V x = j < count ? V::load_n(v + d, p.value_size - d) : V::zero();
         const V y = j + 1 < count ? V::load_n(v + p.v_step[2] + d, p.value_size - d) : V::zero();
         Pairs::interleave(x, y).store(to);
@@ -191,19 +170,17 @@ class TileTask : private AttentionWalk<V, Pairs> {
   // Scores of these rows are multiplied while those of the rows before become weights, and weights of the rows before
   // them are multiplied with values.
   void tile(int64_t i, int rows, int64_t first, int64_t count) {
-    const Stage now{i, rows, first, count, scores_ + turn_ * kRows * kLeftRow};
+    const Stage now{i, rows, first, count, scores_ + turn_ * kSide * kLeftRow};
     turn_ = (turn_ + 1) % kStages;
     const int64_t along = steps_ * kTile;
     TileProduct t{};
     t.a = query_ + i / kSide * along;
     t.a_row = kSide;
-    t.a_below = along;
     t.a_step = kTile;
     t.b = keys_;
     t.b_beside = along;
     t.c = now.scores;
     t.c_row = kLeftRow;
-    t.rows = tiles_of(rows, kSide);
     t.columns = tiles_of(count, kSide);
     t.steps = steps_;
     weigh_rows(t);
@@ -225,27 +202,23 @@ class TileTask : private AttentionWalk<V, Pairs> {
     const Stage& s = before_;
     const int64_t pieces = values_left_.pieces() + scores.pieces();
     int64_t done = 0;
-    for (int r = 0; r < s.rows; ++r) {
-      const int64_t wanted = pieces * (r + 1) / s.rows;
+    for (int r = 0; r < s.rows; r += kTogether) {
+      const int rows = s.rows - r < kTogether ? s.rows - r : kTogether;
+      const int64_t wanted = pieces * (r + rows) / s.rows;
       some(wanted - done);
       done = wanted;
-      weigh(s.scores + r * kLeftRow, s.i + r, s.first, s.count);
-      int64_t step;
-      const char* ahead = fetch(lines_, &step);
-      for (int64_t line = 0; ahead != nullptr && line < lines_; ++line) __builtin_prefetch(ahead + line * step, 0, 2);
+      weigh(s.scores + r * kLeftRow, s.i + r, rows, s.first, s.count);
     }
     some(pieces - done);
     if (s.rows == 0) return;
     TileProduct& t = values_left_;
     t.a = s.scores;
     t.a_row = kLeftRow;
-    t.a_below = kSide * kLeftRow;
     t.a_step = kSide;
     t.b = values_;
     t.b_beside = kValueTiles * kTile;
     t.c = sums_ + s.i * sums_row_;
     t.c_row = sums_row_;
-    t.rows = tiles_of(s.rows, kSide);
     t.columns = sums_row_ / kSide;
     t.steps = tiles_of(s.count, kDeep);
     t.accumulate = true;
@@ -253,11 +226,10 @@ class TileTask : private AttentionWalk<V, Pairs> {
 
   const Tiled tiled_;
   const int64_t steps_;  // tiles along a head
-  const int64_t lines_;  // of the next task that are fetched with each row of scores
   Stage before_{};             // whose scores are not yet weights
   TileProduct values_left_{};  // of the stage before that
   int turn_ = 0;
-  alignas(64) float scores_[kStages * kRows * kLeftRow];
+  alignas(64) float scores_[kStages * kSide * kLeftRow];
 };
 
 void attention_tiles(const void* params, Context& context) {

@@ -68,15 +68,18 @@ class AttentionWalk {
     return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
   }
 
-  // Scores of row i of the task and keys [first, first + count) become words of their weights; its sums are rescaled.
-  void weigh(float* scores, int64_t i, int64_t first, int64_t count) {
-    int64_t low, high;
-    scores_of_.visible(row_ + i, length_, &low, &high);
-    const float correction =
-        scores_of_.template softmax<Words>(scores, row_ + i, first, count, low, high, &states_[i]);
-    if (correction == 1.0f) return;
-    float* sums = sums_ + i * sums_row_;
-    for (int64_t d = 0; d < p.value_size; ++d) sums[d] *= correction;
+  // Scores of rows [i, i + rows) of the task, kLeftRow apart, and keys [first, first + count) become words of their
+  // weights; what these rows have summed so far is rescaled.
+  void weigh(float* scores, int64_t i, int rows, int64_t first, int64_t count) {
+    for (int r = 0; r < rows; r += kTogether) {
+      const int some = rows - r < kTogether ? rows - r : kTogether;
+      float corrections[kTogether];
+      scores_of_.template softmax<Words>(scores + r * kLeftRow, row_ + i + r, some, first, count, length_,
+                                         &states_[i + r], corrections);
+      for (int j = 0; j < some; ++j) {
+        if (corrections[j] != 1.0f) rescale(sums_ + (i + r + j) * sums_row_, corrections[j]);
+      }
+    }
   }
 
   // Where lines [0, count) are that the next task touches and nobody fetched yet, `step` bytes apart; null if all were.
@@ -131,13 +134,23 @@ class AttentionWalk {
                    next.rows, p.value_size};
   }
 
+  void rescale(float* sums, float by) const {
+    for (int64_t d = 0; d < p.value_size; ++d) sums[d] *= by;
+  }
+
   void store() const {
+    constexpr int W = V::width;
     for (int64_t i = 0; i < rows_; ++i) {
       float* out = p.out + batch_ * p.out_batch + head_ * p.out_head + (row_ + i) * p.out_row;
       const float* sums = sums_ + i * sums_row_;
-      const bool nothing = states_[i].total == 0.0f;
-      const float inverse = nothing ? 0.0f : 1.0f / states_[i].total;
-      for (int64_t d = 0; d < p.value_size; ++d) out[d] = nothing ? 0.0f : sums[d] * inverse;
+      if (states_[i].total == 0.0f) {
+        std::memset(out, 0, static_cast<size_t>(p.value_size) * sizeof(float));
+        continue;
+      }
+      const V inverse = V::set1(1.0f / states_[i].total);
+      int64_t d = 0;
+      for (; d + W <= p.value_size; d += W) (V::load(sums + d) * inverse).store(out + d);
+      if (d < p.value_size) (V::load_n(sums + d, p.value_size - d) * inverse).store_n(out + d, p.value_size - d);
     }
   }
 

@@ -15,6 +15,8 @@ constexpr float kMinusInfinity = -__builtin_inff();
 constexpr float kLowest = -3.40282347e38f;
 constexpr float kLogE = 1.44269504f;  // log2(e)
 
+constexpr int kTogether = 4;  // rows whose maxima and sums are found at the same time, since each waits for itself
+
 // What a row of queries has seen so far.
 struct RowState {
   float largest, total;
@@ -40,54 +42,78 @@ class ScoreRows {
     if (*high < 0) *high = 0;
   }
 
-  // Scores s of a row and keys [first, first + count) become words of exp(score - maximum), padded with zeros to whole
-  // vectors of words; `low` and `high` as from visible(). Returns what the row's sums so far are to be multiplied by.
+  // Scores of `rows` rows, at most kTogether and kLeftRow apart, and keys [first, first + count) become words of
+  // exp(score - maximum), padded with zeros to whole vectors of words. `corrections` gets what the rows' sums so far are
+  // to be multiplied by.
   template <class Words>
-  float softmax(float* s, int64_t row, int64_t first, int64_t count, int64_t low, int64_t high, RowState* state) {
+  void softmax(float* s, int64_t row, int rows, int64_t first, int64_t count, int64_t length, RowState* states,
+               float* corrections) {
     constexpr int W = V::width, per = Words::per_word;
+    const int64_t padded = (count + per * W - 1) / (per * W) * (per * W);
+    float rest[kTogether];  // of what a score is multiplied by
+    V top[kTogether];
+    for (int r = 0; r < rows; ++r) {
+      rest[r] = finish_scores(s + r * kLeftRow, row + r, first, count, padded, length);
+      top[r] = V::set1(kMinusInfinity);
+      for (int64_t j = 0; j < padded; j += W) top[r] = V::max(V::load(s + r * kLeftRow + j), top[r]);
+    }
+    float shift[kTogether];
+    for (int r = 0; r < rows; ++r) {
+      const float seen = top[r].largest(), now = seen == kMinusInfinity ? seen : seen * rest[r], before = states[r].largest;
+      const float maximum = now > before ? now : before;
+      // With nothing but -inf any finite shift gives zeros, and a nan stays one.
+      shift[r] = maximum == kMinusInfinity ? 0.0f : maximum;
+      corrections[r] = states[r].total == 0.0f || before == maximum ? 1.0f : std::exp2(before - shift[r]);
+      states[r].largest = maximum;
+    }
+    V sum[kTogether];
+    for (int r = 0; r < rows; ++r) sum[r] = store_weights<Words>(s + r * kLeftRow, padded, rest[r], -shift[r]);
+    for (int r = 0; r < rows; ++r) states[r].total = states[r].total * corrections[r] + sum[r].sum();
+  }
+
+ private:
+  // Applies cap and mask to the scores of a row, and hides those of keys that it may not see and of padding. Returns what
+  // they are still to be multiplied by.
+  float finish_scores(float* s, int64_t row, int64_t first, int64_t count, int64_t padded, int64_t length) {
     const float factor = p.scale * kLogE;
     const bool masked = p.mask != nullptr && !load_mask(row, first, count);
     const bool plain = p.softcap <= 0 && !masked && factor > 0;  // times 0, what is hidden would be a nan
     if (!plain) prepare(s, count, factor, masked);
+    int64_t low, high;
+    visible(row, length, &low, &high);
     for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
-    for (int64_t j = high - first > 0 ? high - first : 0; j < count; ++j) s[j] = kMinusInfinity;
-    const int64_t padded = (count + per * W - 1) / (per * W) * (per * W);
-    for (int64_t j = count; j < padded; ++j) s[j] = kMinusInfinity;
-    V top = V::set1(kMinusInfinity);
-    for (int64_t j = 0; j < padded; j += W) top = V::max(V::load(s + j), top);
-    const float rest = plain ? factor : 1.0f, before = state->largest;
-    const float seen = top.largest(), now = seen == kMinusInfinity ? seen : seen * rest;
-    const float maximum = now > before ? now : before;
-    // With nothing but -inf any finite shift gives zeros, and a nan stays one.
-    const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
-    const V by = V::set1(-shift), times = V::set1(rest);
-    V sum = V::zero();
-    for (int64_t j = 0; j < padded; j += per * W) {
-      const auto weight = [&](int64_t at) {
-        const V x = V::fma(V::load(s + at), times, by);
-        V e;
-        if constexpr (per == 1) {
-          e = exp2_below(x);
-        } else {
-          e = Words::power(x);
-        }
-        sum = sum + e;
-        return e;
-      };
-      const V e = weight(j);
-      if constexpr (per == 1) {
-        e.store(s + j);
-      } else {
-        Words::words(e, weight(j + W)).store(s + j / per);
-      }
+    for (int64_t j = high - first < 0 ? 0 : high - first < count ? high - first : count; j < padded; ++j) {
+      s[j] = kMinusInfinity;
     }
-    const float correction = state->total == 0.0f || before == maximum ? 1.0f : std::exp2(before - shift);
-    state->total = state->total * correction + sum.sum();
-    state->largest = maximum;
-    return correction;
+    return plain ? factor : 1.0f;
   }
 
- private:
+  // exp2(s * times + by) as words; returns sums of what was rounded to these.
+  template <class Words>
+  static V store_weights(float* s, int64_t padded, float times, float by) {
+    constexpr int W = V::width;
+    const V factor = V::set1(times), term = V::set1(by);
+    V sum = V::zero();
+    const auto scaled = [&](int64_t j) { return V::fma(V::load(s + j), factor, term); };
+    if constexpr (Words::per_word == 1) {
+      for (int64_t j = 0; j < padded; j += W) {
+        const V e = exp2_below(scaled(j));
+        e.store(s + j);
+        sum = sum + e;
+      }
+    } else {
+      V other = V::zero();
+      for (int64_t j = 0; j < padded; j += 2 * W) {
+        const V e = Words::power(scaled(j)), f = Words::power(scaled(j + W));
+        Words::words(e, f).store(s + j / 2);
+        sum = sum + e;
+        other = other + f;
+      }
+      sum = sum + other;
+    }
+    return sum;
+  }
+
   int64_t mask_bytes() const { return p.mask_is_bool ? 1 : 4; }
 
   // Fills `mask_` for a row unless it holds that already: rows often share one mask. True if it hides nothing and
