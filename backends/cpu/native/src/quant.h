@@ -105,7 +105,7 @@ struct SplitGemm {
 };
 
 // Products of blocks of rows in bytes, for a matrix unit. A row of A is one of bytes, or of floats kDigits of them, one
-// after the other the rest of the row in finer steps: what is left is 2^-24 of the row's (or group's) largest, as in
+// after the other the rest of the row in finer steps: what is left is about 2^-24 of the row's (or group's) largest, as in
 // split.h. Its groups begin at multiples of `grain` bytes and are filled up with zeros.
 struct BlockGemm {
   QuantGemm quant;       // what is done instead if rows have no digits
