@@ -66,6 +66,7 @@ static std::map<std::string, Kernels> all_kernels() {
   bf16.attention_bf16 = kAttentionAvx512Bf16;
   Kernels amx = bf16;
   amx.attention_bf16 = kAttentionAmx;
+  amx.bf16_rows = kMostAttentionRows;
   return {{"portable", kPortable}, {"avx2", kAvx2},         {"avxvnni", kAvx2}, {"avx512", kAvx512},
           {"avx512vnni", kAvx512}, {"avx512bf16", bf16}, {"amx", amx}};
 }
