@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kParallelWork = 100e3;      // multiply-adds that are worth a second thread
 constexpr int64_t kParallelElements = 16384;
-constexpr int64_t kBlockFloats = 1024 * kCodePanel;  // room for a decoded block; gemm.h has shorter ones
+constexpr int64_t kDecodedFloats = 1024 * kCodePanel;  // room for a decoded block; gemm.h has shorter ones
 constexpr int64_t kLongestSum = 65536;       // products of two bytes whose sum fits 32 bits
 constexpr int64_t kLeastGroup = 32;          // k that share a scale, for blocks of rows
 
@@ -55,7 +55,7 @@ int64_t group_of(const Call& call, int64_t k) {
 void room_for_decoding(Binder& binder, QuantGemm& q) {
   if (q.gemm.m <= binder.kernels().quant->thin_rows) return;
   q.gemm.packed_a = binder.floats(left_floats(q.gemm.m, q.gemm.k));
-  q.own_floats = kBlockFloats;
+  q.own_floats = kDecodedFloats;
   q.own = binder.floats(q.own_floats * binder.threads());
 }
 
@@ -95,13 +95,17 @@ bool splits(const QuantKernels& kernels, const QuantGemm& q, Code code) {
   return kDigits * g.m <= (code == Code::i4 ? kernels.nibble_dot->rows : kernels.dot->rows);
 }
 
-constexpr int64_t kChunk = 512;  // k of codes that become bytes together: 16 KB, so that they stay in the nearest cache
+// k of a pass at most, so that its codes stay in the nearest cache: 24 KB, or 16 KB beside sums that groups add to.
+constexpr int64_t kPassDepth = 768, kGroupedDepth = 512;
 
-// Whether a product goes by blocks of rows.
-bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code) {
+// k of a step of blocks of rows.
+int64_t grain_of(const QuantGemm& q) { return std::min(q.group, q.gemm.k) <= kLeastGroup ? kLeastGroup : 2 * kLeastGroup; }
+
+// Whether a product goes by blocks of rows. Groups of codes that become bytes are filled up to whole steps, others not.
+bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code, bool dynamic) {
   if (kernels.blocks == nullptr || q.gemm.m < kernels.block_rows || code == Code::bf16) return false;
   const bool in_groups = q.group < q.gemm.k;
-  if (in_groups && (code == Code::i8 || q.group < kLeastGroup)) return false;
+  if (in_groups && (q.group < kLeastGroup || (code == Code::i8 && (dynamic || q.group % grain_of(q) != 0)))) return false;
   return std::min(q.group, q.gemm.k) <= kLongestSum;
 }
 
@@ -113,7 +117,7 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   p.code = code;
   p.digits = dynamic ? 1 : kDigits;
   p.group = std::min(q.group, k);
-  p.grain = p.group <= kLeastGroup ? kLeastGroup : 2 * kLeastGroup;
+  p.grain = grain_of(q);
   p.groups = p.group > 0 ? up(k, p.group) / p.group : 0;
   p.group_bytes = up(p.group, p.grain);
   // Groups are written in lines. From row to row it's an odd number of them: those of a block lie in different sets of a
@@ -122,14 +126,21 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   if (p.row_bytes / 64 % 2 == 0) p.row_bytes += 64;
   p.rows = binder.take(p.digits * (m + 1) * p.row_bytes);
   p.row_scales = binder.floats(p.groups * p.digits * m);
-  if (code == Code::i4) {
-    p.chunk = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, p.group_bytes));
-    p.codes_bytes = std::min(p.chunk, p.groups) * p.group_bytes * kCodePanel;
-    p.codes = binder.take(p.codes_bytes * binder.threads());
+  const int64_t of_thread = kBlockTiles * kBlockFloats;
+  p.grouped = code == Code::i4 || p.groups > 1;
+  if (p.grouped) {
+    const int64_t groups = std::min(p.groups, std::max<int64_t>(1, kGroupedDepth / std::max<int64_t>(1, p.group_bytes)));
+    p.depth = groups * p.group;
+    if (code == Code::i4) {
+      p.codes_bytes = groups * p.group_bytes * kCodePanel;
+      p.codes = binder.take(p.codes_bytes * binder.threads());
+    }
   } else {
-    p.chunk = p.groups;
+    const int64_t passes = up(k, kPassDepth) / kPassDepth;
+    p.depth = passes > 1 ? up(up(k, passes) / passes, p.grain) : k;
+    if (passes > 1) p.whole = reinterpret_cast<int32_t*>(binder.floats(of_thread * p.digits * binder.threads()));
   }
-  if (p.groups * p.digits > 1) p.sums = binder.floats(kBlockTiles * kBlockRows * kCodePanel * binder.threads());
+  if (p.groups * p.digits > 1) p.sums = binder.floats(of_thread * binder.threads());
   if (!dynamic) {
     p.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool) * binder.threads()));
     room_for_decoding(binder, p.quant);
@@ -168,7 +179,7 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
-  if (in_blocks(kernels, q, code)) return emit_blocks(binder, q, code, dynamic, parallel);
+  if (in_blocks(kernels, q, code, dynamic)) return emit_blocks(binder, q, code, dynamic, parallel);
   if (dynamic) {
     const DynamicGemm p = rows_in_bytes(binder, q, code, g.m);
     binder.emit(code == Code::i4 ? kernels.dynamic_nibbles : kernels.dynamic, p, parallel);

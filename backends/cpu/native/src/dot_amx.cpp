@@ -1,12 +1,14 @@
 // Products of blocks of rows in bytes with codes, by the matrix unit of AMX (quant.h, BlockGemm).
 //
 // A block is up to 32 rows times a panel of 32 columns: four tiles of sums, from two tiles of A and two of codes for
-// every 64 k. A panel of i8 has the layout of the latter; codes of i4 become bytes first, a chunk of a panel at a time,
-// with their value in the upper four bits, so that a sum is 16 times what it is to be. Even k of a word come before odd
-// ones, and so they do in A.
+// every 64 k. A panel of i8 has the layout of the latter; codes of i4 become bytes first, with their value in the upper
+// four bits, so that a sum is 16 times what it is to be. Even k of a word come before odd ones, and so they do in A.
 //
-// A segment is the k of a block that share a scale: of a group, and of one digit of A. While its tiles are multiplied,
-// the vector units scale, activate and store the sums of the segment before.
+// All blocks of a task pass over some k of a panel, which stay in the nearest cache meanwhile, before they go on to the
+// next. Sums that are not yet complete wait in memory.
+//
+// A segment is the k of a block in a pass that share a scale: of a group, and of one digit of A. While its tiles are
+// multiplied, the vector units scale, activate and store the sums of the segment before.
 #include "amx.h"
 #include "vec_avx512.h"
 
@@ -151,19 +153,40 @@ void add_sums(Pending& p, int count) {
   }
 }
 
+// Of the last segment: `alone` if it's the only one.
 template <Act act, bool alone, bool rounded>
 void finish_sums(Pending& p, int count) {
+  const Gemm& g = *p.g;
   const float* row_scales = p.row_scales + p.done;
-  store_panel<V, act, rounded>(*p.g, p.row + p.done, count, p.col, [&](int v) __attribute__((always_inline)) {
-    const V scale = p.scales[v / 16];
-    const int32_t* whole = p.whole + p.done * kCodePanel + v;
-    const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel + v;
-    return [=](int i, V bias) __attribute__((always_inline)) {
-      const V products = Codes<V>::from_ints(whole + i * kCodePanel), both = V::set1(row_scales[i]) * scale;
-      if constexpr (alone) return V::fma(products, both, bias);
-      return V::fma(products, both, V::load(sums + i * kCodePanel)) + bias;
-    };
-  });
+  const int32_t* whole = p.whole + p.done * kCodePanel;
+  const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel;
+  const auto scaled = [=](int i, int v, V scale, V bias) __attribute__((always_inline)) {
+    const V products = Codes<V>::from_ints(whole + i * kCodePanel + v), both = V::set1(row_scales[i]) * scale;
+    if constexpr (alone) return V::fma(products, both, bias);
+    return V::fma(products, both, V::load(sums + i * kCodePanel + v)) + bias;
+  };
+  if (g.n - p.col < kCodePanel) {
+    store_panel<V, act, rounded>(g, p.row + p.done, count, p.col, [&](int v) {
+      return [=, scale = p.scales[v / 16]](int i, V bias) { return scaled(i, v, scale, bias); };
+    });
+    return;
+  }
+  const V scales[2] = {p.scales[0], p.scales[1]};
+  V bias[2] = {V::zero(), V::zero()};
+  for (int v = 0; v < 2 && g.bias != nullptr; ++v) bias[v] = V::load(g.bias + p.col + 16 * v);
+  float* c = g.c + (p.row + p.done) * g.ldc + p.col;
+  const float* residual = g.residual == nullptr ? nullptr : g.residual + (p.row + p.done) * g.ldr + p.col;
+  for (int i = 0; i < count; ++i, c += g.ldc) {
+    V y[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const V x = scaled(i, 16 * v, scales[v], bias[v]);
+      y[v] = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
+      if (residual != nullptr) y[v] = y[v] + V::load(residual + i * g.ldr + 16 * v);
+    }
+    y[0].store(c);
+    y[1].store(c + 16);
+  }
 }
 
 Pending::Finish finish_of(const BlockGemm& p) {
@@ -207,7 +230,6 @@ TileShapes shapes_of(int rows, int64_t grain) {
 }
 
 constexpr int64_t kCodeRow = kCodePanel * 4;  // bytes of a word of each column
-constexpr int64_t kBlockFloats = kBlockRows * kCodePanel;
 
 template <int halves>
 __attribute__((always_inline)) inline void clear_sums() {
@@ -219,17 +241,28 @@ __attribute__((always_inline)) inline void clear_sums() {
   }
 }
 
+// Rows of A stream through the nearest cache, in which the codes of a panel are to stay for all blocks.
 template <int halves>
 __attribute__((always_inline)) inline void multiply_step(const char* a, int64_t row_bytes, const char* b) {
   _tile_loadd(6, b, kCodeRow);
-  _tile_loadd(4, a, row_bytes);
+  _tile_stream_loadd(4, a, row_bytes);
   _tile_dpbssd(0, 4, 6);
   _tile_loadd(7, b + kTileBytes, kCodeRow);
   _tile_dpbssd(1, 4, 7);
   if constexpr (halves == 2) {
-    _tile_loadd(5, a + kTileRows * row_bytes, row_bytes);
+    _tile_stream_loadd(5, a + kTileRows * row_bytes, row_bytes);
     _tile_dpbssd(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
+  }
+}
+
+template <int halves>
+__attribute__((always_inline)) inline void load_sums(const int32_t* from) {
+  _tile_loadd(0, from, kCodeRow);
+  _tile_loadd(1, from + 16, kCodeRow);
+  if constexpr (halves == 2) {
+    _tile_loadd(2, from + kTileRows * kCodePanel, kCodeRow);
+    _tile_loadd(3, from + kTileRows * kCodePanel + 16, kCodeRow);
   }
 }
 
@@ -249,6 +282,7 @@ class BlockTask {
  public:
   BlockTask(const BlockGemm& params, const Tiles& tiles, int thread) : p(params), g(params.quant.gemm), tiles_(tiles) {
     if (p.codes != nullptr) codes_ = p.codes + thread * p.codes_bytes;
+    if (p.whole != nullptr) whole_ = p.whole + thread * kBlockTiles * p.digits * kBlockFloats;
     if (p.sums != nullptr) sums_ = p.sums + thread * kBlockTiles * kBlockFloats;
     finish_ = finish_of(p);
     pending_.g = &g;
@@ -260,13 +294,11 @@ class BlockTask {
       const int64_t last = first + kBlockTiles < task.last ? first + kBlockTiles : task.last;
       for (int64_t panel = task.begin; panel < task.end; ++panel) {
         const int64_t next = panel + 1 < task.end ? panel + 1 : task.after;
-        for (int64_t group = 0; group < p.groups; group += p.chunk) {
-          const int64_t end = group + p.chunk < p.groups ? group + p.chunk : p.groups;
-          load_codes(panel, group, end);
-          plan_fetches(end < p.groups ? place(panel, end) : place(next, 0), end - group, last - first);
-          for (int64_t t = first; t < last; ++t) {
-            block(panel, group, end, t, p.chunk < p.groups ? sums_ + (t - first) * kBlockFloats : sums_);
-          }
+        for (int64_t k = 0; k < g.k; k += p.depth) {
+          const int64_t end = k + p.depth < g.k ? k + p.depth : g.k;
+          load_codes(panel, k, end);
+          plan_fetches(end < g.k ? place(panel, end) : place(next, 0), end - k, last - first);
+          for (int64_t t = first; t < last; ++t) block({panel, k, end, t, t - first});
         }
       }
     }
@@ -275,75 +307,98 @@ class BlockTask {
   void finish() { pending_.some(kBlockRows); }
 
  private:
-  const char* place(int64_t panel, int64_t group) const {
-    return p.quant.codes + panel * panel_bytes(p.code, g.k) + group * p.group / per_word(p.code) * kCodeRow;
+  // Of a panel k in [begin, end), times a tile of rows, number `at` of this pass.
+  struct Pass {
+    int64_t panel, begin, end, tile, at;
+  };
+
+  const char* place(int64_t panel, int64_t k) const {
+    return p.quant.codes + panel * panel_bytes(p.code, g.k) + k / per_word(p.code) * kCodeRow;
   }
 
-  int64_t depth(int64_t group) const {
-    const int64_t left = g.k - group * p.group;
-    return left < p.group ? left : p.group;
-  }
+  // Where k is in a row of A, at the beginning of a group.
+  int64_t byte_of(int64_t k) const { return p.grouped ? k / p.group * p.group_bytes : k; }
 
-  // Codes of groups [group, end) of a panel as bytes. Those of i8 are that already, but their last words may be too few
-  // for a step and are filled up.
-  void load_codes(int64_t panel, int64_t group, int64_t end) {
-    bytes_ = place(panel, group);
+  // Codes of a panel as bytes. Those of i8 are that already, but their last words may be too few for a step and are
+  // filled up.
+  void load_codes(int64_t panel, int64_t begin, int64_t end) {
+    bytes_ = place(panel, begin);
     if (p.code == Code::i4) {
-      for (int64_t i = group; i < end; ++i) {
-        widen_codes(place(panel, i), words_of(Code::i4, depth(i)), codes_ + (i - group) * p.group_bytes * kCodePanel);
+      char* to = codes_;
+      for (int64_t k = begin; k < end; k += p.group, to += p.group_bytes * kCodePanel) {
+        widen_codes(place(panel, k), words_of(Code::i4, end - k < p.group ? end - k : p.group), to);
       }
       bytes_ = codes_;
-    } else if (words_of(Code::i8, g.k) % (p.grain / 4) != 0) {
+    } else if (end == g.k && words_of(Code::i8, g.k) % (p.grain / 4) != 0) {
       const int64_t words = words_of(Code::i8, g.k), whole = words / (p.grain / 4) * (p.grain / 4);
-      std::memcpy(rest_, bytes_ + whole * kCodeRow, static_cast<size_t>((words - whole) * kCodeRow));
+      std::memcpy(rest_, place(panel, whole * 4), static_cast<size_t>((words - whole) * kCodeRow));
       filled_ = rest_;
     }
     stores_before_tiles();
   }
 
-  // Each step fetches some of the codes that come after those of this chunk.
-  void plan_fetches(const char* next, int64_t groups, int64_t blocks) {
-    const int64_t steps = groups * (p.group_bytes / p.grain) * p.digits * blocks;
-    const int64_t lines = (groups * p.group / per_word(p.code) * kCodeRow + 63) / 64;
+  // Each step fetches some of the codes that come after those of this pass, as many.
+  void plan_fetches(const char* next, int64_t k, int64_t blocks) {
+    const int64_t steps = (k + p.grain - 1) / p.grain * p.digits * blocks;
+    const int64_t lines = (k / per_word(p.code) * kCodeRow + 63) / 64;
     ahead_ = next;
     ahead_lines_ = static_cast<int>((lines + steps - 1) / steps);
   }
 
-  void block(int64_t panel, int64_t group, int64_t end, int64_t t, float* sums) {
-    const int64_t row = tiles_.start(t), col = panel * kCodePanel, plane = (g.m + 1) * p.row_bytes;
-    const int rows = tiles_.rows(t);
-    for (int64_t i = group; i < end; ++i) {
-      const int64_t steps = (depth(i) + p.grain - 1) / p.grain;
+  void block(const Pass& pass) {
+    const int64_t row = tiles_.start(pass.tile), plane = (g.m + 1) * p.row_bytes;
+    const int64_t longest = p.grouped ? p.group : p.depth;
+    for (int64_t k = pass.begin; k < pass.end; k += longest) {
+      const int64_t end = k + longest < pass.end ? k + longest : pass.end;
+      const int64_t at = byte_of(k), steps = (end - k + p.grain - 1) / p.grain;
+      const bool begins = p.grouped || k == 0, ends = p.grouped || end == g.k;
       for (int digit = 0; digit < p.digits; ++digit) {
-        const bool last = i + 1 == p.groups && digit + 1 == p.digits;
-        multiply(p.rows + digit * plane + row * p.row_bytes + i * p.group_bytes,
-                 bytes_ + (i - group) * p.group_bytes * kCodePanel, steps, last, row, rows, col);
-        store_sums<halves>(pending_.whole);
-        pending_.finish = last ? finish_ : add_sums;
-        pending_.rows = rows;
-        pending_.done = 0;
-        pending_.row = row;
-        pending_.col = col;
-        pending_.row_scales = p.row_scales + (i * p.digits + digit) * g.m + row;
-        for (int v = 0; v < 2; ++v) pending_.scales[v] = scale_at<V>(p.quant, i, col + 16 * v);
-        pending_.sums = sums;
-        pending_.first = i == 0 && digit == 0;
+        int32_t* const whole = whole_ == nullptr ? nullptr : whole_ + (pass.at * p.digits + digit) * kBlockFloats;
+        if (begins) {
+          clear_sums<halves>();
+        } else {
+          load_sums<halves>(whole);
+        }
+        const bool last = end == g.k && digit + 1 == p.digits;
+        multiply(p.rows + digit * plane + row * p.row_bytes + at, bytes_ + (at - byte_of(pass.begin)) * kCodePanel, steps,
+                 end == g.k ? filled_ : nullptr, last, pass);
+        if (ends) {
+          expect(pass, p.grouped ? k / p.group : 0, digit, last);
+        } else {
+          store_sums<halves>(whole);
+        }
       }
     }
   }
 
-  // A segment, while the one before is finished, and if it is the last of a block the block's results come nearer.
-  __attribute__((always_inline)) void multiply(const char* a, const char* b, int64_t steps, bool last, int64_t row,
-                                               int rows, int64_t col) {
+  // The sums in the tiles are pending.
+  void expect(const Pass& pass, int64_t group, int digit, bool last) {
+    const int64_t row = tiles_.start(pass.tile);
+    store_sums<halves>(pending_.whole);
+    pending_.finish = last ? finish_ : add_sums;
+    pending_.rows = tiles_.rows(pass.tile);
+    pending_.done = 0;
+    pending_.row = row;
+    pending_.col = pass.panel * kCodePanel;
+    pending_.row_scales = p.row_scales + (group * p.digits + digit) * g.m + row;
+    for (int v = 0; v < 2; ++v) pending_.scales[v] = scale_at<V>(p.quant, group, pending_.col + 16 * v);
+    pending_.sums = p.depth < g.k ? sums_ + pass.at * kBlockFloats : sums_;
+    pending_.first = group == 0 && digit == 0;
+  }
+
+  // A segment, while the one before is finished. Its last step is `filled`, if given. If it is the last of a block, the
+  // block's results come nearer.
+  __attribute__((always_inline)) void multiply(const char* a, const char* b, int64_t steps, const char* filled, bool last,
+                                               const Pass& pass) {
+    const int64_t row = tiles_.start(pass.tile), rows = tiles_.rows(pass.tile);
     const int share = static_cast<int>((pending_.rows + steps - 1) / steps);
-    const int fetched = static_cast<int>((rows + steps - 1) / steps);
-    clear_sums<halves>();
+    const int64_t fetched = (rows + steps - 1) / steps;
     for (int64_t s = 0; s < steps; ++s, a += p.grain, b += p.grain * kCodePanel) {
-      multiply_step<halves>(a, p.row_bytes, s + 1 == steps && filled_ != nullptr ? filled_ : b);
+      multiply_step<halves>(a, p.row_bytes, s + 1 == steps && filled != nullptr ? filled : b);
       for (int i = 0; i < ahead_lines_; ++i, ahead_ += 64) __builtin_prefetch(ahead_, 0, 2);
-      if (last) {
-        const int left = rows - static_cast<int>(s) * fetched;
-        if (left > 0) fetch_results(g, row + s * fetched, left < fetched ? left : fetched, col);
+      if (last && s * fetched < rows) {
+        const int64_t left = rows - s * fetched;
+        fetch_results(g, row + s * fetched, static_cast<int>(left < fetched ? left : fetched), pass.panel * kCodePanel);
       }
       pending_.some(share);
     }
@@ -353,10 +408,11 @@ class BlockTask {
   const Gemm& g;
   const Tiles tiles_;
   char* codes_ = nullptr;
+  int32_t* whole_ = nullptr;
   float* sums_ = nullptr;
   Pending::Finish finish_;
-  const char* bytes_ = nullptr;   // of the chunk
-  const char* filled_ = nullptr;  // codes of the last step, if these are too few
+  const char* bytes_ = nullptr;   // of the pass
+  const char* filled_ = nullptr;  // codes of the last step of all, if these are too few
   const char* ahead_ = nullptr;
   int ahead_lines_ = 0;
   Pending pending_;

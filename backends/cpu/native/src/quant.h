@@ -109,7 +109,8 @@ struct SplitGemm {
 // split.h. Its groups begin at multiples of `grain` bytes and are filled up with zeros.
 struct BlockGemm {
   QuantGemm quant;       // what is done instead if rows have no digits
-  Code code;             // i8 with one scale for all k, or i4
+  Code code;             // i8 or i4
+  bool grouped;          // each group has sums of its own, though there be one only; codes of i4 always
   int digits;            // 1 or kDigits
   int64_t grain;         // k of a step
   int64_t group, groups;
@@ -117,13 +118,15 @@ struct BlockGemm {
   char* rows;            // [digits][m + 1][row_bytes]; the last of a block may be read as one more than there are
   float* row_scales;     // [groups][digits][m]
   bool* fits;            // [threads]: whether the rows that each quantised have digits
-  int64_t chunk;         // groups of codes of i4 that become bytes together
-  char* codes;           // room per thread for these
+  int64_t depth;         // k of a panel that all blocks of a task pass over before the next: whole groups
+  char* codes;           // room per thread for so many codes of i4 as bytes
   int64_t codes_bytes;
+  int32_t* whole;        // room per thread for sums between passes, [kBlockTiles][digits][kBlockRows][32], or null
   float* sums;           // room per thread for scaled sums, [kBlockTiles][kBlockRows][32], or null with one sum only
 };
 constexpr int kBlockRows = 32;
-constexpr int64_t kBlockTiles = 9;  // blocks of a task that share a chunk, at most
+constexpr int64_t kBlockTiles = 9;  // blocks of a task that make a pass together, at most
+constexpr int64_t kBlockFloats = kBlockRows * kCodePanel;
 
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
