@@ -206,10 +206,19 @@ def test_a_matrix_unit_gives_the_bits_of_vectors(
 ) -> None:
     """Sums of integers are exact, with all tails of rows, columns, steps, groups and chunks of these."""
     rng = np.random.default_rng(rows)
-    for n, depth, group in ((32, 64, 32), (70, 96, 64), (31, 130, 128), (97, 1544, 32), (64, 1030, 96), (33, 20, 0)):
+    for n, depth, group in (
+        (32, 64, 32),
+        (70, 96, 64),
+        (31, 130, 128),
+        (97, 1544, 32),
+        (64, 1030, 96),
+        (33, 20, 0),
+    ):
         codes, scales, attrs = weight_of(rng, kind, n, depth, group)
         attrs["act"] = ACTS[int(rng.integers(len(ACTS)))]
-        bias = _x(rng, n) if kind == "dynamic" else None  # of one group it may be added before or after rounding
+        bias = (
+            _x(rng, n) if kind == "dynamic" else None
+        )  # of one group it may be added before or after rounding
         operands = [_x(rng, rows, depth), codes, scales, bias, None]
         results = []
         for isa in ("avx512vnni", "amx"):

@@ -14,7 +14,7 @@ QuantKernels with_dots(QuantKernels kernels, const Dot* dot, const NibbleDot* ni
   return kernels;
 }
 
-constexpr int kAmxRows = 2;  // one row of codes of four bits is as far from the limit of memory, and w8a8 as near
+constexpr int kAmxRows = 2;  // one row of codes of four bits is slower, see docs/kernels.md
 
 QuantKernels with_amx(QuantKernels kernels) {
   kernels.blocks = run_blocks_amx;

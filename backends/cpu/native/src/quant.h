@@ -105,7 +105,7 @@ struct SplitGemm {
 };
 
 // Products of blocks of rows in bytes, for a matrix unit. A row of A is one of bytes, or of floats kDigits of them, one
-// after the other the rest of the row in finer steps: what is left is 2^-24 of the row's (or group's) largest, as in
+// after the other the rest of the row in finer steps: what is left is about 2^-24 of the row's (or group's) largest, as in
 // split.h. Its groups begin at multiples of `grain` bytes and are filled up with zeros.
 struct BlockGemm {
   QuantGemm quant;       // what is done instead if rows have no digits
@@ -115,7 +115,7 @@ struct BlockGemm {
   int64_t grain;         // k of a step
   int64_t group, groups;
   int64_t group_bytes, row_bytes;  // from one group or row to the next
-  char* rows;            // [digits][m + 1][row_bytes]; the last of a block may be read as one more than there are
+  char* rows;            // [digits][m + 1][row_bytes]; a block may read a row more than it has
   float* row_scales;     // [groups][digits][m]
   bool* fits;            // [threads]: whether the rows that each quantised have digits
   int64_t depth;         // k of a panel that all blocks of a task pass over before the next: whole groups
