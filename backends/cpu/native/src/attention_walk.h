@@ -158,7 +158,7 @@ class AttentionWalk {
   Stream streams_[kStreams];
   int stream_;                              // the next fetch: stream, column and row
   int64_t line_, at_;
-  RowState states_[kAttentionRows];
+  RowState states_[kMostAttentionRows];
 };
 
 // All tasks of an attention, by threads that take one after the other. Task: a walk with run(place, next).

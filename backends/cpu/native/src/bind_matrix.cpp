@@ -157,15 +157,15 @@ void put_abreast(Attention* p) {
 }
 
 // Rows of a task: as many as there may be, since each task reads the keys that it sees, but enough tasks for all.
-int64_t attention_part(const Attention& p, int threads) {
+int64_t attention_part(const Attention& p, int threads, int64_t most) {
   const int64_t heads = p.batch * p.heads > 0 ? p.batch * p.heads : 1;
   if (p.abreast) {
     const int64_t parts = (threads + heads - 1) / heads;
-    return std::min((p.rows + parts - 1) / parts, int64_t{kAttentionRows});
+    return std::min((p.rows + parts - 1) / parts, most);
   }
   const int64_t wanted = threads > 1 ? (kTasksPerThread * threads + heads - 1) / heads : 1;
   const int64_t rows = (p.rows + wanted - 1) / wanted;
-  return std::clamp(rows, kLeastPart, int64_t{kAttentionRows});
+  return std::clamp(rows, kLeastPart, most);
 }
 
 void bind_attention(Binder& binder, const Call& call) {
@@ -208,7 +208,7 @@ void bind_attention(Binder& binder, const Call& call) {
   const bool rounds = packs() && call.flag("bf16");
   if (p.rows == 1 && p.heads > p.kv_heads) put_abreast(&p);
   p.packs = packs();
-  p.part_rows = attention_part(p, binder.threads());
+  p.part_rows = attention_part(p, binder.threads(), rounds ? binder.kernels().bf16_rows : kAttentionRows);
   p.own_floats = AttentionRoom(p).total();
   p.own = binder.floats(p.own_floats * binder.threads());
   binder.emit(rounds ? binder.kernels().attention_bf16 : binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));

@@ -70,6 +70,7 @@ static std::map<std::string, Kernels> all_kernels() {
   amx.conv = kProductsAmx.conv;
   amx.product_floats = kProductsAmx.product_floats;
   amx.attention_bf16 = kAttentionAmx;
+  amx.bf16_rows = kMostAttentionRows;
   return {{"portable", kPortable}, {"avx2", kAvx2},         {"avxvnni", kAvx2}, {"avx512", kAvx512},
           {"avx512vnni", kAvx512}, {"avx512bf16", bf16}, {"amx", amx}};
 }

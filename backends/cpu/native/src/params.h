@@ -21,6 +21,7 @@ constexpr int kDepth = 192;    // k of a block of a product: short enough that s
 // no registers for addresses, and such that the rows of a tile lie in different sets of a cache.
 constexpr int kLeftRow = kDepth + 16;
 constexpr int kAttentionRows = 144;  // query rows of an attention task at most
+constexpr int kMostAttentionRows = 4 * kAttentionRows;  // where products cost so little that packing keys again counts
 constexpr int64_t kPoolColumns = 2048;  // of a row of results that pooling does together at most
 
 constexpr int64_t left_floats(int64_t rows, int64_t k) { return (k + kDepth - 1) / kDepth * rows * kLeftRow; }
@@ -89,7 +90,7 @@ struct Attention {
   bool causal;
   int64_t window;
   bool packs;                // keys are packed; or read in place, for few rows
-  int64_t part_rows;         // query rows of a task, at most kAttentionRows
+  int64_t part_rows;         // query rows of a task, at most kMostAttentionRows
   float* own;                // room per thread, see AttentionRoom
   int64_t own_floats;
 };
@@ -166,6 +167,7 @@ struct Kernels {
   int64_t (*product_floats)(int64_t m, int64_t k, int threads);  // of working memory that a product wants
   double (*multiply_adds)(int64_t rounds);  // floating-point operations done by a loop in registers
   const QuantKernels* quant = nullptr;
+  int bf16_rows = kAttentionRows;  // query rows of a task of attention_bf16 at most
 };
 
 extern const Kernels kPortable;
