@@ -49,7 +49,11 @@ def make_config(content: dict[str, Any], layers: int | None, where: str | None =
             where=where,
             hint="load the float checkpoint; forgec quantises when it compiles",
         )
-    model_type = str(content.get("model_type"))
+    if "model_type" not in content:
+        raise ModelError(
+            "the configuration has no model_type", where=where, hint="take the model's own config.json"
+        )
+    model_type = str(content["model_type"])
     if model_type not in transformers.CONFIG_MAPPING:
         raise ModelError(
             f"model type {model_type!r} is not known to transformers {transformers.__version__}",

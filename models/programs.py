@@ -92,12 +92,12 @@ def _part_inputs(cls: type[PreTrainedModel], part: str | None) -> tuple[str, ...
             return ("input_ids", "attention_mask")
         case "input_ids", "decoder":
             return ("decoder_input_ids", "encoder_hidden_states", "encoder_attention_mask")
-        case "input_features", "encoder":
-            return ("input_features",)
+        case ("input_features" | "input_values") as heard, "encoder":
+            return (heard,)
         case "input_features", "decoder":
             return ("input_ids", "encoder_hidden_states")
     raise ModelError(
-        f"{cls.__name__} reads {cls.main_input_name!r}: only text and speech features are supported"
+        f"the {part} of {cls.__name__} reads {cls.main_input_name!r}: only text and speech are supported"
     )
 
 

@@ -7,7 +7,8 @@ copies.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from .nodes.matrix import Form, forms
 from .types import HALF, Precision, packed_tensor
 
 __all__ = ["emit", "label"]
+
+_AXES = 5
+"""What an input or output of Intel's NPUs has at most; within a model there may be more."""
 
 
 def label(instr: Instr) -> str:
@@ -51,10 +55,10 @@ def emit(
 
     def parameter(operand: Register | ConstRef) -> None:
         shape = held[operand].shape if operand in held else operand.type.shape
-        node = opset.parameter(list(shape), precision.openvino(operand.type.dtype))
+        node = opset.parameter(list(_at_edge(shape)), precision.openvino(operand.type.dtype))
         node.set_friendly_name(f"in{len(parameters)}")
-        nodes[operand] = node
         parameters.append(node)
+        nodes[operand] = _shaped(node, shape)
 
     for register in main.params:
         parameter(register)
@@ -75,9 +79,20 @@ def emit(
         nodes.update(zip(instr.results, made, strict=True))
     results = []
     for number, register in enumerate(main.results):
-        results.append(opset.result(node(register)))
+        results.append(opset.result(_shaped(node(register), _at_edge(register.type.shape))))
         results[-1].set_friendly_name(f"out{number}")
     return ov.Model(results, parameters, segment.entry)
+
+
+def _at_edge(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an input or output: its first axes are one where there are more than the NPU takes."""
+    first = len(shape) - _AXES + 1
+    return (math.prod(shape[:first]), *shape[first:]) if first > 1 else tuple(shape)
+
+
+def _shaped(node: Any, shape: Sequence[int]) -> Any:
+    value = node if isinstance(node, ov.Output) else node.output(0)
+    return node if tuple(value.get_shape()) == tuple(shape) else opset.reshape(node, list(shape), False)
 
 
 def _held(value: np.ndarray, of: ConstRef, form: Form | None, precision: Precision) -> Any:

@@ -29,6 +29,7 @@ from .edge import MAX_RANK
 from .folded import COMPRESSED, compile_folded, fold_prices
 from .prediction import from_dict
 from .socs import CHIPS
+from .translate import readers_of_views
 from .trial import try_out
 
 __all__ = ["FAMILY", "KNOWN", "QnnBackend", "by_rule"]
@@ -154,8 +155,13 @@ class QnnBackend(Backend):
             return [container.with_repeats(codes[0], told), *codes[1:]] if told else codes
         except compiler.Refused as refused:
             placed = [instr for instr in refused.instrs if not get(instr.op).view]
-            if not placed:  # nothing that planning again could put elsewhere
+            readers = readers_of_views(segments, refused.instrs)
+            if not placed and not readers:  # nothing that planning again could put elsewhere
                 raise
+            for instr in readers:
+                self._learnt().learn(
+                    exact(instr), "Qualcomm's compiler refuses a view that it reads", keep=False
+                )
             for instr in placed:
                 self._learnt().learn(exact(instr), "Qualcomm's compiler refuses it in its place")
             rejected = RejectedError(refused.what, refused.where, refused.hint)

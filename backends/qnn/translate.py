@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from forgec.ir.op import get
 from forgec.ir.program import Instr, Program
 
-__all__ = ["originals", "refused_instructions", "refused_nodes", "vendor_reasons"]
+__all__ = ["originals", "readers_of_views", "refused_instructions", "refused_nodes", "vendor_reasons"]
 
 _REASON = re.compile(r"REASON\s*:\s*(.*?)\.?(?:\w+ node `[^`]*` will not be assigned.*)?$", re.MULTILINE)
 _NODE = re.compile(r"name:\s*([^\s,}]+),\s*[Tt]ype:\s*(\w+)")
@@ -49,6 +50,20 @@ def originals(segment: Program, instrs: Iterable[Instr | None]) -> list[Instr]:
     sources = {instr.source for instr in wanted if instr.source is not None}
     by_id = [instr for instr in segment.main.body if any(r.id in ids for r in instr.results)]
     return by_id or [instr for instr in segment.main.body if instr.source in sources]
+
+
+def readers_of_views(segments: Iterable[Program], instrs: Iterable[Instr]) -> list[Instr]:
+    """What reads the views among ``instrs``, be it through other views: a view is where its readers are."""
+    shown = {r.id for instr in instrs if get(instr.op).view for r in instr.results}
+    found = []
+    for segment in segments:
+        for instr in segment.main.body:
+            if any(r.id in shown for r in instr.registers()):
+                if get(instr.op).view:
+                    shown.update(r.id for r in instr.results)
+                else:
+                    found.append(instr)
+    return found
 
 
 def _place(instr: Instr) -> str:

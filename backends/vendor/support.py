@@ -125,10 +125,11 @@ class Support:
     def _answer(self, instr: Instr) -> str | None:
         return self._find(exact(instr)) or self._find(signature(instr))
 
-    def learn(self, key: str, reason: str) -> None:
-        """Remember an answer, here and in the cache."""
+    def learn(self, key: str, reason: str, keep: bool = True) -> None:
+        """Remember an answer, here and in the cache; one of no use elsewhere is not to ``keep``."""
         self._known[key] = reason
-        self._store.put(key_of(*self._place, key), json.dumps(reason).encode())
+        if keep:
+            self._store.put(key_of(*self._place, key), json.dumps(reason).encode())
 
     def _find(self, key: str) -> str | None:
         if key not in self._known:

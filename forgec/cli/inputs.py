@@ -102,7 +102,7 @@ def _load_npy(name: str) -> np.ndarray:
     try:
         return np.asarray(np.load(Path(name), allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {name}: {error}") from None
+        raise InputError(f"cannot read {name}: {_why(error)}") from None
 
 
 def _load_npz(name: str) -> dict[str, np.ndarray]:
@@ -110,4 +110,9 @@ def _load_npz(name: str) -> dict[str, np.ndarray]:
         with np.load(Path(name), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {name}: {error}") from None
+        raise InputError(f"cannot read {name}: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """What numpy says, but that whatever it does not know could be loaded as Python objects."""
+    return "it holds no arrays of numbers" if "pickle" in str(error) else str(error)

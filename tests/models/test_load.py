@@ -361,6 +361,25 @@ def test_a_model_without_sdpa_is_loaded_all_the_same(stored, tmp_path):
 # --------------------------------------------------------------------------------------------- bad files
 
 
+def test_a_configuration_without_a_type(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(ModelError, match="no model_type"):
+        models.load(path)
+
+
+def test_a_speech_encoder_of_samples(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 32, "vocab_size": 31}
+    counts = {"encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 1}
+    heads = {"encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    config = {"model_type": "moonshine", "architectures": ["MoonshineForConditionalGeneration"]}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, **sizes, **counts, **heads}))
+    assert models.load(path, part="encoder").inputs == ("input_values",)
+    with pytest.raises(ModelError, match="the decoder of Moonshine"):
+        models.load(path, part="decoder")
+
+
 def test_directory_without_configuration(tmp_path):
     with pytest.raises(ModelError, match=r"has no config.json"):
         models.load(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from text_models import CONFIGS, PRESETS, load
 from torch import fx
 
 from forgec.capture import capture
+from forgec.capture.retrace import RetraceError
 from forgec.graph import CapturedGraph
 
 FAST = ("gpt2", "llama", "lfm2", "longrope")
@@ -55,8 +57,13 @@ def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
     "family",
     [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in (*PRESETS, *CONFIGS)],
 )
-def test_a_second_trace_is_that_of_an_export(family, tmp_path):
-    """For a chunk and for one token, each exported and traced in turn."""
+def test_a_second_trace_is_that_of_an_export(family, tmp_path, monkeypatch):
+    """For a chunk and for one token, each exported, blocks too, and traced in turn."""
+    module = importlib.import_module("forgec.capture.capture")
+
+    def never(*_: object) -> None:
+        raise RetraceError("exported here")
+
     model = load(family, tmp_path)
     context = min(model.max_tokens or 80, 80)
     decoder = decoder_of(model, context, [8])
@@ -64,7 +71,9 @@ def test_a_second_trace_is_that_of_an_export(family, tmp_path):
         args, kwargs = decoder.example(tokens)
         other = decoder.example(9 - tokens)
         fresh = decoder_of(load(family, tmp_path), context, [8])
-        exported = capture(fresh, args, kwargs, fake=True).graph
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "retrace_module", never)
+            exported = capture(fresh, args, kwargs, fake=True).graph
         capture(decoder, *other, fake=True)
         traced = capture(decoder, args, kwargs, fake=True).graph
         assert bool(traced.notes) is (family in EXPORTED)

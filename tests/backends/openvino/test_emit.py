@@ -17,6 +17,7 @@ from random_pools import random_pool
 
 from forgec.errors import BackendError
 from forgec.ir.op import OPS, IRTypeError, Op, Sample
+from forgec.ir.parser import parse
 from forgec.ir.program import Function, Instr, Program, Register
 from forgec.ir.samples import Case, case_of
 from forgec.ir.types import DType, TensorType
@@ -117,6 +118,24 @@ def test_weights_may_be_inputs() -> None:
     (got,) = compiled([*case.inputs, *(case.tensors[name] for name in names)]).values()
     (want,) = OPS["linear"].evaluate(sample.operands, sample.attrs)
     np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"seed {SEED}")
+
+
+def test_inputs_and_outputs_have_five_axes_at_most() -> None:
+    """Those of a segment may have more, as windows of an image that the host put side by side."""
+    program = parse("""program @main(r0 "x": f32[2,2,3,2,2,4]) -> (r1 "y": f32[2,2,3,2,2,4], r3 "z": f32[4,6,8]) {
+  r1: f32[2,2,3,2,2,4] = mul r0, 2.0
+  r2: f32[4,6,8] = reshape r0 {shape=[4,6,8]}
+  r3: f32[4,6,8] = mul r2, 3.0
+  return r1, r3
+}
+""")
+    model = emit(program, Case(program, [], {}).constants, Precision(DType.F32))
+    shapes = [tuple(port.get_shape()) for port in (*model.inputs, *model.outputs)]
+    assert shapes == [(4, 3, 2, 2, 4), (4, 3, 2, 2, 4), (4, 6, 8)]
+    x = np.arange(192, dtype=np.float32).reshape(4, 3, 2, 2, 4)
+    first, second = CORE.compile_model(model, "CPU", EMULATION)([x]).values()
+    np.testing.assert_array_equal(first, 2 * x)
+    np.testing.assert_array_equal(second, 3 * x.reshape(4, 6, 8))
 
 
 def test_values_out_of_range_are_limited() -> None:

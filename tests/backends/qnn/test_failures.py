@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from forgec.backends.base import DEFAULTS, RejectedError, Settings
+from forgec.backends.base import DEFAULTS, RejectedError, Settings, Yes
 from forgec.backends.qnn import compiler, container, job, process, runs, trial
 from forgec.backends.qnn.backend import FAMILY, KNOWN, QnnBackend
 from forgec.backends.qnn.socs import CHIPS, TARGETS
 from forgec.backends.qnn.translate import refused_instructions, refused_nodes, vendor_reasons
 from forgec.backends.vendor.cache import Cache
-from forgec.backends.vendor.support import Support
+from forgec.backends.vendor.support import Support, Trial
 from forgec.backends.vendor.support import single as alone
 from forgec.backends.vendor.worker import Job, Outcome
 from qnn_programs import single
@@ -86,21 +87,49 @@ def test_the_backend_learns_from_a_refusal(tmp_path: Path, monkeypatch: pytest.M
     assert qnn.supports(refused).reason.startswith("mul: ")
 
 
-@pytest.mark.parametrize("op", [None, "reshape"])
+VIEWED = parse("""program @main(r0 "x": f32[2,3]) -> (r3 "y": f32[3,2]) {
+  r1: f32[6] = reshape r0 {shape=[6]}
+  r2: f32[3,2] = reshape r1 {shape=[3,2]}
+  r3: f32[3,2] = exp r2
+  return r3
+}
+""")
+
+
+@pytest.mark.parametrize("number", [None, 1])
 def test_a_refusal_that_planning_cannot_mend_is_final(
-    op: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = parse(
-        'program @main(r0 "x": f32[2]) -> (r1 "y": f32[2,1]) {\n  r1: f32[2,1] = reshape r0 {shape=[2,1]}\n  return r1\n}\n'
-    ).main.body
+    """It names nothing, or a view that nothing reads."""
+    alone = replace(VIEWED.main, body=VIEWED.main.body[:2], results=VIEWED.main.body[1].results)
+    program = replace(VIEWED, functions={VIEWED.entry: alone})
 
     def refuse(*_: object) -> list[bytes]:
-        raise compiler.Refused("no", None, None, view if op else [])
+        raise compiler.Refused("no", None, None, [] if number is None else [alone.body[number]])
 
     monkeypatch.setattr(compiler, "compile_segments", refuse)
     with pytest.raises(BackendError) as caught:
-        QnnBackend(TARGETS[0]).compile(ERF, no_constants)
+        QnnBackend(TARGETS[0]).compile(program, no_constants)
     assert not isinstance(caught.value, RejectedError)
+
+
+def test_what_reads_a_refused_view_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this compile: alone the reader may be taken."""
+
+    def refuse(*_: object) -> list[bytes]:
+        raise compiler.Refused("no", None, None, [VIEWED.main.body[0]])
+
+    monkeypatch.setattr(compiler, "compile_segments", refuse)
+    qnn, later = (QnnBackend(TARGETS[0]) for _ in range(2))
+    for each in (qnn, later):
+        each._support = Support(
+            "t", "a compiler", lambda instrs: [Trial("")] * len(instrs), tmp_path / "none", Cache(tmp_path)
+        )
+    with pytest.raises(RejectedError):
+        qnn.compile(VIEWED, no_constants)
+    reader = VIEWED.main.body[2]
+    assert qnn.supports(reader).reason == "exp: Qualcomm's compiler refuses a view that it reads"
+    assert isinstance(later.supports(reader), Yes)
 
 
 def test_a_failure_without_names_is_bisected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
