@@ -142,7 +142,9 @@ def _assert_ieee(got: np.ndarray, exact: np.ndarray, size: np.ndarray) -> None:
 
 @pytest.mark.parametrize("outliers", [False, True])
 @pytest.mark.parametrize("depth", [768, 3072])
-def test_errors_are_those_of_f32(isa: str, depth: int, outliers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_those_of_f32(
+    isa: str, depth: int, outliers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No further from float64 than multiply-adds in f32 by AVX-512, on average and at most."""
     rng = np.random.default_rng(depth)
     x, weight = _x(rng, 64, depth), _x(rng, 96, depth) / np.float32(depth**0.5)

@@ -105,17 +105,23 @@ bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Nu
     for (int i = 0; i < 32; ++i) index[i] = static_cast<uint16_t>(2 * i + 1);
     return _mm512_load_si512(index);
   }();
-  bool fits = true;
-  for (int row = 0; row < rows; ++row, from += from_row) {
-    __m512i largest = _mm512_setzero_si512();
-    for (int64_t k = 0; k < depth; k += kStep) {
-      const V x = V::load_n(from + k, depth - k);
-      const V y = depth - k > 16 ? V::load_n(from + k + 16, depth - k - 16) : V::zero();
-      largest = _mm512_max_epu32(_mm512_max_epu32(largest, magnitude(x.v)), magnitude(y.v));
-      split(x.v, y.v, [&](__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, odd, b); },
-            to + k / kStep * kPlanes * kTile + row * kStep, kTile);
+  alignas(64) __m512i largest[kTileRows] = {};
+  // Tile by tile, so that what is written lies together.
+  for (int64_t k = 0; k < depth; k += kStep, to += kPlanes * kTile) {
+    for (int row = 0; row < rows; ++row) {
+      const float* at = from + row * from_row + k;
+      const V x = V::load_n(at, depth - k);
+      const V y = depth - k > 16 ? V::load_n(at + 16, depth - k - 16) : V::zero();
+      largest[row] = _mm512_max_epu32(_mm512_max_epu32(largest[row], magnitude(x.v)), magnitude(y.v));
+      split(x.v, y.v, [&](__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, odd, b); }, to + row * kStep, kTile);
+      __builtin_prefetch(to + kPlanes * kTile + row * kStep, 1);
+      __builtin_prefetch(to + (kPlanes + 1) * kTile + row * kStep, 1);
+      __builtin_prefetch(to + (kPlanes + 2) * kTile + row * kStep, 1);
     }
-    const int most = static_cast<int>(_mm512_reduce_max_epu32(largest));
+  }
+  bool fits = true;
+  for (int row = 0; row < rows; ++row) {
+    const int most = static_cast<int>(_mm512_reduce_max_epu32(largest[row]));
     fits = in_range(_mm512_set1_epi32(most)) != 0 && fits;
   }
   return fits;
