@@ -31,6 +31,7 @@ constexpr int64_t kBlockRow = kColumns * kPlanes * kStep;  // of two k of a bloc
 constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block of a panel
 constexpr int kMostSums = 4;                     // tiles of C that are summed at a time
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
+constexpr int64_t kOwnTiles = 16;                // of rows that a thread splits for itself
 constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
 
 static_assert(kDepth % kStep == 0 && kPanel % 16 == 0, "blocks are whole tiles");
@@ -46,19 +47,29 @@ struct Room {
 
 // Where the parts of a product's working memory lie.
 struct Rooms {
-  int64_t tiles;   // of rows
+  int64_t per_block, first;  // tiles of rows: how many each block of k has, and which is the first
   Number* planes;
   bool* fits;      // [k block][tile of rows]: it is in range
   Room* rooms;
 
-  Rooms(const Gemm& g, int threads) : tiles((g.m + kTileRows - 1) / kTileRows) {
+  Rooms(const Gemm& g, int threads) : per_block((g.m + kTileRows - 1) / kTileRows), first(0) {
     const int64_t blocks = (g.k + kDepth - 1) / kDepth;
     rooms = reinterpret_cast<Room*>(g.packed_a);
     planes = reinterpret_cast<Number*>(rooms + threads);
-    fits = reinterpret_cast<bool*>(planes + blocks * tiles * kLeftTile);
+    fits = reinterpret_cast<bool*>(planes + blocks * per_block * kLeftTile);
   }
-  Number* left(int64_t tile, int64_t k) const { return planes + (k / kDepth * tiles + tile) * kLeftTile; }
-  bool* left_fits(int64_t tile, int64_t k) const { return fits + k / kDepth * tiles + tile; }
+  Number* left(int64_t tile, int64_t k) const { return planes + (k / kDepth * per_block + tile - first) * kLeftTile; }
+  bool* left_fits(int64_t tile, int64_t k) const { return fits + k / kDepth * per_block + tile - first; }
+
+  // Those of one block of k and tiles of rows from `tile` on, at most kOwnTiles, that a thread has for itself.
+  Rooms own(int thread, int64_t tile) const {
+    Rooms part = *this;
+    part.per_block = 0;
+    part.first = tile;
+    part.planes += thread * kOwnTiles * kLeftTile;
+    part.fits += thread * kOwnTiles;
+    return part;
+  }
 };
 
 int64_t product_floats(int64_t m, int64_t k, int threads) {
@@ -127,22 +138,25 @@ bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Nu
   return fits;
 }
 
+// A tile of rows and the block of k that starts at `k`.
+void split_tile(const Gemm& g, const Tiles& tiles, const Rooms& rooms, int64_t tile, int64_t k, Room* room) {
+  const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
+  const float* from = g.a + tiles.start(tile) * g.a_row + k * g.a_col;
+  int64_t from_row = g.a_row;
+  if (g.a_col != 1) {
+    copy_rows<V>(from, g.a_row, g.a_col, tiles.rows(tile), depth, room->rows, kLeftRow);
+    from = room->rows;
+    from_row = kLeftRow;
+  }
+  *rooms.left_fits(tile, k) = split_rows(from, from_row, tiles.rows(tile), depth, rooms.left(tile, k));
+}
+
 // All threads: the whole left factor.
 void split_left(const Gemm& g, const Tiles& tiles, const Rooms& rooms, Context& context) {
-  const int64_t blocks = (g.k + kDepth - 1) / kDepth;
   int64_t begin, end;
-  context.share(tiles.count * blocks, 1, &begin, &end);
+  context.share(tiles.count * ((g.k + kDepth - 1) / kDepth), 1, &begin, &end);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t t = i % tiles.count, k = i / tiles.count * kDepth, depth = g.k - k < kDepth ? g.k - k : kDepth;
-    const float* from = g.a + tiles.start(t) * g.a_row + k * g.a_col;
-    int64_t from_row = g.a_row;
-    if (g.a_col != 1) {
-      float* copy = rooms.rooms[context.thread].rows;
-      copy_rows<V>(from, g.a_row, g.a_col, tiles.rows(t), depth, copy, kLeftRow);
-      from = copy;
-      from_row = kLeftRow;
-    }
-    *rooms.left_fits(t, k) = split_rows(from, from_row, tiles.rows(t), depth, rooms.left(t, k));
+    split_tile(g, tiles, rooms, i % tiles.count, i / tiles.count * kDepth, rooms.rooms + context.thread);
   }
 }
 
@@ -399,12 +413,11 @@ void multiply_rows(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const 
   }
 }
 
-// Panels times pairs of tiles of rows. If the rows of a task do not stay in the cache, block of k by block of k, else
-// panel by panel, as they lie in memory.
-void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Task& task, Room* room) {
-  const int64_t first = 2 * task.first, last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
-  const int64_t blocks = (g.k + kDepth - 1) / kDepth, panels = task.end - task.begin;
-  const bool by_depth = !stays((last - first) * kTileRows, g.k);
+// Panels [task.begin, task.end) times tiles of rows [task.first, task.last): `by_depth` block of k by block of k, or
+// panel by panel, as they lie in memory. Rows that `rooms` has one block of are split when it is their turn.
+void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Task& task, bool by_depth, Room* room) {
+  const int64_t first = task.first, last = task.last, panels = task.end - task.begin;
+  const int64_t blocks = (g.k + kDepth - 1) / kDepth;
   const auto block_at = [&](int64_t number) {
     Block block;
     block.panel = task.begin + (by_depth ? number % panels : number / blocks);
@@ -426,8 +439,11 @@ void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, cons
   start(0);
   for (int64_t i = 0; i < panels * blocks; ++i) {
     const bool fits = aside.splitter.finish();
-    stores_before_tiles();
     const Block block = block_at(i);
+    for (int64_t tile = first; rooms.per_block == 0 && i % panels == 0 && tile < last; ++tile) {
+      split_tile(g, tiles, rooms, tile, block.k, room);
+    }
+    stores_before_tiles();
     if (i + 1 < panels * blocks) start(i + 1);
     aside.spread((last - first) * columns(block) * ((block.depth + kStep - 1) / kStep));
     multiply_rows(g, tiles, rooms, block, fits, first, last, &aside, room->rows);
@@ -439,16 +455,31 @@ void product(const Gemm& g, Context& context) {
   if (g.m < kLeastRows || g.k == 0) return gemm<V>(g, context);
   const Tiles tiles(g.m, kTileRows);
   const Rooms rooms(g, context.threads);
-  split_left(g, tiles, rooms, context);
+  Room* room = rooms.rooms + context.thread;
+  const int64_t panels = (g.n + kPanel - 1) / kPanel, threads = context.threads;
+  // Many rows and so few columns that their part of C stays in the cache: a thread splits a block of its own rows at a time.
+  const bool own = tiles.count >= threads * kOwnTiles && kOwnTiles * kTileRows * g.n * 4 <= kReused;
+  if (!own) split_left(g, tiles, rooms, context);
   context.barrier();
   TileShapes shapes;
   for (int t = 0; t < 8; ++t) shapes.set(t, t < 6 ? tiles.rows(0) : kTileRows, kTileBytes);
   const Tiled tiled(shapes);
-  const auto work = [&](const Task& task) { multiply_panels(g, tiles, rooms, task, rooms.rooms + context.thread); };
+  if (own) {
+    const int64_t rounds = (tiles.count + threads * kOwnTiles - 1) / (threads * kOwnTiles), tasks = rounds * threads;
+    for (int64_t number = context.claim(); number < tasks; number = context.claim()) {
+      const int64_t first = tiles.count * number / tasks, last = tiles.count * (number + 1) / tasks;
+      multiply_panels(g, tiles, rooms.own(context.thread, first), Task{0, panels, first, last, 0}, true, room);
+    }
+    return;
+  }
   // Where rows of a task do not stay in the cache it is to have several panels, which share them.
-  const int64_t panels = (g.n + kPanel - 1) / kPanel, rows = g.m < kRowBlock ? g.m : kRowBlock;
-  const int64_t shared = panels / (2 * context.threads);
-  run_tasks(panels, g.m, (tiles.count + 1) / 2, context, work, stays(rows, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared);
+  const int64_t shared = panels / (2 * threads);
+  const int64_t least = stays(g.m < kRowBlock ? g.m : kRowBlock, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared;
+  run_tasks(panels, g.m, (tiles.count + 1) / 2, context, [&](Task task) {
+    task.first *= 2;
+    task.last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
+    multiply_panels(g, tiles, rooms, task, !stays((task.last - task.first) * kTileRows, g.k), room);
+  }, least);
 }
 
 }  // namespace
