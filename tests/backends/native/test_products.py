@@ -61,6 +61,18 @@ def test_activations_and_strides(isa: str, act: str) -> None:
             assert_matches("linear", [x, weight, _x(rng, 75), None], {"act": act}, packed=packed, threads=2)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_blocks_of_rows(isa: str, threads: int) -> None:
+    """So many rows and few columns that every thread has rows of its own, also out of order in memory."""
+    rng = np.random.default_rng(threads)
+    for rows, out, depth in ((520, 100, 400), (777, 17, 192), (1030, 70, 500)):
+        x, weight, bias = _x(rng, depth, rows).T, _x(rng, out, depth) / np.float32(20), _x(rng, out)
+        x[rows // 3, 1] = np.float32(1e20)
+        weight[:, 1] = 0
+        operands = [x, weight, bias, _x(rng, rows, out)]
+        assert_matches("linear", operands, {"act": ""}, 5e-6, packed=True, threads=threads)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_matmul(isa: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -79,7 +91,7 @@ def test_conv(isa: str, outs: int) -> None:
 
 def test_sums_do_not_depend_on_threads(isa: str) -> None:
     rng = np.random.default_rng(1)
-    for rows in MANY:
+    for rows in (*MANY, 530):
         x, weight = _x(rng, rows, 500), _x(rng, 300, 500)
         x[rows // 2, 7] = np.float32(1e20)
         want = _linear(x, weight, threads=1)

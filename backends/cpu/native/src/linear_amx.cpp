@@ -13,29 +13,18 @@
 #include "amx.h"
 #include "conv.h"
 #include "gemm.h"
-#include "vec_avx512.h"
+#include "split_amx.h"
 
 namespace forgec {
 namespace {
 
-using V = VecAvx512;
-
 constexpr int64_t kLeastRows = 64;               // with fewer, splitting the right factor costs more than it gains
-constexpr int kStep = 32;                        // k of a tile
-constexpr int kSteps = kDepth / kStep;           // of a block
-constexpr int kPlanes = 3;                       // high, middle, low
-constexpr int kColumns = kPanel / 16;            // tiles of columns of a panel
-constexpr int64_t kTile = kTileRows * kStep;     // numbers of a tile
 constexpr int64_t kLeftTile = kSteps * kPlanes * kTile;    // of a tile of rows and a block of k
-constexpr int64_t kBlockRow = kColumns * kPlanes * kStep;  // of two k of a block of a panel
 constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block of a panel
 constexpr int kMostSums = 4;                     // tiles of C that are summed at a time
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
+constexpr int64_t kOwnTiles = 16;                // of rows that a thread splits for itself
 constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
-
-static_assert(kDepth % kStep == 0 && kPanel % 16 == 0, "blocks are whole tiles");
-
-using Number = uint16_t;  // of bf16
 
 // Room of a thread.
 struct Room {
@@ -46,19 +35,29 @@ struct Room {
 
 // Where the parts of a product's working memory lie.
 struct Rooms {
-  int64_t tiles;   // of rows
+  int64_t per_block, first;  // tiles of rows: how many each block of k has, and which is the first
   Number* planes;
   bool* fits;      // [k block][tile of rows]: it is in range
   Room* rooms;
 
-  Rooms(const Gemm& g, int threads) : tiles((g.m + kTileRows - 1) / kTileRows) {
+  Rooms(const Gemm& g, int threads) : per_block((g.m + kTileRows - 1) / kTileRows), first(0) {
     const int64_t blocks = (g.k + kDepth - 1) / kDepth;
     rooms = reinterpret_cast<Room*>(g.packed_a);
     planes = reinterpret_cast<Number*>(rooms + threads);
-    fits = reinterpret_cast<bool*>(planes + blocks * tiles * kLeftTile);
+    fits = reinterpret_cast<bool*>(planes + blocks * per_block * kLeftTile);
   }
-  Number* left(int64_t tile, int64_t k) const { return planes + (k / kDepth * tiles + tile) * kLeftTile; }
-  bool* left_fits(int64_t tile, int64_t k) const { return fits + k / kDepth * tiles + tile; }
+  Number* left(int64_t tile, int64_t k) const { return planes + (k / kDepth * per_block + tile - first) * kLeftTile; }
+  bool* left_fits(int64_t tile, int64_t k) const { return fits + k / kDepth * per_block + tile - first; }
+
+  // Those of one block of k and tiles of rows from `tile` on, at most kOwnTiles, that a thread has for itself.
+  Rooms own(int thread, int64_t tile) const {
+    Rooms part = *this;
+    part.per_block = 0;
+    part.first = tile;
+    part.planes += thread * kOwnTiles * kLeftTile;
+    part.fits += thread * kOwnTiles;
+    return part;
+  }
 };
 
 int64_t product_floats(int64_t m, int64_t k, int threads) {
@@ -68,142 +67,27 @@ int64_t product_floats(int64_t m, int64_t k, int threads) {
   return (bytes + 3) / 4;
 }
 
-__m512i magnitude(__m512 x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)); }
-
-// Of the largest magnitudes of a row or column: zero, or from 2^-48 to 2^40. Then no plane overflows, and what AMX takes
-// for zero is below 2^-28 of the product of two such numbers.
-__mmask16 in_range(__m512i largest) {
-  constexpr int least = (127 - 48) << 23, most = (127 + 40) << 23;
-  const __m512i above = _mm512_sub_epi32(largest, _mm512_set1_epi32(least));
-  return _mm512_cmple_epu32_mask(above, _mm512_set1_epi32(most - least)) |
-         _mm512_testn_epi32_mask(largest, largest);
-}
-
-// The planes of x and y, joined: join(x, y) of each, of which only the upper halves of lanes count.
-template <class Join>
-__attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join& join, Number* to, int64_t to_plane) {
-  const auto rounded = [](__m512 v) __attribute__((always_inline)) {
-    const __m512i half = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
-    return _mm512_and_si512(half, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
-  };
-#pragma GCC unroll 3
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    const bool last = plane == kPlanes - 1;  // of so few bits that there is nothing to round
-    const __m512i high_x = last ? _mm512_castps_si512(x) : rounded(x);
-    const __m512i high_y = last ? _mm512_castps_si512(y) : rounded(y);
-    _mm512_store_si512(to + plane * to_plane, join(high_x, high_y));
-    if (last) break;
-    x = _mm512_sub_ps(x, _mm512_castsi512_ps(high_x));
-    y = _mm512_sub_ps(y, _mm512_castsi512_ps(high_y));
+// A tile of rows and the block of k that starts at `k`.
+void split_tile(const Gemm& g, const Tiles& tiles, const Rooms& rooms, int64_t tile, int64_t k, Room* room) {
+  const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
+  const float* from = g.a + tiles.start(tile) * g.a_row + k * g.a_col;
+  int64_t from_row = g.a_row;
+  if (g.a_col != 1) {
+    copy_rows<V>(from, g.a_row, g.a_col, tiles.rows(tile), depth, room->rows, kLeftRow);
+    from = room->rows;
+    from_row = kLeftRow;
   }
-}
-
-// Rows of the left factor and one block of k, as tiles of their planes; false if a row is out of range.
-bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Number* to) {
-  const __m512i odd = [] {
-    alignas(64) uint16_t index[32];
-    for (int i = 0; i < 32; ++i) index[i] = static_cast<uint16_t>(2 * i + 1);
-    return _mm512_load_si512(index);
-  }();
-  bool fits = true;
-  for (int row = 0; row < rows; ++row, from += from_row) {
-    __m512i largest = _mm512_setzero_si512();
-    for (int64_t k = 0; k < depth; k += kStep) {
-      const V x = V::load_n(from + k, depth - k);
-      const V y = depth - k > 16 ? V::load_n(from + k + 16, depth - k - 16) : V::zero();
-      largest = _mm512_max_epu32(_mm512_max_epu32(largest, magnitude(x.v)), magnitude(y.v));
-      split(x.v, y.v, [&](__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, odd, b); },
-            to + k / kStep * kPlanes * kTile + row * kStep, kTile);
-    }
-    const int most = static_cast<int>(_mm512_reduce_max_epu32(largest));
-    fits = in_range(_mm512_set1_epi32(most)) != 0 && fits;
-  }
-  return fits;
+  *rooms.left_fits(tile, k) = split_rows(from, from_row, tiles.rows(tile), depth, rooms.left(tile, k));
 }
 
 // All threads: the whole left factor.
 void split_left(const Gemm& g, const Tiles& tiles, const Rooms& rooms, Context& context) {
-  const int64_t blocks = (g.k + kDepth - 1) / kDepth;
   int64_t begin, end;
-  context.share(tiles.count * blocks, 1, &begin, &end);
+  context.share(tiles.count * ((g.k + kDepth - 1) / kDepth), 1, &begin, &end);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t t = i % tiles.count, k = i / tiles.count * kDepth, depth = g.k - k < kDepth ? g.k - k : kDepth;
-    const float* from = g.a + tiles.start(t) * g.a_row + k * g.a_col;
-    int64_t from_row = g.a_row;
-    if (g.a_col != 1) {
-      float* copy = rooms.rooms[context.thread].rows;
-      copy_rows<V>(from, g.a_row, g.a_col, tiles.rows(t), depth, copy, kLeftRow);
-      from = copy;
-      from_row = kLeftRow;
-    }
-    *rooms.left_fits(t, k) = split_rows(from, from_row, tiles.rows(t), depth, rooms.left(t, k));
+    split_tile(g, tiles, rooms, i % tiles.count, i / tiles.count * kDepth, rooms.rooms + context.thread);
   }
 }
-
-// Splits a block of a panel bit by bit, two k at a time.
-class Splitter {
- public:
-  // `next` is the block that comes after it, to be fetched meanwhile.
-  void start(const float* from, int64_t depth, int columns, Number* to, const float* next) {
-    from_ = from;
-    ahead_ = reinterpret_cast<const char*>(next) - reinterpret_cast<const char*>(from);
-    depth_ = depth;
-    columns_ = columns;
-    to_ = to;
-    left_ = (depth + kStep - 1) / kStep * kTileRows;
-    for (__m512i& largest : largest_) largest = _mm512_setzero_si512();
-  }
-
-  int64_t left() const { return left_; }
-
-  // At most what is left.
-  void advance(int64_t count) {
-    left_ -= count;
-    for (; count > 0; --count) {
-      if (columns_ == kColumns && depth_ >= 2) {
-        pair<true>();
-      } else {
-        pair<false>();
-      }
-    }
-  }
-
-  // What is left; true if all columns are in range.
-  bool finish() {
-    advance(left_);
-    bool fits = true;
-    for (int j = 0; j < columns_; ++j) fits = in_range(largest_[j]) == 0xffff && fits;
-    return fits;
-  }
-
- private:
-  // The next two k; `whole` says that there are two, of a full panel.
-  template <bool whole>
-  __attribute__((always_inline)) void pair() {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-#pragma GCC unroll 3
-    for (int j = 0; j < kColumns; ++j) {
-      if (!whole && j == columns_) break;
-      const __m512 x = whole || depth_ > 0 ? _mm512_loadu_ps(from_ + j * 16) : _mm512_setzero_ps();
-      const __m512 y = whole || depth_ > 1 ? _mm512_loadu_ps(from_ + kPanel + j * 16) : _mm512_setzero_ps();
-      largest_[j] = _mm512_max_epu32(_mm512_max_epu32(largest_[j], magnitude(x)), magnitude(y));
-      split(x, y, [&](__m512i a, __m512i b) { return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, upper, 0xf8); },
-            to_ + j * kPlanes * kStep, kStep);
-      const char* ahead = reinterpret_cast<const char*>(from_ + j * 16) + ahead_;
-      _mm_prefetch(ahead, _MM_HINT_T1);
-      _mm_prefetch(ahead + kPanel * sizeof(float), _MM_HINT_T1);
-    }
-    from_ += 2 * kPanel;
-    depth_ -= 2;
-    to_ += kBlockRow;
-  }
-
-  const float* from_ = nullptr;
-  Number* to_ = nullptr;
-  int64_t ahead_ = 0, depth_ = 0, left_ = 0;
-  int columns_ = 0;
-  __m512i largest_[kColumns];
-};
 
 // The products of planes in their order, the same for every shape so that sums do not depend on how rows are divided.
 constexpr int kProducts = 6;
@@ -393,12 +277,11 @@ void multiply_rows(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const 
   }
 }
 
-// Panels times pairs of tiles of rows. If the rows of a task do not stay in the cache, block of k by block of k, else
-// panel by panel, as they lie in memory.
-void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Task& task, Room* room) {
-  const int64_t first = 2 * task.first, last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
-  const int64_t blocks = (g.k + kDepth - 1) / kDepth, panels = task.end - task.begin;
-  const bool by_depth = !stays((last - first) * kTileRows, g.k);
+// Panels [task.begin, task.end) times tiles of rows [task.first, task.last): `by_depth` block of k by block of k, or
+// panel by panel, as they lie in memory. Rows that `rooms` has one block of are split when it is their turn.
+void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const Task& task, bool by_depth, Room* room) {
+  const int64_t first = task.first, last = task.last, panels = task.end - task.begin;
+  const int64_t blocks = (g.k + kDepth - 1) / kDepth;
   const auto block_at = [&](int64_t number) {
     Block block;
     block.panel = task.begin + (by_depth ? number % panels : number / blocks);
@@ -420,8 +303,11 @@ void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, cons
   start(0);
   for (int64_t i = 0; i < panels * blocks; ++i) {
     const bool fits = aside.splitter.finish();
-    stores_before_tiles();
     const Block block = block_at(i);
+    for (int64_t tile = first; rooms.per_block == 0 && i % panels == 0 && tile < last; ++tile) {
+      split_tile(g, tiles, rooms, tile, block.k, room);
+    }
+    stores_before_tiles();
     if (i + 1 < panels * blocks) start(i + 1);
     aside.spread((last - first) * columns(block) * ((block.depth + kStep - 1) / kStep));
     multiply_rows(g, tiles, rooms, block, fits, first, last, &aside, room->rows);
@@ -433,16 +319,31 @@ void product(const Gemm& g, Context& context) {
   if (g.m < kLeastRows || g.k == 0) return gemm<V>(g, context);
   const Tiles tiles(g.m, kTileRows);
   const Rooms rooms(g, context.threads);
-  split_left(g, tiles, rooms, context);
+  Room* room = rooms.rooms + context.thread;
+  const int64_t panels = (g.n + kPanel - 1) / kPanel, threads = context.threads;
+  // Many rows and so few columns that their part of C stays in the cache: a thread splits a block of its own rows at a time.
+  const bool own = tiles.count >= threads * kOwnTiles && kOwnTiles * kTileRows * g.n * 4 <= kReused;
+  if (!own) split_left(g, tiles, rooms, context);
   context.barrier();
   TileShapes shapes;
   for (int t = 0; t < 8; ++t) shapes.set(t, t < 6 ? tiles.rows(0) : kTileRows, kTileBytes);
   const Tiled tiled(shapes);
-  const auto work = [&](const Task& task) { multiply_panels(g, tiles, rooms, task, rooms.rooms + context.thread); };
+  if (own) {
+    const int64_t rounds = (tiles.count + threads * kOwnTiles - 1) / (threads * kOwnTiles), tasks = rounds * threads;
+    for (int64_t number = context.claim(); number < tasks; number = context.claim()) {
+      const int64_t first = tiles.count * number / tasks, last = tiles.count * (number + 1) / tasks;
+      multiply_panels(g, tiles, rooms.own(context.thread, first), Task{0, panels, first, last, 0}, true, room);
+    }
+    return;
+  }
   // Where rows of a task do not stay in the cache it is to have several panels, which share them.
-  const int64_t panels = (g.n + kPanel - 1) / kPanel, rows = g.m < kRowBlock ? g.m : kRowBlock;
-  const int64_t shared = panels / (2 * context.threads);
-  run_tasks(panels, g.m, (tiles.count + 1) / 2, context, work, stays(rows, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared);
+  const int64_t shared = panels / (2 * threads);
+  const int64_t least = stays(g.m < kRowBlock ? g.m : kRowBlock, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared;
+  run_tasks(panels, g.m, (tiles.count + 1) / 2, context, [&](Task task) {
+    task.first *= 2;
+    task.last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
+    multiply_panels(g, tiles, rooms, task, !stays((task.last - task.first) * kTileRows, g.k), room);
+  }, least);
 }
 
 }  // namespace
