@@ -42,9 +42,8 @@ def split_name(stored: str) -> tuple[str, str]:
 
 def packed_type(layout: str, plain: TensorType) -> TensorType:
     """Type of the stored array; :class:`ArtifactError` for a layout that this version does not know."""
-    if columns_at_once := _columns(layout, plain):
-        rows, columns = plain.shape
-        return TensorType(DType.F32, (-(-columns // columns_at_once), rows, columns_at_once))
+    if width := _columns(layout, plain):
+        return TensorType(DType.F32, (-(-plain.shape[1] // width), plain.shape[0], width))
     panel = _Panel.parse(layout)
     if plain.dtype is not panel.dtype or plain.rank != 2:
         raise _unfit(layout, plain)
@@ -59,8 +58,8 @@ def packed_type(layout: str, plain: TensorType) -> TensorType:
 def unpack(layout: str, array: np.ndarray, plain: TensorType) -> np.ndarray:
     """The constant row-major again, a copy."""
     if _columns(layout, plain):
-        rows, columns = plain.shape
-        return np.ascontiguousarray(array.swapaxes(0, 1).reshape(rows, -1)[:, :columns])
+        matrix = array.swapaxes(0, 1).reshape(plain.shape[0], -1)
+        return np.ascontiguousarray(matrix[:, : plain.shape[1]])
     panel = _Panel.parse(layout)
     if panel.dtype is not DType.F32:
         words = array.view(np.uint32).reshape(len(array), -1, panel.width)

@@ -129,21 +129,24 @@ def _kernel(
     types = [None if v is None else TensorType.of(v) for v in inputs]
     (result,) = get(op).result_types(types, attrs)
     operands = [
-        None if t is None else ConstRef("c0", t) if i == 1 else Register(i, t) for i, t in enumerate(types)
+        None if t is None else Register(i, t) if i == 0 else ConstRef(f"c{i}", t) for i, t in enumerate(types)
     ]
     instr = Instr(op, tuple(operands), (Register(9, result),), attrs)
-    packed = native.pack(instr, weight)
-    copies = min(_MOST_COPIES, max(1, math.ceil(cold / packed.nbytes)))
+    given = {i: x for i, x in enumerate(inputs) if x is not None}
+    packed = {i: native.pack(instr, i, given[i]) for i in native.packed_operands(instr)}
+    nbytes = sum(x.nbytes for x in packed.values())
+    copies = min(_MOST_COPIES, max(1, math.ceil(cold / nbytes)))
     step, out = NativeStep(team), np.empty(result.shape, np.float32)
     for _ in range(copies):
-        own = native.allocate(packed.nbytes)
-        own[:] = packed.reshape(-1).view(np.uint8)
-        reason = step.add(instr, inputs, [out], own.view(packed.dtype))
+        own = {i: native.allocate(x.nbytes) for i, x in packed.items()}
+        for i, x in packed.items():
+            own[i][:] = x.reshape(-1).view(np.uint8)
+        reason = step.add(instr, inputs, [out], {i: x.view(packed[i].dtype) for i, x in own.items()})
         if reason is not None:
             raise RuntimeError(reason)
     step.finish()
     step()
-    return _Kernel(step, copies, packed.nbytes, [])
+    return _Kernel(step, copies, nbytes, [])
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
