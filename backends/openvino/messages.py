@@ -21,6 +21,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     (r"total shape size on dynamic shape", "attention must have a static shape"),
     (r"Unsupported ConvertOp configuration: (\S+) -> (\S+)", r"the NPU cannot convert \1 to \2"),
     (r"op operand #\d+ must be ranked tensor.*'tensor<([^']+)>'", r"an operand is \1, not taken here"),
+    (r"ScatterNDUpdate node '[^']*' has unsupported reduction type", "a scatter must replace what it finds"),
     (r"Unsupported data type '([^']+)'", r"this NPU has no element type \1"),
     (r"SDPAFusionMatcher.*THROWN.*", "the compiler's attention matcher fails on this mask"),
     (r"String attribute output_type is not|Attribute \S+ can't be processed", "an operator is not supported"),

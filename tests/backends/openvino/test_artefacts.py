@@ -108,6 +108,10 @@ def test_refusals_are_found_and_translated() -> None:
     ("message", "wording"),
     [
         ("x\nFailed to find BLOCKED for 0", "more than 5 axes"),
+        (
+            "x\nnGraph ScatterNDUpdate node 'r1.scatter' has unsupported reduction type '1'",
+            "a scatter must replace what it finds",
+        ),
         ("Unsupported ConvertOp configuration: f16 -> bf16 on arch NPU40XX", "cannot convert f16 to bf16"),
         ("Unsupported data type 'f8e4m3'", "no element type f8e4m3"),
         ("something new\n", "something new"),

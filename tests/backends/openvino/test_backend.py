@@ -155,15 +155,21 @@ class TestIntelsCompiler:
 
     def test_what_the_compiler_refuses_is_answered_in_our_words(self, compiler: Toolchain) -> None:
         backend = backends.get("intel-npu4000")
-        kind = TensorType(DType.F32, (1, 2, 1, 2, 1, 2))
-        six = Instr("tanh", (Register(0, kind),), (Register(1, kind),))
+        kind = TensorType(DType.F32, (4, 2, 2, 2))
+        index = Register(2, TensorType(DType.I64, (4,)))
+        adding = Instr(
+            "scatter",
+            (Register(0, kind), Register(1, kind), index),
+            (Register(3, kind),),
+            {"accumulate": True},
+        )
         two = Instr(
             "tanh",
             (Register(0, TensorType(DType.F32, (2, 2))),),
             (Register(1, TensorType(DType.F32, (2, 2))),),
         )
-        no, yes = backend.answers([six, two])
-        assert isinstance(no, No) and "5 axes" in no.reason
+        no, yes = backend.answers([adding, two])
+        assert isinstance(no, No) and "a scatter must replace what it finds" in no.reason
         assert isinstance(yes, Yes)
 
     def test_over_the_time_is_an_error_that_names_the_segment(self, compiler: Toolchain) -> None:
