@@ -1,5 +1,8 @@
 #include "team.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(_WIN32)
 #include <process.h>
 #else
@@ -11,6 +14,7 @@ namespace {
 
 constexpr int kSpinsInJob = 6000;   // some 300 microseconds
 constexpr int kSpinsBetween = 600;  // some 30 microseconds
+constexpr int kSpinsToYield = 64;   // the thread that is waited for may be on the same processor
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -31,9 +35,10 @@ long process_id() {
 }  // namespace
 
 void Gate::wait_beyond(uint32_t old, int spins) {
-  for (int i = 0; i < spins; ++i) {
+  for (int i = 1; i <= spins; ++i) {
     if (value() != old) return;
     pause();
+    if (i % kSpinsToYield == 0) std::this_thread::yield();
   }
   // Sequential consistency between these two and the two in advance(): one side sees the other.
   sleepers_.fetch_add(1);
@@ -51,7 +56,7 @@ void Gate::advance() {
   moved_.notify_all();
 }
 
-Team::Team(int threads) : threads_(threads < 1 ? 1 : threads) {}
+Team::Team(int threads) : threads_(threads < 1 ? 1 : threads), processors_(static_cast<size_t>(threads_)) {}
 
 Team::~Team() {
   if (process_ != process_id()) {  // a forked child has no workers to join
@@ -80,6 +85,7 @@ void Team::run(Job job, void* argument) {
   job_ = job;
   argument_ = argument;
   start_workers();
+  part_ways(0);
   start_.advance();
   job(argument, 0);
   barrier();
@@ -90,9 +96,34 @@ void Team::work(int thread, uint32_t seen) {
     start_.wait_beyond(seen, kSpinsBetween);
     ++seen;
     if (stopping_.load()) return;
+    part_ways(thread);
     job_(argument_, thread);
     barrier();
   }
+}
+
+// In a virtual machine Linux takes a processor that has been idle for one that its host has taken away, and wakes
+// threads where their waker is, where they take turns for a tenth of a second.
+void Team::part_ways(int thread) {
+#if defined(__linux__)
+  const auto place = [this](int t) -> std::atomic<int>& { return processors_[static_cast<size_t>(t)]; };
+  const int own = sched_getcpu();
+  place(thread).store(own, std::memory_order_relaxed);
+  bool alone = true;
+  for (int t = 0; t < thread; ++t) alone = alone && place(t).load(std::memory_order_relaxed) != own;
+  cpu_set_t allowed;
+  if (alone || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  for (int t = 0; t < thread; ++t) {
+    const int taken = place(t).load(std::memory_order_relaxed);
+    if (taken >= 0 && taken < CPU_SETSIZE) CPU_CLR(static_cast<size_t>(taken), &others);
+  }
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
+  sched_setaffinity(0, sizeof(allowed), &allowed);
+  place(thread).store(sched_getcpu(), std::memory_order_relaxed);
+#else
+  (void)thread;
+#endif
 }
 
 void Team::barrier() {

@@ -57,6 +57,8 @@ class Team {
  private:
   void start_workers();
   void work(int thread, uint32_t seen);
+  // A thread that starts a job on the processor of a thread before it goes to another one.
+  void part_ways(int thread);
 
   const int threads_;
   std::atomic<bool> busy_{false};
@@ -65,6 +67,7 @@ class Team {
   void* argument_ = nullptr;
   long process_ = 0;
   std::vector<std::thread> workers_;
+  std::vector<std::atomic<int>> processors_;  // of each thread when it started the last job
   Gate start_;
   Gate passed_;
   alignas(64) std::atomic<int> arrived_{0};
