@@ -57,5 +57,6 @@ def latency_plot(results: Sequence[Result], path: Path) -> None:
 
 
 def _processor(result: Result) -> str:
-    """Its name without the family."""
-    return str(result.machine.get("cpu", "")).partition(" (family")[0]
+    """Its name without the family, and whether it has matrix tiles."""
+    name = str(result.machine.get("cpu", "")).partition(" (family")[0]
+    return name + " with AMX" * ("amx_tile" in result.machine.get("instruction_sets", ()))
