@@ -144,12 +144,7 @@ class OpenVinoBackend(Backend):
         if folded is not None and folded.codes is not None:
             return [code.to_bytes() for code in folded.codes]
         models = [
-            emitted(
-                segment,
-                constants,
-                self.platform,
-                f"segment {number} of {len(segments)} for {self.name}",
-            )
+            emitted(segment, constants, self.platform, f"segment {number} of {len(segments)} for {self.name}")
             for number, segment in enumerate(segments, 1)
         ]
         results = []

@@ -84,12 +84,7 @@ class Folding:
             return None
         legal = [legalise_segment(part.program, platform) for part in division.parts]
         models = [
-            _model(
-                lawful,
-                part,
-                constants,
-                f"part {number} of {len(legal)}: {part.described}",
-            )
+            _model(lawful, part, constants, f"part {number} of {len(legal)}: {part.described}")
             for number, (lawful, part) in enumerate(zip(legal, division.parts, strict=True), 1)
         ]
         tried = division.repeated if mode == "auto" and not grouped else []

@@ -18,7 +18,8 @@ __all__ = ["LAYOUTS", "SCALES", "pack", "pack_scales"]
 LAYOUTS = {DType.I8: "i8.panel32x4", DType.I4: "i4.panel32x8", DType.BF16: "bf16.panel32x2"}
 
 
-SCALES = "f32.columns32"
+_COLUMNS = 32
+SCALES = f"f32.columns{_COLUMNS}"
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
@@ -33,7 +34,6 @@ def pack(codes: np.ndarray) -> np.ndarray:
 def pack_scales(scales: np.ndarray) -> np.ndarray:
     """Scales [groups, rows of the weight] as float32 [panels, groups, 32]."""
     groups, rows = scales.shape
-    width = int(SCALES.removeprefix("f32.columns"))
-    padded = np.zeros((groups, -(-rows // width) * width), np.float32)
+    padded = np.zeros((groups, -(-rows // _COLUMNS) * _COLUMNS), np.float32)
     padded[:, :rows] = scales
-    return np.ascontiguousarray(padded.reshape(groups, -1, width).swapaxes(0, 1))
+    return np.ascontiguousarray(padded.reshape(groups, -1, _COLUMNS).swapaxes(0, 1))

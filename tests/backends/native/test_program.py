@@ -226,6 +226,42 @@ def test_packed_weights_are_panels_of_48_outputs() -> None:
     assert {native.packing(DType.F32, isa) for isa in native.isas()} == {"f32.panel48"}
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="looks at processors of threads: run on Linux with two processors",
+)
+def test_a_thread_that_starts_where_another_runs_goes_elsewhere_and_may_return() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((400, 64), (64, 64)))
+    out = np.empty((400, 64), np.float32)
+    types = [TensorType.of(a) for a in (x, w, out)]
+    instr = Instr(
+        "linear", (Register(0, types[0]), Register(1, types[1]), None, None), (Register(2, types[2]),)
+    )
+    step = NativeStep(Team(2))
+    assert step.add(instr, [x, w, None, None], [out], {}) is None
+    allowed, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+    step()
+    (worker,) = map(int, set(os.listdir("/proc/self/task")) - before)
+    here = min(allowed)
+    seen = set()
+    try:
+        os.sched_setaffinity(0, {here})
+        for _ in range(20):
+            os.sched_setaffinity(worker, {here})
+            out.fill(0)
+            step()  # there is nowhere else to go
+            np.testing.assert_allclose(out, x @ w.T, rtol=1e-4, atol=1e-4)
+            os.sched_setaffinity(worker, allowed)
+            step()
+            with open(f"/proc/self/task/{worker}/stat") as stat:
+                seen.add(int(stat.read().rpartition(")")[2].split()[36]))
+            assert os.sched_getaffinity(worker) == allowed
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert seen - {here}
+
+
 def test_unknown_instruction_set_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGEC_ISA", "avx1024")
     with pytest.raises(OptionError, match="FORGEC_ISA=avx1024"):

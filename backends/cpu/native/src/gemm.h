@@ -40,6 +40,12 @@ void finish_rows(const Gemm& g, int64_t row, int64_t rows, int64_t col, int64_t 
   }
 }
 
+// f(integral_constant<int, 0>), f(integral_constant<int, 1>), ...
+template <class F, int... j>
+__attribute__((always_inline)) inline void each(std::integer_sequence<int, j...>, const F& f) {
+  (f(std::integral_constant<int, j>()), ...);
+}
+
 // f(integral_constant<Act, act>)
 template <class F>
 void with_act(Act act, const F& f) {

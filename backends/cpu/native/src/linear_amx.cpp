@@ -176,11 +176,6 @@ __attribute__((always_inline)) inline void add_products() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
 }
 
-template <class F, int... i>
-__attribute__((always_inline)) inline void each(std::integer_sequence<int, i...>, const F& f) {
-  (f(std::integral_constant<int, i>()), ...);
-}
-
 template <int n, class F>
 __attribute__((always_inline)) inline void times(const F& f) {
   each(std::make_integer_sequence<int, n>(), f);
@@ -197,10 +192,16 @@ void multiply(const Number* a, const Number* b, int64_t steps, int64_t rows, flo
     times<kProducts>([&](auto product) __attribute__((always_inline)) {
       constexpr int p = decltype(product)::value, before = p == 0 ? 0 : p - 1;
       if constexpr (p == 0 || kOfLeft[p] != kOfLeft[before]) {
-        times<R>([&](auto i) { load_tile_once<of_a + decltype(i)::value>(a + decltype(i)::value * kLeftTile + kOfLeft[p] * kTile); });
+        times<R>([&](auto t) {
+          constexpr int i = decltype(t)::value;
+          load_tile_once<of_a + i>(a + i * kLeftTile + kOfLeft[p] * kTile);
+        });
       }
       if constexpr (p == 0 || kOfRight[p] != kOfRight[before]) {
-        times<N>([&](auto j) { load_tile<of_b + decltype(j)::value>(b + (decltype(j)::value * kPlanes + kOfRight[p]) * kStep); });
+        times<N>([&](auto t) {
+          constexpr int j = decltype(t)::value;
+          load_tile<of_b + j>(b + (j * kPlanes + kOfRight[p]) * kStep);
+        });
       }
       times<R * N>([&](auto c) {
         constexpr int i = decltype(c)::value / N, j = decltype(c)::value % N;

@@ -25,12 +25,6 @@ V scale_at(const QuantGemm& q, int64_t group, int64_t col) {
   return left >= V::width ? V::load(scales) : V::load_n(scales, left);
 }
 
-// f(integral_constant<int, 0>), f(integral_constant<int, 1>), ...
-template <class F, int... j>
-__attribute__((always_inline)) inline void each(std::integer_sequence<int, j...>, const F& f) {
-  (f(std::integral_constant<int, j>()), ...);
-}
-
 // Rows [row, row + R) times one panel.
 template <class V, Code code, int R>
 void thin_panel(const QuantGemm& q, int64_t row, int64_t panel) {

@@ -80,7 +80,7 @@ bool split_rows(const float* from, int64_t from_row, int rows, int64_t depth, Nu
   return fits;
 }
 
-// Splits a block of a panel bit by bit, two k at a time.
+// Splits a block of a panel piece by piece, two k at a time.
 class Splitter {
  public:
   // `next` is the block that comes after it, to be fetched meanwhile.
