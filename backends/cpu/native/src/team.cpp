@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kSpinsInJob = 6000;   // some 300 microseconds
 constexpr int kSpinsBetween = 600;  // some 30 microseconds
-constexpr int kSpinsToYield = 64;   // the thread that is waited for may be on the same processor
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -35,10 +34,9 @@ long process_id() {
 }  // namespace
 
 void Gate::wait_beyond(uint32_t old, int spins) {
-  for (int i = 1; i <= spins; ++i) {
+  for (int i = 0; i < spins; ++i) {
     if (value() != old) return;
     pause();
-    if (i % kSpinsToYield == 0) std::this_thread::yield();
   }
   // Sequential consistency between these two and the two in advance(): one side sees the other.
   sleepers_.fetch_add(1);
