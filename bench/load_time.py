@@ -7,6 +7,7 @@ the tool, load and run a tiny model's file, and only then, against the clock, op
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -207,6 +208,7 @@ def measure(
     for model in models:
         with Worker(Loading, threads) as host:  # its folder holds the files
             files, failed = _write_all(model, tokens, layers, threads, host.folder, say)
+            os.sync()  # no write that is left over runs beside a load
             failures.update(failed)
             found[model_label(model, layers)] = _race(files, threads, repeat, say)
     return {"models": found, "failures": failures}
