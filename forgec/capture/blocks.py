@@ -15,8 +15,8 @@ result against eager on the example and falls back to the full trace.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ __all__ = [
     "BLOCK_OP",
     "BlockCall",
     "Recorded",
+    "Returned",
+    "candidates",
     "empty_results",
     "forwards",
     "is_block_call",
@@ -63,10 +65,15 @@ BLOCK_OP = torch.ops.forgec.block.default
 
 @dataclass
 class Returned:
-    """What one recorded call of a candidate returned, tensors as their types."""
+    """What one call of a candidate returned, tensors as their types."""
 
     results: list[Any]
     spec: pytree.TreeSpec
+
+    @classmethod
+    def of(cls, value: Any) -> Returned:
+        results, spec = pytree.tree_flatten(value)
+        return cls([_described(r) for r in results], spec)
 
 
 @dataclass
@@ -77,7 +84,7 @@ class BlockCall:
     module: nn.Module
     leaves: list[Any]
     in_spec: pytree.TreeSpec
-    returned: Returned
+    returned: Returned = field(init=False)
     kind: str = ""
 
     def result_types(self) -> tuple[TensorType, ...]:
@@ -160,8 +167,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake
 
     def hook(path: str) -> Any:
         def note(module: nn.Module, inputs: Any, out: Any) -> None:
-            results, spec = pytree.tree_flatten(out)
-            returned[path].append(Returned([_described(r) for r in results], spec))
+            returned[path].append(Returned.of(out))
 
         return note
 
@@ -198,8 +204,7 @@ def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
             if None in key[2]:
                 return forward(*args, **kwargs)
             if key not in known:
-                results, spec = pytree.tree_flatten(forward(*args, **kwargs))
-                known[key] = Returned([_described(x) for x in results], spec)
+                known[key] = Returned.of(forward(*args, **kwargs))
             returned = known[key]
             return pytree.tree_unflatten([_empty(x) for x in returned.results], returned.spec)
 
@@ -234,7 +239,7 @@ def _described(value: Any) -> Any:
     return tensor_type(value) if isinstance(value, torch.Tensor) else value
 
 
-def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]]:
+def _position_counters(found: Mapping[str, nn.Module]) -> set[tuple[type, str, str]]:
     """Integer attributes, by block class, sub-module path and name, that equal the block's position in its
     list for every block: they only number the blocks."""
     counting: dict[tuple[type, str, str], bool] = {}
@@ -248,7 +253,7 @@ def _position_counters(found: dict[str, nn.Module]) -> set[tuple[type, str, str]
     return {key for key, counts in counting.items() if counts}
 
 
-def structures(blocks: dict[str, nn.Module]) -> dict[str, Any]:
+def structures(blocks: Mapping[str, nn.Module]) -> dict[str, Any]:
     """What blocks have in common that compute the same with other weights, by their path, whose last part is
     their position."""
     counters = _position_counters(blocks)
@@ -262,17 +267,19 @@ def _structure_key(block: nn.Module, counters: set[tuple[type, str, str]]) -> An
     )
 
 
-def _kind_key(call: BlockCall, structure: Any) -> Any:
-    """What calls of one kind have in common, or None if the call has an argument that cannot be compared."""
-    leaves = [_leaf_key(leaf) for leaf in call.leaves]
-    results = [_leaf_key(leaf) for leaf in call.returned.results]
-    if None in leaves or None in results or not any(isinstance(r, TensorType) for r in results):
+def _input_key(call: BlockCall, structure: Any) -> Any:
+    """What calls have in common that give results of the same types, or None if the call has an argument that
+    cannot be compared."""
+    leaves = tuple(_leaf_key(leaf) for leaf in call.leaves)
+    return None if None in leaves else (structure, str(call.in_spec), leaves)
+
+
+def _result_key(call: BlockCall) -> Any:
+    """The types of a call's results, or None if one cannot be compared or none is a tensor."""
+    results = tuple(_leaf_key(leaf) for leaf in call.returned.results)
+    if None in results or not any(isinstance(r, TensorType) for r in results):
         return None
-    return (
-        structure,
-        (str(call.in_spec), tuple(leaves)),
-        (str(call.returned.spec), tuple(results)),
-    )
+    return str(call.returned.spec), results
 
 
 def _leaf_key(leaf: Any) -> Any:
@@ -308,44 +315,54 @@ def _attribute_key(value: Any) -> str:
     return f"{type(value).__name__}@{id(value)}"
 
 
-@contextlib.contextmanager
-def stubbed(recorded: Recorded, hide: bool) -> Iterator[list[BlockCall]]:
-    """While this is open, calling a candidate emits one ``forgec::block`` operator instead of its body.
+Returns = Callable[[BlockCall, Any], Returned]
+"""What tells the results of a call; the second argument is equal for calls that give results of the same
+types, and None for one that cannot be compared."""
 
-    Gives the list of calls in the order in which the export makes them; the operator's number is the index. A
+
+@contextlib.contextmanager
+def stubbed(blocks: Mapping[str, nn.Module], returns: Returns, hide: bool) -> Iterator[list[BlockCall]]:
+    """While this is open, calling one of the ``blocks`` emits one ``forgec::block`` operator instead of its
+    body. ``returns`` is asked with the block as it was.
+
+    Gives the list of calls in the order in which the trace makes them; the operator's number is the index. A
     call whose arguments cannot be compared (a cache object, say) is traced as it is. To ``hide`` takes the
     candidates' parameters and buffers away meanwhile: the export would spend most of its time on them. Then
     reading one is an error, and so is a call that would be traced as it is.
     """
     made: list[BlockCall] = []
     kinds: dict[Any, str] = {}
-    alike = structures(recorded.blocks)
+    alike = structures(blocks)
+    hidden = {module: _tables(module) for module in blocks.values()} if hide else {}
 
     def stub(path: str, module: nn.Module, forward: Any) -> Any:
-        returned = iter(recorded.returned[path])
-
         def call_once(*args: Any, **kwargs: Any) -> Any:
             leaves, in_spec = pytree.tree_flatten((args, kwargs))
-            call = BlockCall(path, module, [_described(x) for x in leaves], in_spec, next(returned))
-            key = _kind_key(call, alike[path])
-            if key is None:
+            call = BlockCall(path, module, [_described(x) for x in leaves], in_spec)
+            inputs = _input_key(call, alike[path])
+            with forwards({module: forward}), _shown(hidden.get(module, [])):
+                call.returned = returns(call, inputs)
+            results = _result_key(call)
+            if inputs is None or results is None:
                 if hide:
                     raise _HiddenError(f"a call of {path} has to be traced and its weights are hidden")
                 return forward(*args, **kwargs)
-            call.kind = kinds.setdefault(key, f"block{len(kinds)}")
+            call.kind = kinds.setdefault((inputs, results), f"block{len(kinds)}")
             number = len(made)
             made.append(call)
             _result_types[number] = list(call.result_types())
             values = iter(BLOCK_OP([x for x in leaves if isinstance(x, torch.Tensor)], number))
-            results = [next(values) if isinstance(r, TensorType) else r for r in call.returned.results]
-            return pytree.tree_unflatten(results, call.returned.spec)
+            filled = [next(values) if isinstance(r, TensorType) else r for r in call.returned.results]
+            return pytree.tree_unflatten(filled, call.returned.spec)
 
         return call_once
 
-    unique = {module: path for path, module in recorded.blocks.items() if recorded.returned[path]}
+    unique = {module: path for path, module in blocks.items()}
     stubs = {module: stub(path, module, module.forward) for module, path in unique.items()}
     try:
-        with forwards(stubs), _hidden(unique) if hide else contextlib.nullcontext():
+        with forwards(stubs), contextlib.ExitStack() as stack:
+            for tables in hidden.values():
+                stack.enter_context(_emptied(tables))
             yield made
     finally:
         _result_types.clear()
@@ -355,22 +372,37 @@ class _HiddenError(Exception):
     """A hidden weight is needed."""
 
 
+_Tables = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Tables of parameters and buffers, and what they hold."""
+
+
+def _tables(block: nn.Module) -> _Tables:
+    own = (vars(module)[kind] for module in block.modules() for kind in ("_parameters", "_buffers"))
+    return [(table, dict(table)) for table in own]
+
+
 @contextlib.contextmanager
-def _hidden(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    tables: list[dict[str, Any]] = [
-        table
-        for block in blocks
-        for module in block.modules()
-        for table in (vars(module)["_parameters"], vars(module)["_buffers"])
-    ]
-    kept = [dict(table) for table in tables]
+def _emptied(tables: _Tables) -> Iterator[None]:
+    for table, _ in tables:
+        table.clear()
     try:
-        for table in tables:
-            table.clear()
         yield
     finally:
-        for table, entries in zip(tables, kept, strict=True):
+        for table, entries in tables:
+            table.clear()
             table.update(entries)
+
+
+@contextlib.contextmanager
+def _shown(tables: _Tables) -> Iterator[None]:
+    """Hidden tables are full while this is open."""
+    for table, entries in tables:
+        table.update(entries)
+    try:
+        yield
+    finally:
+        for table, _ in tables:
+            table.clear()
 
 
 def is_block_call(node: fx.Node) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,16 @@ from ..errors import CaptureError
 from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
 from .experts import static_experts
-from .export import ExportedGraph, export_module, graph_of
+from .export import ExportedGraph, graph_of
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
-from .retrace import RetraceError, retrace_module
+from .retrace import RetraceError
 from .source import first_line, user_frame
 from .states import bind_states
 from .structure import build_signature, parameter_names
+from .tracers import Exporter, Retracer, Tracer
 
 __all__ = ["Capture", "capture"]
-
-Trace = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], ExportedGraph]
-"""What gives the graph of a call of a module."""
 
 
 @dataclass
@@ -99,14 +97,12 @@ def capture(
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
     with collector_paused(), static_experts(model):
-        recorded = _recorded(model, name, args, kwargs, fake)
-        call = _Call(model, name, args, kwargs, recorded)
-        graph = _assembled(call, mode)
+        graph, result = _traced(model, name, args, kwargs, mode, fake)
     if mode == "blocks" and not graph.blocks:
         raise CaptureError(
             f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
         )
-    results = [x for x in pytree.tree_leaves(recorded.result) if isinstance(x, torch.Tensor)]
+    results = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if fake or not isinstance(model, Referenced):
         return Capture(graph, inputs, None if fake else results)
@@ -138,81 +134,92 @@ _exported: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Modules that ``torch.export`` has captured: other calls of theirs are traced again without it."""
 
 
-def _assembled(call: _Call, mode: str) -> CapturedGraph:
-    """The graphs of a call: traced again if the module was captured before, else, or where only that can
-    tell, by ``torch.export``."""
-    full = mode == "full" or not call.recorded.blocks
-    assemble = _Call.assemble_full if full else _Call.assemble_blocks
+def _traced(
+    model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str, fake: bool
+) -> tuple[CapturedGraph, Any]:
+    """The graphs of a call, and what it returns, with values unless ``fake``: traced again if the module was
+    captured before, else, or where only that can tell, by ``torch.export``."""
+    again = model in _exported
+    recorded = None if fake and again else _recorded(model, name, args, kwargs, fake)
     refusal = None
-    if call.model in _exported:
+    if again:
+        retracer = Retracer(model)
         try:
-            return assemble(replace(call, trace=retrace_module))
+            graph = _Call(model, name, args, kwargs, retracer).assembled(mode, recorded)
+            return graph, retracer.result if recorded is None else recorded.result
         except (RetraceError, CaptureError) as error:
             refusal = f"captured by torch.export again, because tracing it again failed: {first_line(error)}"
             log(1, refusal)
-    graph = call.assemble_full() if full else _assemble_blocks(call, mode)
-    _exported.add(call.model)
+            recorded = recorded or _recorded(model, name, args, kwargs, fake)
+    assert recorded is not None
+    call = _Call(model, name, args, kwargs, Exporter(recorded))
+    try:
+        graph = call.assembled(mode, recorded)
+    except CaptureError as error:
+        if mode != "auto" or not call.tracer.blocks:
+            raise
+        graph = call.assembled("full", recorded)
+        graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
+    _exported.add(model)
     if refusal is not None:
         graph.notes.append(refusal)
-    return graph
-
-
-def _assemble_blocks(call: _Call, mode: str) -> CapturedGraph:
-    """Block by block; the full trace where a block cannot stand alone, unless the mode insists."""
-    try:
-        return call.assemble_blocks()
-    except CaptureError as error:
-        if mode == "blocks":
-            raise
-        graph = call.assemble_full()
-        graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
-        return graph
+    return graph, recorded.result
 
 
 @dataclass
 class _Call:
-    """A model and the call to capture."""
+    """A model, the call to capture, and the way to its graphs."""
 
     model: nn.Module
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    recorded: Recorded
-    trace: Trace = export_module
+    tracer: Tracer
 
-    def assemble_full(self) -> CapturedGraph:
-        exported = self.trace(self.model, self.args, self.kwargs)
-        return self._captured(exported, {}, _ConstantTable(), "full")
+    def assembled(self, mode: str, recorded: Recorded | None) -> CapturedGraph:
+        """In full, or block by block if there are blocks; a ``recorded`` run says what is returned."""
+        full = mode == "full" or not self.tracer.blocks
+        return self._assemble_full(recorded) if full else self._assemble_blocks(recorded)
 
-    def assemble_blocks(self) -> CapturedGraph:
+    def _assemble_full(self, recorded: Recorded | None) -> CapturedGraph:
+        exported = self.tracer.whole(self.model, self.args, self.kwargs)
+        return self._captured(exported, {}, _ConstantTable(), "full", recorded)
+
+    def _assemble_blocks(self, recorded: Recorded | None) -> CapturedGraph:
         try:
-            exported, made = self._export_stubbed(hide=True)
+            exported, made = self._stubbed(hide=True)
         except (CaptureError, RetraceError) as error:
             log(1, f"traced again with the blocks' weights: {first_line(error)}")
-            exported, made = self._export_stubbed(hide=False)
+            exported, made = self._stubbed(hide=False)
         kinds: dict[str, list[BlockCall]] = {}
         for call in made:
             kinds.setdefault(call.kind, []).append(call)
         table = _ConstantTable()
         blocks: dict[str, Block] = {}
-        captured = self._captured(exported, blocks, table, "blocks")
+        captured = self._captured(exported, blocks, table, "blocks", recorded)
         for kind, calls in kinds.items():
-            blocks[kind] = _export_block(kind, calls, table, self.trace)
+            blocks[kind] = _block(kind, calls, table, self.tracer.block(calls[0]))
         _resolve_calls(exported.graph, made)
         for kind, calls in kinds.items():
             if len(calls) == 1:
                 inline_block(captured, kind)
         return captured
 
-    def _export_stubbed(self, hide: bool) -> tuple[ExportedGraph, list[BlockCall]]:
-        with stubbed(self.recorded, hide) as made:
-            return self.trace(self.model, self.args, self.kwargs), made
+    def _stubbed(self, hide: bool) -> tuple[ExportedGraph, list[BlockCall]]:
+        with stubbed(self.tracer.blocks, self.tracer.returned, hide) as made:
+            return self.tracer.whole(self.model, self.args, self.kwargs), made
 
     def _captured(
-        self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str
+        self,
+        exported: ExportedGraph,
+        blocks: dict[str, Block],
+        table: _ConstantTable,
+        mode: str,
+        recorded: Recorded | None,
     ) -> CapturedGraph:
         names = parameter_names(self.model, len(self.args))
-        signature, _ = build_signature(names, self.args, self.kwargs, self.recorded.result)
+        result = self.tracer.result if recorded is None else recorded.result
+        signature, _ = build_signature(names, self.args, self.kwargs, result)
         traced = [node.meta["type"] for node in _results(exported.graph)]
         if traced != [leaf.type for leaf in signature.results]:
             raise CaptureError(
@@ -261,22 +268,13 @@ def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
             node.target = rename.get(str(node.target), node.target)
 
 
-def _export_block(kind: str, calls: list[BlockCall], table: _ConstantTable, trace: Trace) -> Block:
-    """Trace the representative of a kind, by ``trace`` where it takes more than a run on fake tensors, and
-    bind every instance's constants.
+def _block(kind: str, calls: list[BlockCall], table: _ConstantTable, exported: ExportedGraph) -> Block:
+    """A kind of block by the graph of its representative, with every instance's constants.
 
     Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor
     buffer of the block (a table built in its forward) is shared by all.
     """
     first = calls[0]
-    args, kwargs = first.example()
-    try:
-        exported = retrace_module(first.module, args, kwargs)
-    except RetraceError as error:
-        if trace is retrace_module:
-            raise
-        log(1, f"block {first.path} is exported: {first_line(error)}")
-        exported = trace(first.module, args, kwargs)
     if exported.states:
         raise CaptureError(f"block {first.path} changes its buffer {min(exported.states)!r}")
     own = _own_tensors(first.module)

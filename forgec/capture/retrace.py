@@ -35,7 +35,7 @@ from .export import ASSERTIONS, ExportedGraph, has_no_lowering, types_of
 from .source import user_line_of
 from .tensors import lifted_name
 
-__all__ = ["RetraceError", "retrace_module"]
+__all__ = ["RetraceError", "retrace", "retrace_module"]
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -48,6 +48,11 @@ class RetraceError(Exception):
 def retrace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
     """The graph of a call, as :func:`.export.export_module` gives it; :class:`RetraceError` if only that can
     tell."""
+    return retrace(module, args, kwargs)[0]
+
+
+def retrace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
+    """The graph of a call, and what it returns, with tensors that have no values."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)  # a table that the code holds is a constant
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     recorder = _Recorder(module, fake)
@@ -69,7 +74,7 @@ def retrace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         except Exception as error:  # the model's own code, or a fake tensor without the value asked for
             raise RetraceError(f"{type(error).__name__}: {error}") from error
     recorder.graph.output(tuple(recorder.node(x) for x in pytree.tree_leaves(result) if _is_tensor(x)))
-    return ExportedGraph(recorder.graph, recorder.constants, set())
+    return ExportedGraph(recorder.graph, recorder.constants, set()), result
 
 
 class _Recorder(ProxyTorchDispatchMode):
@@ -88,6 +93,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self._paths = {id(m): path for path, m in module.named_modules()}
         self._nodes: Any = WeakTensorKeyDictionary()
         self._stand_ins: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
+        self._fakes: dict[int, torch.Tensor] = {}
 
     @contextmanager
     def weights(self) -> Iterator[None]:
@@ -175,7 +181,15 @@ class _Recorder(ProxyTorchDispatchMode):
         return self._know(stand_in, node)
 
     def _faked(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._fake.from_tensor(tensor, static_shapes=True)
+        """The fake tensor of a tensor that lives longer than the trace, made without the descriptions that
+        torch keeps of it."""
+        if not _is_plain(tensor):
+            return self._fake.from_tensor(tensor, static_shapes=True)
+        fake = self._fakes.get(id(tensor))
+        if fake is None:
+            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            fake = self._fakes[id(tensor)] = FakeTensor(self._fake, meta, tensor.device)
+        return fake
 
     def _know(self, tensor: torch.Tensor, node: fx.Node) -> torch.Tensor:
         self._nodes[tensor] = node
@@ -194,6 +208,11 @@ class _Recorder(ProxyTorchDispatchMode):
                 path = self._paths.get(id(frame.f_locals["self"]))
             frame = frame.f_back
         return Source(aten, *line, path or None)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    known = type(tensor) in (torch.Tensor, nn.Parameter)
+    return known and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 _CALL = nn.Module._call_impl.__code__

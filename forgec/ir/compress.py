@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from ..weights import EIGHT_BIT_ACTIVATIONS, FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
@@ -38,7 +39,7 @@ from .program import (
     Recipe,
     leaves,
 )
-from .types import DType
+from .types import DType, TensorType
 
 __all__ = ["compress"]
 
@@ -175,10 +176,15 @@ def _recipe(weight: Recipe, format_: Format, part: str, gram: Leaf | None) -> Re
 
 
 def _apply(op: str, args: Sequence[Recipe], **attrs: int | str) -> Apply:
-    record = get(op)
-    kept = {key: value for key, value in attrs.items() if record.attrs[key] != value}
-    (result,) = record.result_types([a.type for a in args], kept)
-    return Apply(op, tuple(args), tuple(sorted(kept.items())), result)
+    kept = tuple(sorted((key, value) for key, value in attrs.items() if get(op).attrs[key] != value))
+    return Apply(op, tuple(args), kept, _result(op, tuple(a.type for a in args), kept))
+
+
+@lru_cache(maxsize=1024)
+def _result(op: str, types: tuple[TensorType, ...], attrs: tuple[tuple[str, int | str], ...]) -> TensorType:
+    """Type of a recipe's result: layers have the same again and again."""
+    (result,) = get(op).result_types(types, dict(attrs))
+    return result
 
 
 class _Body:

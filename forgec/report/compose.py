@@ -6,6 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,11 @@ def rss_report(memory: Rss | None, model_bytes: int) -> RssReport:
 
 def versions() -> dict[str, str]:
     """Versions of forgec, Python and the packages that matter for the result."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"forgec": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

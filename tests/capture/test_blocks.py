@@ -48,6 +48,25 @@ def test_a_run_without_values_runs_blocks_that_are_alike_once():
     assert recorded.result.shape == real.result.shape
 
 
+@pytest.mark.parametrize("scales", [[1.0] * 4, [1.0, 0.5, 1.0, 0.5]])
+def test_a_second_size_runs_each_kind_of_block_once(scales):
+    """Their trace tells what they return; the model is not run for it."""
+    model = seeded(Stack, depth=4, scales=scales)
+    runs = []
+    for block in candidates(model).values():
+        next(block.children()).register_forward_hook(lambda *_: runs.append(1))
+    capture(model, (values(2, 8),), fake=True)
+    runs.clear()
+    captured = capture(model, (values(3, 8),), fake=True).graph
+    assert len(runs) == len(set(scales))
+    assert sorted(len(b.instances) for b in captured.blocks.values()) == sorted(
+        map(scales.count, set(scales))
+    )
+    x = values(3, 8, seed=1)
+    torch.testing.assert_close(evaluate(captured, [x])[0], model(x))
+    assert not captured.notes
+
+
 @pytest.mark.parametrize("mode", ["auto", "full", "blocks"])
 def test_every_mode_computes_the_same(mode):
     model = seeded(Stack)

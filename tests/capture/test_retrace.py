@@ -147,7 +147,7 @@ def test_no_export_is_made_for_a_second_size(monkeypatch):
     """What costs the time is not called."""
     model = Branching().eval()
     capture(model, (torch.ones(4, 3),))
-    module = importlib.import_module("forgec.capture.capture")
+    module = importlib.import_module("forgec.capture.tracers")
 
     def export(*_):
         raise AssertionError("exported")

@@ -59,7 +59,7 @@ def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
 )
 def test_a_second_trace_is_that_of_an_export(family, tmp_path, monkeypatch):
     """For a chunk and for one token, each exported, blocks too, and traced in turn."""
-    module = importlib.import_module("forgec.capture.capture")
+    module = importlib.import_module("forgec.capture.tracers")
 
     def never(*_: object) -> None:
         raise RetraceError("exported here")

@@ -1,0 +1,107 @@
+"""Two ways to the graphs of a call: by ``torch.export`` with a run of the model before, or traced again.
+
+Both trace the model with its blocks replaced by opaque operators (see :mod:`.blocks`), need to know what
+these return, and give the graph of one call of a block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..debug import log
+from .blocks import BlockCall, Recorded, Returned, candidates
+from .export import ExportedGraph, export_module
+from .retrace import RetraceError, retrace, retrace_module
+from .source import first_line
+
+__all__ = ["Exporter", "Retracer", "Tracer"]
+
+
+class Tracer(ABC):
+    """A way to graphs. ``blocks`` are the modules that may be called as blocks, by path."""
+
+    blocks: Mapping[str, nn.Module]
+
+    @property
+    @abstractmethod
+    def result(self) -> Any:
+        """What the model returns, tensors perhaps without values; known after :meth:`whole`."""
+
+    @abstractmethod
+    def whole(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
+        """The graph of the model's call."""
+
+    @abstractmethod
+    def returned(self, call: BlockCall, like: Any) -> Returned:
+        """What a call of a block returns, asked in the order of the calls while the model is traced; ``like``
+        is equal for calls that return the same types."""
+
+    @abstractmethod
+    def block(self, call: BlockCall) -> ExportedGraph:
+        """The graph of a call of a block alone."""
+
+
+class Exporter(Tracer):
+    """``torch.export``, and for blocks a second trace where that can tell."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.recorded = recorded
+        self.blocks = {path: m for path, m in recorded.blocks.items() if recorded.returned[path]}
+        self._next: dict[str, Iterator[Returned]] = {}
+
+    @property
+    def result(self) -> Any:
+        return self.recorded.result
+
+    def whole(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
+        self._next = {path: iter(returned) for path, returned in self.recorded.returned.items()}
+        return export_module(model, args, kwargs)
+
+    def returned(self, call: BlockCall, like: Any) -> Returned:
+        return next(self._next[call.path])
+
+    def block(self, call: BlockCall) -> ExportedGraph:
+        args, kwargs = call.example()
+        try:
+            return retrace_module(call.module, args, kwargs)
+        except RetraceError as error:
+            log(1, f"block {call.path} is exported: {first_line(error)}")
+            return export_module(call.module, args, kwargs)
+
+
+class Retracer(Tracer):
+    """No run and no export: a block is traced when its first call of a kind shows what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.blocks = candidates(model)
+        self._result: Any = None
+        self._known: dict[Any, tuple[ExportedGraph, Returned]] = {}
+        self._graphs: dict[int, ExportedGraph] = {}
+
+    @property
+    def result(self) -> Any:
+        return self._result
+
+    def whole(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
+        graph, self._result = retrace(model, args, kwargs)
+        return graph
+
+    def returned(self, call: BlockCall, like: Any) -> Returned:
+        if like is None:
+            raise RetraceError(f"what {call.path} is called with cannot be compared")
+        if like not in self._known:
+            args, kwargs = call.example()
+            with torch.utils._python_dispatch._disable_current_modes():
+                graph, result = retrace(call.module, args, kwargs)
+            self._known[like] = graph, Returned.of(result)
+        graph, returned = self._known[like]
+        self._graphs[id(call)] = graph
+        return returned
+
+    def block(self, call: BlockCall) -> ExportedGraph:
+        return self._graphs[id(call)]
