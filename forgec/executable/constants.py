@@ -14,7 +14,7 @@ import numpy as np
 from forgec.backends.packing import packed_type, split_name, stored_name, unpack
 
 from ..errors import ArtifactError, InternalError
-from ..ir.program import Constant
+from ..ir.program import Constant, Leaf
 from ..ir.recipes import evaluate
 from ..ir.types import TensorType
 
@@ -22,10 +22,14 @@ __all__ = ["Constants", "from_file", "from_recipes"]
 
 
 class Constants:
-    """Read-only arrays by constant; ``compute`` makes one. Safe to use from several threads."""
+    """Read-only arrays by constant; ``compute`` makes one, a mere view if it is ``at_hand``. Safe to use from
+    several threads."""
 
-    def __init__(self, compute: Callable[[Constant], np.ndarray]) -> None:
+    def __init__(
+        self, compute: Callable[[Constant], np.ndarray], at_hand: Callable[[Constant], bool]
+    ) -> None:
         self._compute = compute
+        self.at_hand = at_hand
         self._arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
         """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
@@ -52,7 +56,10 @@ class Constants:
 
 def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
     """Constants computed from source tensors by name."""
-    return Constants(lambda constant: evaluate(constant.recipe, tensors))
+    return Constants(
+        lambda constant: evaluate(constant.recipe, tensors),
+        lambda constant: isinstance(constant.recipe, Leaf),
+    )
 
 
 def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, Constant]]) -> Constants:
@@ -81,7 +88,7 @@ def from_file(tensors: Mapping[str, np.ndarray], needed: Sequence[Mapping[str, C
         layout = packed[constant.key][0]
         return unpack(layout, tensors[stored_name(constant.key, layout)], constant.type)
 
-    constants = Constants(compute)
+    constants = Constants(compute, lambda constant: constant.key in tensors)
     for key, layouts in packed.items():
         constants.derived.update((stored_name(key, x), tensors[stored_name(key, x)]) for x in layouts)
     return constants

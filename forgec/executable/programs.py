@@ -117,4 +117,4 @@ def _union(tables: list[tuple[Mapping[str, Constant], Constants]]) -> Constants:
     def compute(constant: Constant) -> np.ndarray:
         return owners[constant.key].once(constant)
 
-    return Constants(compute)
+    return Constants(compute, lambda constant: owners[constant.key].at_hand(constant))

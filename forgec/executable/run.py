@@ -141,6 +141,10 @@ class _Memory:
         """A constant for this one use."""
         return self._constants.once(self._constant(operand))
 
+    def at_hand(self, operand: ConstRef) -> bool:
+        """Whether the array of a constant is there as it is, in the model or the file."""
+        return self._constants.at_hand(self._constant(operand))
+
     def _constant(self, operand: ConstRef) -> Constant:
         return self._program.constants[operand.name]
 

@@ -1,8 +1,8 @@
 """What the weights member of a file holds: constants as they are, in the layouts of backends, or both.
 
 A constant that every reader wants in a layout of its own is stored in that layout only, so that a load maps
-it and nothing is packed or copied. One that is also read in another way, as an embedding that is the head
-too, is stored twice: only the pages that are read take memory.
+it and nothing is packed or copied. One that is also read in another way is stored twice: only the pages that
+are read take memory.
 """
 
 from __future__ import annotations

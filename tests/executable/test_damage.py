@@ -295,9 +295,9 @@ class TestHostileContents:
             lambda m: m["members"]["plan.json"].update(digest="0" * 32),
             lambda m: m["members"]["plan.json"].update(digest="zz"),
             lambda m: m["members"]["weights.safetensors"].update(tensors=5),
-            lambda m: m["members"]["weights.safetensors"]["tensors"].update(wte="0" * 32),
-            lambda m: m["members"]["weights.safetensors"]["tensors"].update(wte=7),
-            lambda m: m["members"]["weights.safetensors"]["tensors"].pop("wte"),
+            lambda m: m["members"]["weights.safetensors"]["tensors"].update({"wte as f32.panel48": "0" * 32}),
+            lambda m: m["members"]["weights.safetensors"]["tensors"].update({"wte as f32.panel48": 7}),
+            lambda m: m["members"]["weights.safetensors"]["tensors"].pop("wte as f32.panel48"),
             lambda m: m["members"]["weights.safetensors"].pop("tensors"),
             lambda m: m["members"].update({"plan.json": []}),
             lambda m: m.update(members=[]),
@@ -405,10 +405,10 @@ class TestHostileContents:
 
     def test_a_header_that_gives_weights_another_shape(self, good, folder) -> None:
         weights = members_of(good)["weights.safetensors"]
-        assert b'"shape":[9,8]' in weights
+        assert b'"shape":[1,8,48]' in weights
         members = {
             **members_of(good),
-            "weights.safetensors": weights.replace(b'"shape":[9,8]', b'"shape":[8,9]'),
+            "weights.safetensors": weights.replace(b'"shape":[1,8,48]', b'"shape":[8,1,48]'),
         }
         refused(zipped(members), folder, "the header of 'weights.safetensors' is damaged")
 

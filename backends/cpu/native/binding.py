@@ -39,6 +39,9 @@ PANEL = 48
 _AT_ONCE = 64 << 20
 """Bytes of weights that a program which runs a single time has at the same time, a larger one by itself."""
 
+_LOOKUPS = ("embedding", "embedding_q")
+"""Ops that can read their table, operand 0, in the layout of the products' kernels too."""
+
 _HINTS = {"embedding": "check that the inputs were made with this model's own tokenizer"}
 
 Memory = Callable[[Operand], Any]
@@ -83,13 +86,13 @@ def pack(instr: Instr, operand: int, constant: np.ndarray) -> np.ndarray:
 def packings(body: Iterable[Instr]) -> dict[str, Packing]:
     """How each constant that some product wants packed is to be stored.
 
-    An embedding reads compressed tables in that layout too (see :func:`steps`).
+    An embedding reads tables in that layout too (see :func:`steps`).
     """
     found: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     plain: set[str] = set()
     for instr in body:
         layouts = packed_operands(instr)
-        either = 0 if instr.op == "embedding_q" else None
+        either = 0 if instr.op in _LOOKUPS else None
         for i, x in enumerate(instr.operands):
             if isinstance(x, ConstRef) and i in layouts:
                 found[x.name] = layouts[i], partial(pack, instr, i)
@@ -204,7 +207,8 @@ def steps(
     """Steps that run ``body``, views left out: native ones, with ``fallback(instr)`` in between where needed.
 
     ``memory`` gives the array of an operand or register; if it has ``once``, that gives a weight to pack
-    without keeping it. ``packed`` maps stored names of constants to their packed form; what is missing is
+    without keeping it, and if it has ``at_hand``, that says whether a table need not be computed to be read
+    row by row. ``packed`` maps stored names of constants to their packed form; what is missing is
     packed now and added, so programs that share the mapping share the weights.
     """
     weights: MutableMapping[str, np.ndarray] = {} if packed is None else packed
@@ -256,14 +260,16 @@ def _bound(
     weights: Mapping[str, np.ndarray],
 ) -> list[Step]:
     """The steps of ``body``; a weight that is not among the packed ones is read as it lies in memory."""
+    at_hand = getattr(memory, "at_hand", lambda _: False)
     result: list[Step] = []
     current: NativeStep | None = None
     for instr in body:
         if get(instr.op).view:
             continue
         layouts = packed_operands(instr)
-        if instr.op == "embedding_q" and isinstance(instr.operands[0], ConstRef):
-            layouts = {0: packing(instr.operands[0].type.dtype, isa())}  # if a product has packed the table
+        table = instr.operands[0] if instr.op in _LOOKUPS else None
+        if isinstance(table, ConstRef) and not at_hand(table):
+            layouts = _layouts_of(table)
         names = {i: _packed_name(instr, i, layout) for i, layout in layouts.items()}
         packed = {i: weights[name] for i, name in names.items() if name in weights}
         inputs = [_placeholder(x.type) if i in packed else memory(x) for i, x in enumerate(instr.operands)]  # type: ignore[union-attr]
@@ -282,6 +288,13 @@ def _bound(
         if isinstance(step, NativeStep):
             step.finish()
     return result
+
+
+def _layouts_of(table: ConstRef) -> dict[int, str]:
+    """The layout in which a look-up may find its table, if a product has packed it; the form is that of
+    :func:`packed_operands`."""
+    dtype = table.type.dtype
+    return {0: packing(dtype, isa())} if dtype is DType.F32 or dtype in compressed.LAYOUTS else {}
 
 
 def _pack_all(

@@ -1,5 +1,6 @@
 // Look-ups and scatters by index. An index out of range stops the run; below zero counts from the end, except
 // in an embedding.
+#include <algorithm>
 #include <cstring>
 
 #include "bind.h"
@@ -110,7 +111,41 @@ void emit_gather(Binder& binder, const Call& call, int axis, bool from_end) {
   binder.emit(run_gather, p, call.out().numel() * p.item > kParallelBytes);
 }
 
-void bind_embedding(Binder& binder, const Call& call) { emit_gather(binder, call, 0, false); }
+// Rows of a table in the layout of the products' kernels.
+struct PanelRows {
+  const float* panels;
+  const char* ids;
+  bool wide;
+  int64_t count, rows, size;
+  float* out;
+};
+
+void run_panel_rows(const void* params, Context& context) {
+  constexpr int64_t kAhead = 16;  // every element of a row is in a cache line of its own
+  const PanelRows& p = *static_cast<const PanelRows*>(params);
+  int64_t begin, end;
+  context.share(p.count, 1, &begin, &end);
+  for (; begin < end; ++begin) {
+    const int64_t id = read_index(p.ids, p.wide, begin);
+    if (id < 0 || id >= p.rows) return context.fail(id, p.rows);
+    const float* column = p.panels + id / kPanel * p.size * kPanel + id % kPanel;
+    float* out = p.out + begin * p.size;
+    for (int64_t k = 0; k < p.size; ++k) {
+      __builtin_prefetch(column + std::min(k + kAhead, p.size - 1) * kPanel);
+      out[k] = column[k * kPanel];
+    }
+  }
+}
+
+void bind_embedding(Binder& binder, const Call& call) {
+  const float* panels = call.packed_input<float>(0);
+  if (panels == nullptr) return emit_gather(binder, call, 0, false);
+  const Tensor& table = call.input(0);
+  const Tensor ids = binder.contiguous(call.input(1));
+  const PanelRows p{panels,         ids.data,       ids.dtype == DType::i64, ids.numel(),
+                    table.shape[0], table.shape[1], call.out().as<float>()};
+  binder.emit(run_panel_rows, p, call.out().numel() * item_size(DType::f32) > kParallelBytes);
+}
 
 void bind_gather(Binder& binder, const Call& call) {
   emit_gather(binder, call, call.axis("axis", call.input(0).rank), true);
