@@ -49,7 +49,7 @@ struct Context {
   void barrier() {
     if (team != nullptr) {
       const int64_t before = span != nullptr ? now() : 0;
-      team->barrier();
+      team->barrier(thread);
       if (span != nullptr) span->waited += now() - before;
     } else {
       next = 0;

@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <chrono>
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -12,8 +14,10 @@
 namespace forgec {
 namespace {
 
-constexpr int kSpinsInJob = 6000;   // some 300 microseconds
-constexpr int kSpinsBetween = 600;  // some 30 microseconds
+constexpr int kSpinsInJob = 6000;    // some 300 microseconds
+constexpr int kSpinsBetween = 600;   // some 30 microseconds
+constexpr int kSpinsAtStart = 2000;  // some 100 microseconds
+constexpr int kNaps = 50;            // some 4 milliseconds
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -83,10 +87,11 @@ void Team::run(Job job, void* argument) {
   job_ = job;
   argument_ = argument;
   start_workers();
-  part_ways(0);
+  part_ways(0, 0);
+  started_.store(1, std::memory_order_relaxed);
   start_.advance();
   job(argument, 0);
-  barrier();
+  barrier(0);
 }
 
 void Team::work(int thread, uint32_t seen) {
@@ -94,44 +99,66 @@ void Team::work(int thread, uint32_t seen) {
     start_.wait_beyond(seen, kSpinsBetween);
     ++seen;
     if (stopping_.load()) return;
-    part_ways(thread);
+    part_ways(thread, thread);
+    started_.fetch_add(1, std::memory_order_relaxed);
     job_(argument_, thread);
-    barrier();
+    barrier(thread);
   }
 }
 
 // In a virtual machine Linux takes a processor that has been idle for one that its host has taken away, and wakes
-// threads where their waker is, where they take turns for a tenth of a second.
-void Team::part_ways(int thread) {
+// threads where their waker is, where they take turns for a tenth of a second. A thread that starts a job leaves
+// the processors of those before it; one that has slept in the job those of all others.
+void Team::part_ways(int thread, int before) {
 #if defined(__linux__)
   const auto place = [this](int t) -> std::atomic<int>& { return processors_[static_cast<size_t>(t)]; };
   const int own = sched_getcpu();
   place(thread).store(own, std::memory_order_relaxed);
   bool alone = true;
-  for (int t = 0; t < thread; ++t) alone = alone && place(t).load(std::memory_order_relaxed) != own;
+  for (int t = 0; t < before; ++t) alone = alone && (t == thread || place(t).load(std::memory_order_relaxed) != own);
   cpu_set_t allowed;
   if (alone || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
   cpu_set_t others = allowed;
-  for (int t = 0; t < thread; ++t) {
+  for (int t = 0; t < before; ++t) {
     const int taken = place(t).load(std::memory_order_relaxed);
-    if (taken >= 0 && taken < CPU_SETSIZE) CPU_CLR(static_cast<size_t>(taken), &others);
+    if (t != thread && taken >= 0 && taken < CPU_SETSIZE) CPU_CLR(static_cast<size_t>(taken), &others);
   }
   if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
   sched_setaffinity(0, sizeof(allowed), &allowed);
   place(thread).store(sched_getcpu(), std::memory_order_relaxed);
 #else
   (void)thread;
+  (void)before;
 #endif
 }
 
-void Team::barrier() {
+// Whether a barrier is passed after pauses and some naps. A thread that was woken on this processor has to run here
+// before it can go elsewhere; a nap makes room for it, and its end, unlike a wake-up by that thread, puts nobody where
+// the other runs.
+bool Team::passes_soon(uint32_t before) {
+  const auto passed = [&] { return passed_.value() != before; };
+  const auto complete = [&] { return started_.load(std::memory_order_relaxed) == threads_; };
+  for (int i = 0; i < kSpinsInJob && (i < kSpinsAtStart || complete()); ++i) {
+    if (passed()) return true;
+    pause();
+  }
+  for (int i = 0; i < kNaps; ++i) {
+    if (passed()) return true;
+    std::this_thread::sleep_for(std::chrono::microseconds(10));
+  }
+  return passed();
+}
+
+void Team::barrier(int thread) {
   const uint32_t before = passed_.value();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     arrived_.store(0, std::memory_order_relaxed);
     next_.store(0, std::memory_order_relaxed);
     passed_.advance();
   } else {
-    passed_.wait_beyond(before, kSpinsInJob);
+    if (passes_soon(before)) return;
+    passed_.wait_beyond(before, 0);
+    part_ways(thread, threads_);
   }
 }
 

@@ -1,9 +1,9 @@
 // A team of threads that runs one job at a time, all threads the same code (single program, multiple data).
 //
 // The caller is thread 0; the others sleep between jobs. Synchronisation is by atomics; a waiting thread spins
-// (within a job, where the others are about to come, for longer than any sleep and wake-up takes; between jobs for
-// some microseconds) and then sleeps on a condition variable, so an idle team costs nothing. No lock is
-// taken unless a thread has gone to sleep or must be woken.
+// (within a job, where the others are about to come, for longer than any sleep and wake-up takes, with some naps behind;
+// between jobs for some microseconds) and then sleeps on a condition variable, so an idle team costs nothing. No lock
+// is taken unless a thread has gone to sleep or must be woken.
 #pragma once
 
 #include <atomic>
@@ -49,7 +49,7 @@ class Team {
   void run(Job job, void* argument);
 
   // Called by all threads of a running job: nobody leaves before everybody came. Resets claim().
-  void barrier();
+  void barrier(int thread);
 
   // The next number 0, 1, 2, ... that no thread has taken since the last barrier.
   int64_t claim() { return next_.fetch_add(1, std::memory_order_relaxed); }
@@ -57,8 +57,9 @@ class Team {
  private:
   void start_workers();
   void work(int thread, uint32_t seen);
-  // A thread that starts a job on the processor of a thread before it goes to another one.
-  void part_ways(int thread);
+  // A thread that runs on the processor of one of the threads below `before` goes to another one.
+  void part_ways(int thread, int before);
+  bool passes_soon(uint32_t before);
 
   const int threads_;
   std::atomic<bool> busy_{false};
@@ -70,6 +71,7 @@ class Team {
   std::vector<std::atomic<int>> processors_;  // of each thread when it started the last job
   Gate start_;
   Gate passed_;
+  std::atomic<int> started_{0};  // threads in the job
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int64_t> next_{0};
 };
