@@ -173,7 +173,8 @@ def _pool(
         own = folder / f"process{number}"
         own.mkdir()
         command = toolchain.command("NPU", "../jobs", options)
-        jobs.append(Job(what, command, own, toolchain.environment))
+        # The first program under Wine starts what all wait for that start meanwhile, for five minutes.
+        jobs.append(Job(what, command, own, toolchain.environment, serves_others=bool(toolchain.wine)))
     return jobs
 
 

@@ -2,10 +2,10 @@
 
 A job is a command and a folder: what goes in and what comes out are files there, nothing is pickled. The
 process and all that it starts are one group, which ends together: when it is done, over a bound, or
-cancelled. Its input is a pipe without data that closes when this process ends, be it killed: a process that
-watches it ends too. Memory is the resident memory of the group, looked at ten times a second where it has a
-bound, because some compilers reserve far more address space than they use. So a compiler that hangs, grows
-without end or dies never takes forgec with it.
+cancelled; Wine alone starts what other processes wait for. Its input is a pipe without data that closes when
+this process ends, be it killed: a process that watches it ends too. Memory is the resident memory of the
+group, looked at ten times a second where it has a bound, because some compilers reserve far more address
+space than they use. So a compiler that hangs, grows without end or dies never takes forgec with it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ _LOG_BYTES = 1 << 23
 @dataclass(frozen=True)
 class Job:
     """``what`` names the work in errors; ``folder`` is the working directory; ``environment`` is added to
-    this process's."""
+    this process's. A process that ``serves_others`` by what it starts ends without that."""
 
     what: str
     command: Sequence[str]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    serves_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def run(job: Job, settings: Settings, cancel: Event | None = None) -> Outcome:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.02 if time.monotonic() - start < 1 else 0.1)
     finally:
-        _end(process)
+        _end(process, job.serves_others)
     return Outcome(process.returncode, _tail(log), time.monotonic() - start, peak, stopped)  # type: ignore[arg-type]
 
 
@@ -153,10 +154,13 @@ def _resident(pid: int) -> int:
     return total
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group, whoever of it is still there."""
+def _end(process: subprocess.Popen[bytes], alone: bool) -> None:
+    """End the whole group, whoever of it is still there, or the process alone."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if alone:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert process.stdin is not None
     process.stdin.close()

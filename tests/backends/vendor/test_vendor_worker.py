@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,22 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(child, 9)
     pytest.fail("the child outlived the job")
+
+
+@pytest.mark.parametrize("limit", [0.5, 60.0])
+def test_what_serves_others_goes_on(tmp_path: Path, limit: float) -> None:
+    """Whether the process ends by itself or is over a bound."""
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', \"import time; time.sleep(1); open('done', 'w')\"])\n"
+        f"time.sleep({60 if limit < 1 else 0})"
+    )
+    work = replace(job(tmp_path, code), serves_others=True)
+    assert run(work, Settings(timeout_s=limit)).ok is (limit > 1)
+    end = time.monotonic() + 30
+    while not (tmp_path / "done").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_cancelling_ends_the_running_and_starts_no_others(tmp_path: Path) -> None:
