@@ -152,14 +152,14 @@ class Backend(ABC):
 
     ``precision`` is the element type that it computes floats in. ``calibration`` names the cost model of its
     instructions, a file of ``forgec/plan/calibration/npu``; None is that of the host. ``kind`` says what a
-    run here is: "measured" on the device, "emulated" by a stand-in. ``folds`` says that repeated blocks are
-    compiled once and called by the host, which then does what little stands before and behind them.
+    run here is: "measured" on the device, "emulated" by a stand-in. ``begins_with_products`` asks that the
+    host does what stands before a program's first matrix product, where that is little.
     """
 
     name: str
     precision: str = "f32"
     calibration: str | None = None
-    folds: bool = False
+    begins_with_products: bool = False
 
     @abstractmethod
     def available(self) -> str | None:

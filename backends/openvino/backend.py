@@ -98,12 +98,12 @@ class OpenVinoBackend(Backend):
         return "measured" if npu_platform() == self.platform else "emulated"
 
     def under(self, settings: Settings) -> OpenVinoBackend:
-        """What stands before the first product, with which a block that is compiled once begins, or behind
-        the last block would be a part of its own: a compile more, and a start more in every run."""
+        """A block that is compiled once begins with its first product, and what stands before it in the first
+        one would be a part of its own: a compile more, and a start more in every run."""
         if settings.fold != "on":
             return self
         found = copy(self)
-        found._origin, found.folds = self, True
+        found._origin, found.begins_with_products = self, True
         return found
 
     def supports(self, instr: Instr) -> Answer:

@@ -23,7 +23,7 @@ import numpy as np
 from .op import get
 from .program import ConstParam, ConstRef, Function, Instr, Literal, Operand, Program, Register, StateRef
 
-__all__ = ["fold", "repeated_until"]
+__all__ = ["fold"]
 
 _LEAST = 6
 """Instructions, without views, that a repeated run has at least."""
@@ -72,11 +72,6 @@ def fold(program: Program) -> Program:
         done = repeat.stop
     body += main.body[done:]
     return replace(program, functions={program.entry: replace(main, body=body), **functions})
-
-
-def repeated_until(body: Sequence[Instr]) -> int:
-    """Index behind the last repeated run of a body without calls; 0 if nothing is repeated."""
-    return max((repeat.stop for repeat in _search(body, 0, len(body))), default=0)
 
 
 def _search(body: Sequence[Instr], start: int, stop: int) -> Iterator[_Repeat]:

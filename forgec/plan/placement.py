@@ -7,8 +7,8 @@ without bound (and mirrored). Views are merged into the value they look at, inpu
 into the host. States are on the host, with what takes them directly; what looks at one may be anywhere,
 because a device reads it where it lies. What follows from the position in a text alone is the host's too. The
 minimum cut is the cheapest assignment under this additive model (Stone, 1977), exactly; of equal ones the one
-with most on the requested device. Where a device compiles repeated blocks once, the host does what little
-stands before the first product and behind the last block.
+with most on the requested device. A device may ask that its part begins with a matrix product: then the host
+does what little stands before.
 
 The flow is scipy's (Dinic), on costs as integers of 2^-29 of their sum: for a thousand instructions it takes
 milliseconds where one in pure Python takes tenths of a second. One device needs none of this and imports
@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 
 from ..backends.base import Answer, Backend, No
 from ..errors import BackendError, PlanError
-from ..ir.fold import repeated_until
 from ..ir.op import get
 from ..ir.program import Instr, Program, Register, StateRef
 from .cost import CostModel, cost_key, family
@@ -36,15 +35,13 @@ _SCALE = 2.0**29
 _UNBOUNDED = 2**30
 _PRODUCTS = ("matrix", "convolution", "attention")
 _START_US = 100.0
-"""What it may cost that the host does what stands before or behind the blocks: about what it would to start
-the device once more, which no estimate has. It is not measured."""
+"""What the host may spend before the first product: about what it would to start the device once more, which
+no estimate has. It is not measured."""
 
-_FIX = "nothing: the host has it done in less time"
 _LED = Reason(
-    BY_COST, "it stands before the first product, where the device would be started once more for it", _FIX
-)
-_LEFT = Reason(
-    BY_COST, "it stands behind the last block, where the device would be started once more for it", _FIX
+    BY_COST,
+    "it stands before the first product, where the device would be started once more for it",
+    "nothing: the host has it done in less time",
 )
 
 
@@ -82,13 +79,11 @@ def place(program: Program, target: Backend, host: Backend, cost: CostModel) -> 
     totals = [problem.total(devices) for devices in candidates]
     total, devices = min(zip(totals, candidates, strict=True), key=lambda pair: pair[0])
     reasons: dict[int, Reason] = {}
-    if target.folds:
-        for find, reason in ((problem.before_products, _LED), (problem.behind_blocks, _LEFT)):
-            moved = find(devices, target.name)
-            other = [host.name if i in moved else device for i, device in enumerate(devices)]
-            if moved and problem.total(other) <= total + _START_US:
-                devices, total = other, problem.total(other)
-                reasons.update(dict.fromkeys(moved, reason))
+    if target.begins_with_products:
+        led = problem.before_products(devices, target.name)
+        reasons = dict.fromkeys(led, _LED)
+        devices = [host.name if i in led else device for i, device in enumerate(devices)]
+        total = problem.total(devices)
     reasons = problem.reasons(devices, target.name) | reasons | _through_torch(body)
     return Placement(devices, reasons, total, totals[1])
 
@@ -242,34 +237,21 @@ class _Problem:
 
     def before_products(self, devices: Sequence[str], target: str) -> set[int]:
         """What an assignment gives to the target before the first product there, and the host has what that
-        reads."""
+        reads; nothing if the host would be long at it."""
         found: set[int] = set()
+        spent = 0.0
         for i in self.nodes:
             if devices[i] != target:
                 continue
             if family(self.program.main.body[i].op) in _PRODUCTS:
                 break
+            price = self.prices[self.host][i]
             producers = {self.producer[r] for r in self.reads[i]} - found
             ready = all(p is None or devices[p] == self.host for p in producers)
-            if ready and not isinstance(self.prices[self.host][i], No):
+            if ready and not isinstance(price, No):
                 found.add(i)
-        return found
-
-    def behind_blocks(self, devices: Sequence[str], target: str) -> set[int]:
-        """What an assignment gives to the target behind the last of the blocks that repeat; nothing if none
-        do, or the host cannot."""
-        there = [i for i in self.nodes if devices[i] == target]
-        if not there or self._is_long(there[-1], target):  # the search takes longer than to see this
-            return set()
-        first = repeated_until(self.program.main.body)
-        found = {i for i in there if first and i >= first}
-        return set() if any(self._is_long(i, target) for i in found) else found
-
-    def _is_long(self, index: int, target: str) -> bool:
-        """Whether the host cannot run an instruction in little more time than the target."""
-        here, there = self.prices[self.host][index], self.prices[target][index]
-        assert not isinstance(there, No)
-        return isinstance(here, No) or here > there + _START_US
+                spent += price
+        return found if spent <= _START_US else set()
 
     def cut(self, target: str) -> list[str]:
         """Devices by the minimum cut; node 0 is the target's side, node 1 the host's."""
