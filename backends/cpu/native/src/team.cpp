@@ -17,7 +17,11 @@ namespace {
 constexpr int kSpinsInJob = 6000;    // some 300 microseconds
 constexpr int kSpinsBetween = 600;   // some 30 microseconds
 constexpr int kSpinsAtStart = 2000;  // some 100 microseconds
-constexpr int kNaps = 50;            // some 4 milliseconds
+#if defined(_WIN32)
+constexpr int kNaps = 0;  // none is short there
+#else
+constexpr int kNaps = 50;  // some 4 milliseconds
+#endif
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
