@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import generate, perplexity, streaming, train
+from . import generate, perplexity, program_time, streaming, train
 from .command import Job, Layers, Models, Repeat, Threads, app, benchmark, say
 
 
@@ -67,6 +67,34 @@ def run_streaming(
             threads=threads,
             layers=layers,
             folder=folder,
+            say=say,
+        )
+
+    return Job(settings, measure)
+
+
+@benchmark("programs")
+def run_programs(
+    models: Models = None,
+    weights: Annotated[str, typer.Option(help="Format of weights.")] = "w4a8",
+    context: Annotated[int, typer.Option(min=2, help="Longest text.")] = 1024,
+    chunk: Annotated[int, typer.Option(min=2, help="Tokens that prefill reads at a time.")] = 128,
+    threads: Threads = 2,
+    repeat: Repeat = 5,
+    layers: Layers = None,
+) -> Job:
+    """What a further program of a language model adds to its compile."""
+    settings = {"threads": threads, "rounds": repeat, "context": context, "chunk": chunk, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        return program_time.measure(
+            models or program_time.MODELS,
+            weights=weights,
+            context=context,
+            chunk=chunk,
+            threads=threads,
+            repeat=repeat,
+            layers=layers,
             say=say,
         )
 

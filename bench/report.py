@@ -26,6 +26,7 @@ from . import (
     npu_rates,
     npu_weights,
     perplexity,
+    program_time,
     scaling,
     streaming,
 )
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         fidelity,
         perplexity,
         generate,
+        program_time,
         streaming,
         latency,
         fusion,

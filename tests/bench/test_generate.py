@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import generate, streaming
+from bench import generate, program_time, streaming
 from bench.generating import last_logits
 from bench.gguf_file import write_gguf
 from forgec import models
@@ -81,3 +81,11 @@ def test_streaming_writes_compiles_and_runs(tmp_path):
     assert ran["tokens"] == 5 and made["peak"] >= made["before"]
     data = {"models": {"toy": {"shards": stored, "compile": made, "run": ran}}}
     assert "| toy |" in streaming.tables(data)[0].markdown()
+
+
+def test_every_program_has_its_time():
+    found = program_time.Programs().compile("llama-3.2-1b-tiny", "fp32", 16, 8, None, check=False)
+    assert set(found) == {"decode", "prefill.8"} and all(time > 0 for time in found.values())
+    data = {"weights": "fp32", "models": {"toy": {"checked": {key: [x, 2 * x] for key, x in found.items()}}}}
+    share = f"{100 * found['decode'] / found['prefill.8']:.0f} %"
+    assert share in program_time.tables(data)[0].markdown()
