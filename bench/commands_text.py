@@ -76,7 +76,7 @@ def run_streaming(
 @benchmark("programs")
 def run_programs(
     models: Models = None,
-    weights: Annotated[str, typer.Option(help="Format of weights.")] = "w4a8",
+    weights: Annotated[str, typer.Option(help="Format of weights.")] = "int8",
     context: Annotated[int, typer.Option(min=2, help="Longest text.")] = 1024,
     chunk: Annotated[int, typer.Option(min=2, help="Tokens that prefill reads at a time.")] = 128,
     threads: Threads = 2,
