@@ -78,12 +78,16 @@ class Returned:
 
 @dataclass
 class BlockCall:
-    """One call of a repeated block as the export makes it, tensors among the ``leaves`` as their types."""
+    """One call of a repeated block as the trace makes it, tensors among the ``leaves`` as their types.
+
+    ``like`` is equal for calls that return the same types, None if an argument cannot be compared.
+    """
 
     path: str
     module: nn.Module
     leaves: list[Any]
     in_spec: pytree.TreeSpec
+    like: Any
     returned: Returned = field(init=False)
     kind: str = ""
 
@@ -200,8 +204,8 @@ def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
     def short(forward: Any, structure: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             leaves, in_spec = pytree.tree_flatten((args, kwargs))
-            key = (structure, str(in_spec), tuple(_leaf_key(_described(leaf)) for leaf in leaves))
-            if None in key[2]:
+            key = _input_key(structure, [_described(leaf) for leaf in leaves], in_spec)
+            if key is None:
                 return forward(*args, **kwargs)
             if key not in known:
                 known[key] = Returned.of(forward(*args, **kwargs))
@@ -267,19 +271,18 @@ def _structure_key(block: nn.Module, counters: set[tuple[type, str, str]]) -> An
     )
 
 
-def _input_key(call: BlockCall, structure: Any) -> Any:
-    """What calls have in common that give results of the same types, or None if the call has an argument that
-    cannot be compared."""
-    leaves = tuple(_leaf_key(leaf) for leaf in call.leaves)
-    return None if None in leaves else (structure, str(call.in_spec), leaves)
+def _input_key(structure: Any, leaves: list[Any], in_spec: pytree.TreeSpec) -> Any:
+    """See :class:`BlockCall`, ``like``."""
+    keys = tuple(map(_leaf_key, leaves))
+    return None if None in keys else (structure, str(in_spec), keys)
 
 
-def _result_key(call: BlockCall) -> Any:
+def _result_key(returned: Returned) -> Any:
     """The types of a call's results, or None if one cannot be compared or none is a tensor."""
-    results = tuple(_leaf_key(leaf) for leaf in call.returned.results)
+    results = tuple(map(_leaf_key, returned.results))
     if None in results or not any(isinstance(r, TensorType) for r in results):
         return None
-    return str(call.returned.spec), results
+    return str(returned.spec), results
 
 
 def _leaf_key(leaf: Any) -> Any:
@@ -315,9 +318,8 @@ def _attribute_key(value: Any) -> str:
     return f"{type(value).__name__}@{id(value)}"
 
 
-Returns = Callable[[BlockCall, Any], Returned]
-"""What tells the results of a call; the second argument is equal for calls that give results of the same
-types, and None for one that cannot be compared."""
+Returns = Callable[[BlockCall], Returned | None]
+"""What tells the results of a call; None if it is to be traced as it is."""
 
 
 @contextlib.contextmanager
@@ -338,22 +340,23 @@ def stubbed(blocks: Mapping[str, nn.Module], returns: Returns, hide: bool) -> It
     def stub(path: str, module: nn.Module, forward: Any) -> Any:
         def call_once(*args: Any, **kwargs: Any) -> Any:
             leaves, in_spec = pytree.tree_flatten((args, kwargs))
-            call = BlockCall(path, module, [_described(x) for x in leaves], in_spec)
-            inputs = _input_key(call, alike[path])
+            types = [_described(x) for x in leaves]
+            call = BlockCall(path, module, types, in_spec, _input_key(alike[path], types, in_spec))
             with forwards({module: forward}), _shown(hidden.get(module, [])):
-                call.returned = returns(call, inputs)
-            results = _result_key(call)
-            if inputs is None or results is None:
+                returned = returns(call)
+            results = None if returned is None else _result_key(returned)
+            if returned is None or results is None or call.like is None:
                 if hide:
                     raise _HiddenError(f"a call of {path} has to be traced and its weights are hidden")
                 return forward(*args, **kwargs)
-            call.kind = kinds.setdefault((inputs, results), f"block{len(kinds)}")
+            call.returned = returned
+            call.kind = kinds.setdefault((call.like, results), f"block{len(kinds)}")
             number = len(made)
             made.append(call)
             _result_types[number] = list(call.result_types())
             values = iter(BLOCK_OP([x for x in leaves if isinstance(x, torch.Tensor)], number))
-            filled = [next(values) if isinstance(r, TensorType) else r for r in call.returned.results]
-            return pytree.tree_unflatten(filled, call.returned.spec)
+            filled = [next(values) if isinstance(r, TensorType) else r for r in returned.results]
+            return pytree.tree_unflatten(filled, returned.spec)
 
         return call_once
 

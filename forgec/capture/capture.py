@@ -143,10 +143,9 @@ def _traced(
     recorded = None if fake and again else _recorded(model, name, args, kwargs, fake)
     refusal = None
     if again:
-        retracer = Retracer(model)
+        tracer = Retracer(model, recorded)
         try:
-            graph = _Call(model, name, args, kwargs, retracer).assembled(mode, recorded)
-            return graph, retracer.result if recorded is None else recorded.result
+            return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
         except (RetraceError, CaptureError) as error:
             refusal = f"captured by torch.export again, because tracing it again failed: {first_line(error)}"
             log(1, refusal)
@@ -154,11 +153,11 @@ def _traced(
     assert recorded is not None
     call = _Call(model, name, args, kwargs, Exporter(recorded))
     try:
-        graph = call.assembled(mode, recorded)
+        graph = call.assembled(mode)
     except CaptureError as error:
         if mode != "auto" or not call.tracer.blocks:
             raise
-        graph = call.assembled("full", recorded)
+        graph = call.assembled("full")
         graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
     _exported.add(model)
     if refusal is not None:
@@ -176,16 +175,16 @@ class _Call:
     kwargs: dict[str, Any]
     tracer: Tracer
 
-    def assembled(self, mode: str, recorded: Recorded | None) -> CapturedGraph:
-        """In full, or block by block if there are blocks; a ``recorded`` run says what is returned."""
+    def assembled(self, mode: str) -> CapturedGraph:
+        """In full, or block by block if there are blocks."""
         full = mode == "full" or not self.tracer.blocks
-        return self._assemble_full(recorded) if full else self._assemble_blocks(recorded)
+        return self._assemble_full() if full else self._assemble_blocks()
 
-    def _assemble_full(self, recorded: Recorded | None) -> CapturedGraph:
+    def _assemble_full(self) -> CapturedGraph:
         exported = self.tracer.whole(self.model, self.args, self.kwargs)
-        return self._captured(exported, {}, _ConstantTable(), "full", recorded)
+        return self._captured(exported, {}, _ConstantTable(), "full")
 
-    def _assemble_blocks(self, recorded: Recorded | None) -> CapturedGraph:
+    def _assemble_blocks(self) -> CapturedGraph:
         try:
             exported, made = self._stubbed(hide=True)
         except (CaptureError, RetraceError) as error:
@@ -196,7 +195,7 @@ class _Call:
             kinds.setdefault(call.kind, []).append(call)
         table = _ConstantTable()
         blocks: dict[str, Block] = {}
-        captured = self._captured(exported, blocks, table, "blocks", recorded)
+        captured = self._captured(exported, blocks, table, "blocks")
         for kind, calls in kinds.items():
             blocks[kind] = _block(kind, calls, table, self.tracer.block(calls[0]))
         _resolve_calls(exported.graph, made)
@@ -210,16 +209,10 @@ class _Call:
             return self.tracer.whole(self.model, self.args, self.kwargs), made
 
     def _captured(
-        self,
-        exported: ExportedGraph,
-        blocks: dict[str, Block],
-        table: _ConstantTable,
-        mode: str,
-        recorded: Recorded | None,
+        self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str
     ) -> CapturedGraph:
         names = parameter_names(self.model, len(self.args))
-        result = self.tracer.result if recorded is None else recorded.result
-        signature, _ = build_signature(names, self.args, self.kwargs, result)
+        signature, _ = build_signature(names, self.args, self.kwargs, self.tracer.result)
         traced = [node.meta["type"] for node in _results(exported.graph)]
         if traced != [leaf.type for leaf in signature.results]:
             raise CaptureError(

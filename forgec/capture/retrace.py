@@ -211,8 +211,11 @@ class _Recorder(ProxyTorchDispatchMode):
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    known = type(tensor) in (torch.Tensor, nn.Parameter)
-    return known and tensor.layout is torch.strided and not tensor.is_quantized
+    """Whether shape, strides, element type and device say all of a tensor but its values."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+        return False
+    special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+    return not special and tensor.storage_offset() == 0
 
 
 _CALL = nn.Module._call_impl.__code__

@@ -37,9 +37,9 @@ class Tracer(ABC):
         """The graph of the model's call."""
 
     @abstractmethod
-    def returned(self, call: BlockCall, like: Any) -> Returned:
-        """What a call of a block returns, asked in the order of the calls while the model is traced; ``like``
-        is equal for calls that return the same types."""
+    def returned(self, call: BlockCall) -> Returned | None:
+        """What a call of a block returns, asked in the order of the calls while the model is traced; None if
+        that is not known and the block has to be traced with the model."""
 
     @abstractmethod
     def block(self, call: BlockCall) -> ExportedGraph:
@@ -62,7 +62,7 @@ class Exporter(Tracer):
         self._next = {path: iter(returned) for path, returned in self.recorded.returned.items()}
         return export_module(model, args, kwargs)
 
-    def returned(self, call: BlockCall, like: Any) -> Returned:
+    def returned(self, call: BlockCall) -> Returned:
         return next(self._next[call.path])
 
     def block(self, call: BlockCall) -> ExportedGraph:
@@ -75,33 +75,32 @@ class Exporter(Tracer):
 
 
 class Retracer(Tracer):
-    """No run and no export: a block is traced when its first call of a kind shows what it is given."""
+    """No export, and no run but one that was ``recorded`` anyway: a block is traced when its first call of a
+    kind shows what it is given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, recorded: Recorded | None) -> None:
         self.blocks = candidates(model)
+        self._recorded = recorded
         self._result: Any = None
         self._known: dict[Any, tuple[ExportedGraph, Returned]] = {}
-        self._graphs: dict[int, ExportedGraph] = {}
 
     @property
     def result(self) -> Any:
-        return self._result
+        return self._result if self._recorded is None else self._recorded.result
 
     def whole(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
         graph, self._result = retrace(model, args, kwargs)
         return graph
 
-    def returned(self, call: BlockCall, like: Any) -> Returned:
-        if like is None:
-            raise RetraceError(f"what {call.path} is called with cannot be compared")
-        if like not in self._known:
+    def returned(self, call: BlockCall) -> Returned | None:
+        if call.like is None:
+            return None
+        if call.like not in self._known:
             args, kwargs = call.example()
             with torch.utils._python_dispatch._disable_current_modes():
                 graph, result = retrace(call.module, args, kwargs)
-            self._known[like] = graph, Returned.of(result)
-        graph, returned = self._known[like]
-        self._graphs[id(call)] = graph
-        return returned
+            self._known[call.like] = graph, Returned.of(result)
+        return self._known[call.like][1]
 
     def block(self, call: BlockCall) -> ExportedGraph:
-        return self._graphs[id(call)]
+        return self._known[call.like][0]

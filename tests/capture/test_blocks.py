@@ -254,6 +254,10 @@ def test_weights_of_blocks_that_the_rest_needs(form, width, repeated):
     assert [len(b.instances) for b in captured.blocks.values()] == [repeated]
     assert list(dict(model.named_parameters())) == names
     right(model, forgec.compile(model, (values(2, width),)), values(2, width, seed=4))
+    again = capture(model, (values(3, width),), fake=True).graph
+    assert [len(b.instances) for b in again.blocks.values()] == [repeated] and not again.notes
+    x = values(3, width, seed=5)
+    torch.testing.assert_close(evaluate(again, [x])[0], model(x))
 
 
 class Looks(nn.Module):

@@ -59,6 +59,7 @@ class Team {
   void work(int thread, uint32_t seen);
   // A thread that runs on the processor of one of the threads below `before` goes to another one.
   void part_ways(int thread, int before);
+  // Waits as long as that is quicker than to sleep; whether the barrier was passed meanwhile.
   bool passes_soon(uint32_t before);
 
   const int threads_;
@@ -68,7 +69,7 @@ class Team {
   void* argument_ = nullptr;
   long process_ = 0;
   std::vector<std::thread> workers_;
-  std::vector<std::atomic<int>> processors_;  // of each thread when it started the last job
+  std::vector<std::atomic<int>> processors_;  // where each thread was when it last looked
   Gate start_;
   Gate passed_;
   std::atomic<int> started_{0};  // threads in the job
