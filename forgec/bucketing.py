@@ -6,25 +6,24 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from .capture.structure import parameter_names
 from .capture.tensors import as_numpy
-from .compile import Progress, resolve
-from .compile import compile as compile_program
+from .check import Rounding
+from .compile import Progress, planned, resolve
 from .errors import FidelityError, OptionError
 from .executable import Buckets, Dim, Executable, Programs
 from .executable.buckets import FILE, DynamicShapes, bucket_name, to_bytes, varying_axes
+from .executable.constants import Kept
 from .options import Options
 from .plan.plan import HOST
+from .report.metrics import max_abs
+from .weights import WeightSpec
 
 __all__ = ["compile_buckets"]
-
-_TOLERANCE = 1e-3
-"""Share of the largest value by which padding may change a result: rounding, not reading what is padding."""
 
 
 def compile_buckets(
@@ -57,20 +56,22 @@ def compile_buckets(
     given = dict(zip(parameter_names(module, len(args)), args, strict=False)) | dict(kwargs or {})
     dims = _dims(dynamic_shapes, given)
     programs: dict[tuple[tuple[str, int], ...], Executable] = {}
+    kept = Kept()
     # The largest first: it is the program that a reader of a single one runs.
     for sizes in itertools.product(*(dim.sizes[::-1] for dim in dims.values())):
         chosen_sizes = dict(zip(dims, sizes, strict=True))
         resized_args, resized_kwargs = _resized(args, kwargs or {}, given, dynamic_shapes, chosen_sizes)
-        programs[tuple(chosen_sizes.items())] = compile_program(
+        programs[tuple(chosen_sizes.items())] = planned(
             module,
             resized_args,
             resized_kwargs,
             target=target,
-            options=chosen,
+            chosen=chosen,
             name=name,
             origin=origin,
+            kept=kept,
             progress=progress,
-        )
+        ).finished()
     entries = {bucket_name(dict(sizes)): executable for sizes, executable in programs.items()}
     main = next(iter(entries.values()))
     inputs = {name: {axis: dim.name for axis, dim in axes.items()} for name, axes in dynamic_shapes.items()}
@@ -79,7 +80,10 @@ def compile_buckets(
     buckets = Buckets(Programs(entries))
     if chosen.check:
         short = {name: max(1, dim.sizes[-1] - 1) for name, dim in dims.items()}
-        _check(module, buckets, *_resized(args, kwargs or {}, given, dynamic_shapes, short))
+        rounding = Rounding.of(
+            buckets.programs.values(), WeightSpec.parse(chosen.weights), module.parameters()
+        )
+        _check(module, buckets, rounding, *_resized(args, kwargs or {}, given, dynamic_shapes, short))
     return buckets
 
 
@@ -127,7 +131,9 @@ def _fit(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
     return tensor
 
 
-def _check(module: nn.Module, buckets: Buckets, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check(
+    module: nn.Module, buckets: Buckets, rounding: Rounding, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Inputs that need padding, against eager without any."""
     with torch.no_grad():
         expected = [x for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, torch.Tensor)]
@@ -138,9 +144,11 @@ def _check(module: nn.Module, buckets: Buckets, args: tuple[Any, ...], kwargs: d
                 f"a padded input gives an output {list(ours.shape)}, eager PyTorch {list(theirs.shape)}",
                 hint="compile this size alone: the output does not follow the dimension",
             )
-        difference = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
-        if not difference <= _TOLERANCE * max(float(np.abs(theirs).max(initial=0.0)), 1e-3):
-            raise FidelityError(
-                f"padding changes the result by {difference:.2e}: the model reads what is behind its input",
-                hint="give it an attention mask among the inputs, of ones as long as the input",
-            )
+        rounding.require(
+            "a result on a padded input differs from eager PyTorch's on the input itself",
+            ours,
+            theirs,
+            max_abs(theirs, ours),
+            hint="the model reads what is behind its input: give it an attention mask among the inputs, of "
+            "ones as long as the input",
+        )

@@ -2,38 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from .capture import Capture
-from .capture.reference import EAGER
 from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
 from .graph import CapturedGraph
-from .report.bounds import COMPRESSED, bounds_of, compressed, largest
+from .report.bounds import COMPRESSED, bounds_of, compressed, largest, lowest_precision
 from .report.metrics import differences, worst
 from .report.report import Fidelity
 from .weights import WeightSpec
 
-__all__ = ["LOW_PRECISION", "TOLERANCE", "check_against_eager", "find_nan"]
+__all__ = ["Rounding", "check_against_eager", "find_nan"]
 
-TOLERANCE = 1e-3
+_TOLERANCE = 1e-3
 """Share of the largest reference value by which an f32 result may be off and still be the same function; a
 wrong rewrite or a wrong block differs by far more, rounding by far less."""
 
-LOW_PRECISION = 5e-2
-"""The same for programs with 16-bit floats, and for devices that compute in them."""
+_LOW_PRECISION = 5e-2
+"""The same for programs and models with 16-bit floats, and for devices that compute in them."""
+
+_HINT = "`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass"
+_COMPRESSED_HINT = "keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false"
+
+_HALVES = (torch.float16, torch.bfloat16)
 
 
-def check_against_eager(
-    executable: Executable, captured: Capture, weights: WeightSpec, precision: str = "f32"
-) -> Fidelity:
+@dataclass(frozen=True)
+class Rounding:
+    """How far rounding may put a program's outputs from those of eager PyTorch: that of ``weights``, if they
+    are compressed, and that of floats, of which some have ``low`` precision."""
+
+    weights: WeightSpec
+    low: bool
+
+    @classmethod
+    def of(
+        cls, executables: Iterable[Executable], weights: WeightSpec, tensors: Iterable[torch.Tensor]
+    ) -> Rounding:
+        """For programs of a model that has these weights."""
+        precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in executables}
+        return cls(weights, precisions != {"f32"} or any(t.dtype in _HALVES for t in tensors))
+
+    def require(self, what: str, ours: np.ndarray, theirs: np.ndarray, difference: float, hint: str) -> None:
+        """Raises ``FidelityError`` with the sentence's start and the hint if two outputs, whose largest
+        difference is known, differ by more."""
+        if self.weights.compresses:
+            self._require_compressed(what, ours, theirs, hint)
+            return
+        if not np.isfinite(difference):
+            raise FidelityError(f"{what} in where it is finite")
+        scale = largest(theirs)
+        if difference > (_LOW_PRECISION if self.low else _TOLERANCE) * max(scale, 1e-3):
+            raise FidelityError(f"{what} by {difference:.2e} (largest value {scale:.2e})", hint=hint)
+
+    def _require_compressed(self, what: str, ours: np.ndarray, theirs: np.ndarray, hint: str) -> None:
+        if ours.dtype.kind != "f":
+            return
+        finite = np.isfinite(theirs)
+        if not np.array_equal(finite, np.isfinite(ours)):
+            raise FidelityError(f"{what} in where it is finite")
+        least = self.weights.least_exact.name
+        distance = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
+        share = distance / max(float(np.linalg.norm(theirs[finite].astype(np.float64))), 1e-30)
+        if share > COMPRESSED[least]:
+            raise FidelityError(
+                f"{what} by {share:.2f} of its norm, more than rounding weights to {least} explains",
+                hint=hint,
+            )
+
+
+def check_against_eager(executable: Executable, captured: Capture, weights: WeightSpec) -> Fidelity:
     """Metrics of the executable's outputs against the model's own on the example inputs.
 
-    The model's own outputs become the self-test, with compressed weights the executable's. ``precision`` is
-    the lowest that the program or a device of it computes in. Raises ``FidelityError`` if an output differs
-    by more than rounding can explain.
+    The model's own outputs become the self-test, with compressed weights the executable's. Raises
+    ``FidelityError`` if an output differs by more than rounding can explain.
     """
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
@@ -46,81 +94,23 @@ def check_against_eager(
         results = executable.run_single(inputs)
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
-    if weights.compresses:
-        return _check_compressed(
-            executable, inputs, dict(zip(names, expected, strict=True)), results, weights, captured.reference
-        )
-    low = precision != "f32" or any(
-        t.dtype in (torch.float16, torch.bfloat16) for t in captured.graph.constants.values()
-    )
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
-    for name, theirs in zip(names, expected, strict=True):
-        tolerance = LOW_PRECISION if low else TOLERANCE
-        _same_function(name, found[name].max_abs, theirs, tolerance, captured.reference)
-    executable.selftest = SelfTest([x.copy() for x in inputs], expected)
-    bounds = bounds_of(precision, expected)
+    rounding = Rounding.of([executable], weights, captured.graph.constants.values())
+    hint = _COMPRESSED_HINT if weights.compresses else _HINT
+    for name, ours, theirs in zip(names, results, expected, strict=True):
+        what = f"output {name or 'output'} differs from {captured.reference}"
+        rounding.require(what, ours, theirs, found[name].max_abs, hint)
+    executable.selftest = SelfTest([x.copy() for x in inputs], results if weights.compresses else expected)
+    precision = lowest_precision(plan, executable.shared.backend)
+    bounds = compressed(weights) if weights.compresses else bounds_of(precision, expected)
+    least = f", weights {weights.least_exact.name} here" if weights.compresses else ""
     return worst(
         found.values(),
-        reference=captured.reference,
+        reference=captured.reference + least,
         inputs="example",
         bound_max_abs=bounds.max_abs,
         bound_kl=bounds.kl,
     )
-
-
-def _check_compressed(
-    executable: Executable,
-    inputs: list[np.ndarray],
-    expected: dict[str, np.ndarray],
-    results: list[np.ndarray],
-    weights: WeightSpec,
-    reference: str = EAGER,
-) -> Fidelity:
-    """The check of a program with compressed weights, which is not meant to be equal."""
-    least = weights.least_exact.name
-    for (name, theirs), ours in zip(expected.items(), results, strict=True):
-        if ours.dtype.kind != "f":
-            continue
-        _same_finite(name, ours, theirs, reference)
-        finite = np.isfinite(theirs)
-        difference = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
-        norm = float(np.linalg.norm(theirs[finite].astype(np.float64)))
-        share = difference / max(norm, 1e-30)
-        if share > COMPRESSED[least]:
-            raise FidelityError(
-                f"output {name or 'output'} differs from {reference} by {share:.2f} "
-                f"of its norm, more than rounding weights to {least} explains",
-                hint="keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false",
-            )
-    executable.selftest = SelfTest([x.copy() for x in inputs], results)
-    found = differences(expected, dict(zip(expected, results, strict=True)))
-    bounds = compressed(weights)
-    return worst(
-        found.values(),
-        reference=f"{reference}, weights {least} here",
-        inputs="example",
-        bound_max_abs=bounds.max_abs,
-        bound_kl=bounds.kl,
-    )
-
-
-def _same_finite(name: str, ours: np.ndarray, theirs: np.ndarray, reference: str) -> None:
-    if not np.array_equal(np.isfinite(theirs), np.isfinite(ours)):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
-
-
-def _same_function(
-    name: str, difference: float, theirs: np.ndarray, tolerance: float, reference: str
-) -> None:
-    if not np.isfinite(difference):
-        raise FidelityError(f"output {name or 'output'} is finite in other places than that of {reference}")
-    scale = largest(theirs)
-    if difference > tolerance * max(scale, 1e-3):
-        raise FidelityError(
-            f"output {name or 'output'} differs from {reference} by {difference:.2e} (largest value "
-            f"{scale:.2e})",
-            hint="`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass",
-        )
 
 
 def find_nan(graph: CapturedGraph) -> list[str]:

@@ -24,6 +24,7 @@ from .debug import knobs, log
 from .errors import FidelityError, OptionError, TargetError
 from .executable import Executable
 from .executable.archive import Info
+from .executable.constants import Kept
 from .executable.executable import Shared
 from .graph import CapturedGraph
 from .ir.calibrate import Calibration
@@ -38,7 +39,6 @@ from .plan.cost import CostModel
 from .plan.plan import HOST, Plan
 from .plan.planner import make_plan
 from .report import compose
-from .report.bounds import lowest_precision
 from .report.report import PassReport, Phase, PhaseName, Report
 from .report.verdict import verdict
 from .together import Planned, Steps
@@ -119,9 +119,11 @@ def planned(
     states: Mapping[str, str] | None = None,
     readers: Mapping[str, Callable[[], torch.Tensor]] | None = None,
     calibration: Calibration | Sequence[Mapping[str, Any] | tuple[Any, ...]] | None = None,
+    kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Planned:
-    """What :func:`compile` does before it compiles segments for devices."""
+    """What :func:`compile` does before it compiles segments for devices. ``kept`` is what programs of one
+    model and one calibration keep of its weights."""
     readers = readers or getattr(model, "readers", None) or {}
     if readers and chosen.check:
         raise OptionError(
@@ -131,7 +133,8 @@ def planned(
         raise OptionError("only weights of 4 bits are calibrated", hint="compile with weights=int4 or w4a8")
     known = calibration if isinstance(calibration, Calibration | None) else Calibration(calibration)
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
-    job = _Job(chosen, target, origin, progress, states or {}, readers, known)
+    kept = kept or Kept()
+    job = _Job(chosen, target, origin, progress, states or {}, readers, known, kept)
 
     def capturing(mode: str) -> Capture:
         # Without the check nothing needs the model's own outputs, only their types.
@@ -144,7 +147,9 @@ def planned(
         except _BlocksDiffer as differ:
             if known is not None:
                 known.tensors.clear()
-            job = _Job(chosen, target, origin, progress, states or {}, readers, known, notes=[str(differ)])
+                kept.clear()
+            notes = [str(differ)]
+            job = _Job(chosen, target, origin, progress, states or {}, readers, known, kept, notes)
             executable = yield from job.run(capturing, "full")
         return executable, job.model_bytes
 
@@ -185,6 +190,7 @@ class _Job:
     states: Mapping[str, str]
     readers: Mapping[str, Callable[[], torch.Tensor]]
     calibration: Calibration | None
+    kept: Kept
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
@@ -318,6 +324,7 @@ class _Job:
             info=info,
             report=report,
             initial=initial,
+            kept=self.kept,
         )
 
     def _check(self, captured: Capture, executable: Executable, report: Report, mode: str) -> None:
@@ -327,9 +334,8 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            precision = lowest_precision(executable.plan, backends.get)
             weights = WeightSpec.parse(self.options.weights)
-            report.fidelity = check_against_eager(executable, captured, weights, precision)
+            report.fidelity = check_against_eager(executable, captured, weights)
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(

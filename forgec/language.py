@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import backends
-from .check import LOW_PRECISION, TOLERANCE
+from .check import Rounding
 from .compile import Progress, planned
-from .errors import FidelityError, InputError
+from .errors import InputError
 from .executable import Programs
+from .executable.constants import Kept
 from .ir.calibrate import Calibration
 from .options import Options
 from .plan.plan import HOST
+from .report.metrics import max_abs
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
 from .text.llm import LLM
 from .text.tokens import Tokenizer
@@ -79,7 +80,7 @@ def compile_language_model(
     if calibration is not None:
         ids = _tokens(calibration, extra, _vocabulary(loaded))
         known = Calibration(_runs(ids, max(sizes, default=1), context, long is not None))
-    plans = {}
+    plans, kept = {}, Kept()
     # The largest chunk comes first: it reads the calibration text fastest.
     for tokens in [*sizes[::-1], 1]:
         args, kwargs = decoder.example(tokens)
@@ -94,14 +95,16 @@ def compile_language_model(
             states={CACHE: CACHE},
             readers=loaded.readers,
             calibration=known,
+            kept=kept,
             progress=progress,
         )
     entries = dict(zip(plans, finished_together(list(plans.values())), strict=True))
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     _tell(programs)
-    if chosen.check and not WeightSpec.parse(chosen.weights).compresses:
-        _check_text(decoder, programs, min(context, max(sizes, default=1) + 3))
+    if chosen.check:
+        weights = WeightSpec.parse(chosen.weights)
+        _check_text(decoder, programs, weights, min(context, max(sizes, default=1) + 3))
     return programs
 
 
@@ -151,9 +154,9 @@ def _runs(ids: Sequence[int], chunk: int, context: int, lengths: bool = False) -
     return calls
 
 
-def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
+def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, length: int) -> None:
     """A text over the border of prefill and decode against the model without a cache; ``FidelityError`` if
-    they differ by more than rounding can explain: in 16 bits on devices that compute in them.
+    they differ by more than rounding can explain.
 
     The programs were checked one by one before; this is whether they work on one cache.
     """
@@ -162,22 +165,20 @@ def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
         length = long.border + 1  # a text on both sides of the border is read in another way without a cache
     if length < 3:
         return
-    devices = {segment.device for name in programs for segment in programs[name].plan.segments}
-    exact = all(backends.get(device).precision == "f32" for device in devices)
-    tolerance = TOLERANCE if exact else LOW_PRECISION
+    rounding = Rounding.of(programs.values(), weights, decoder.parameters())
     ids = decoder.text(length - 1)
     wanted = decoder.plain(ids)
     prompt = max(1, length - 3)
     with LLM(programs.clone()) as llm:
         for position, found in enumerate(llm.logits(ids[0].tolist(), prompt), prompt - 1):
             theirs = wanted[position].float().numpy()
-            difference, largest = float(abs(found - theirs).max()), float(abs(theirs).max())
-            if not difference <= tolerance * max(largest, 1e-3):
-                raise FidelityError(
-                    f"logits after {position + 1} tokens differ from eager PyTorch without a cache by "
-                    f"{difference:.2e} (largest value {largest:.2e})",
-                    hint="the model may use its cache in a way that forgec does not know; please report it",
-                )
+            rounding.require(
+                f"the logits after {position + 1} tokens differ from eager PyTorch's without a cache",
+                found,
+                theirs,
+                max_abs(theirs, found),
+                hint="the model may use its cache in a way that forgec does not know; please report it",
+            )
 
 
 def _vocabulary(loaded: LoadedModel) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import backends
-from .compile import Progress, resolve
-from .compile import compile as compile_program
+from .compile import Progress, planned, resolve
 from .errors import OptionError
 from .executable import Programs
+from .executable.constants import Kept
 from .options import Options
 
 __all__ = ["compile_targets"]
@@ -40,18 +40,20 @@ def compile_targets(
         what = "no target is given" if twice is None else f"the target {twice} is given twice"
         raise OptionError(what, hint="for example targets=['intel-npu4000', 'cpu']")
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
+    kept = Kept()
     return Programs(
         {
-            target: compile_program(
+            target: planned(
                 model,
                 args,
                 kwargs,
                 target=target,
-                options=chosen,
+                chosen=chosen,
                 name=name,
                 origin=origin,
+                kept=kept,
                 progress=progress,
-            )
+            ).finished()
             for target in wanted
         }
     )

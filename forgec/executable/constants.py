@@ -18,7 +18,22 @@ from ..ir.program import Constant, Leaf
 from ..ir.recipes import evaluate
 from ..ir.types import TensorType
 
-__all__ = ["Constants", "from_file", "from_recipes"]
+__all__ = ["Constants", "Kept", "from_file", "from_recipes"]
+
+
+class Kept:
+    """What is kept of constants, by key: programs of one model share it, and compute nothing twice."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self.derived: dict[str, np.ndarray] = {}
+        """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
+        self.lock = Lock()
+
+    def clear(self) -> None:
+        """Forget all: what sources give has changed."""
+        self.arrays.clear()
+        self.derived.clear()
 
 
 class Constants:
@@ -26,24 +41,29 @@ class Constants:
     several threads."""
 
     def __init__(
-        self, compute: Callable[[Constant], np.ndarray], at_hand: Callable[[Constant], bool]
+        self,
+        compute: Callable[[Constant], np.ndarray],
+        at_hand: Callable[[Constant], bool],
+        kept: Kept | None = None,
     ) -> None:
         self._compute = compute
         self.at_hand = at_hand
-        self._arrays: dict[str, np.ndarray] = {}
-        self.derived: dict[str, np.ndarray] = {}
-        """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
-        self._lock = Lock()
+        self.kept = kept or Kept()
+
+    @property
+    def derived(self) -> dict[str, np.ndarray]:
+        """:attr:`Kept.derived`."""
+        return self.kept.derived
 
     def get(self, constant: Constant) -> np.ndarray:
         """The array, kept from now on."""
-        with self._lock:
-            array = self._arrays[constant.key] = self.once(constant)
+        with self.kept.lock:
+            array = self.kept.arrays[constant.key] = self.once(constant)
         return array
 
     def once(self, constant: Constant) -> np.ndarray:
         """The array for this one use: what is not kept yet is computed and not kept."""
-        array = self._arrays.get(constant.key)
+        array = self.kept.arrays.get(constant.key)
         if array is None:
             array = self._compute(constant).view()
             if TensorType.of(array) != constant.type:
@@ -54,11 +74,12 @@ class Constants:
         return array
 
 
-def from_recipes(tensors: Callable[[str], np.ndarray]) -> Constants:
+def from_recipes(tensors: Callable[[str], np.ndarray], kept: Kept | None = None) -> Constants:
     """Constants computed from source tensors by name."""
     return Constants(
         lambda constant: evaluate(constant.recipe, tensors),
         lambda constant: isinstance(constant.recipe, Leaf),
+        kept,
     )
 
 

@@ -29,7 +29,7 @@ from ..plan.plan import Plan
 from ..report.report import Report
 from .archive import Info
 from .bound import BoundCall
-from .constants import Constants, from_recipes
+from .constants import Constants, Kept, from_recipes
 from .convert import to_array
 from .run import BoundProgram
 from .samples import SelfTest, sampled
@@ -187,17 +187,19 @@ class Executable:
         initial: Mapping[str, np.ndarray] | None = None,
         selftest: SelfTest | None = None,
         extra: Mapping[str, bytes] | None = None,
+        kept: Kept | None = None,
         backend: Callable[[str], Backend] = backends.get,
     ) -> None:
         """``program`` is the structured program, ``plan`` that of its flat form, ``tensors`` gives source
         tensors by name. ``initial`` has initial values of states (zeros for the others), ``extra`` further
-        files to keep in the artifact, by name. Nothing is computed or allocated before the first run.
+        files to keep in the artifact, by name. ``kept`` is what other programs of the model keep of its
+        constants. Nothing is computed or allocated before the first run.
         """
         self._shared = Shared(
             program,
             plan,
             signature,
-            from_recipes(tensors),
+            from_recipes(tensors, kept),
             info or Info(),
             initial or {},
             lambda: report,

@@ -112,9 +112,14 @@ def load_programs(
 
 def _union(tables: list[tuple[Mapping[str, Constant], Constants]]) -> Constants:
     """One table over those of several programs: constants of equal keys are computed and kept once."""
+    kept = tables[0][1].kept
+    for _, constants in tables[1:]:
+        kept.arrays.update(constants.kept.arrays)
+        kept.derived.update(constants.kept.derived)
+        constants.kept = kept
     owners = {constant.key: owner for table, owner in tables for constant in table.values()}
 
     def compute(constant: Constant) -> np.ndarray:
         return owners[constant.key].once(constant)
 
-    return Constants(compute, lambda constant: owners[constant.key].at_hand(constant))
+    return Constants(compute, lambda constant: owners[constant.key].at_hand(constant), kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from torch.utils._pytree import tree_leaves
 import forgec
 from forgec.capture.tensors import as_numpy
 from forgec.errors import FidelityError, OptionError
+from forgec.executable import constants
 from forgec.executable.selftest import run_selftest
 from forgec.ir.inline import inline
 from forgec.ir.interpreter import Interpreter
+from forgec.ir.program import Apply, Recipe
+from forgec.ir.recipes import evaluate
 from forgec.report.metrics import cosine, sqnr_db
 
 FORMATS = ["bf16", "int8", "w8a8", "int4:32", "w4a8:32"]
@@ -143,6 +148,34 @@ def test_a_language_model_decodes_with_compressed_weights(tmp_path: Path) -> Non
         llm.close()
     assert all(len(text) == 6 for text in texts.values())
     assert sqnr_db(logits["fp32"], logits["int8"]) > 15 > sqnr_db(logits["fp32"], logits["int4:32"]) > 0
+
+
+def language_model(path: Path) -> None:
+    programs = forgec.compile_language_model("llama-3.2-1b-tiny", context=16, chunks=(4, 8), weights="int8")
+    programs.save(path)
+    list(forgec.LLM(programs).generate([1, 2, 3], max_tokens=2))
+
+
+def buckets(path: Path) -> None:
+    tokens = forgec.Dim("tokens", 8, 16)
+    shapes = {name: {1: tokens} for name in ("input_ids", "attention_mask", "token_type_ids")}
+    compiled = forgec.compile_buckets("minilm-tiny", dynamic_shapes=shapes, weights="w8a8")
+    compiled.save(path)
+
+
+@pytest.mark.parametrize("compile_and_save", [language_model, buckets])
+def test_programs_of_one_model_compress_each_weight_once(
+    compile_and_save: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: Counter[Recipe] = Counter()
+
+    def counted(recipe: Recipe, tensors: Callable[[str], np.ndarray]) -> np.ndarray:
+        made[recipe] += isinstance(recipe, Apply) and recipe.op == "quantise"
+        return evaluate(recipe, tensors)
+
+    monkeypatch.setattr(constants, "evaluate", counted)
+    compile_and_save(tmp_path / "model.forge")
+    assert made.total() > 4 and max(made.values()) == 1
 
 
 class Cancelling(nn.Module):

@@ -279,7 +279,7 @@ class TestStreaming:
     def test_saving_keeps_no_constant(self, tmp_path) -> None:
         exe = toy()
         exe.save(tmp_path / "a")
-        assert exe._shared.constants._arrays == {}
+        assert exe._shared.constants.kept.arrays == {}
 
     def test_a_tensor_of_another_type_is_our_bug(self, tmp_path) -> None:
         wrong = LazyTensor("t", TensorType(DType.F32, (3,)), lambda: np.zeros(4, np.float32))

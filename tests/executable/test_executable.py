@@ -89,7 +89,7 @@ class TestRunning:
         program, plan = plan_of(TEXT)
         exe = Executable(program, plan, SIGNATURE, source.__getitem__)
         exe(*example())
-        arrays = exe._shared.constants._arrays
+        arrays = exe._shared.constants.kept.arrays
         assert np.shares_memory(arrays["wte"], source["wte"])
         assert np.shares_memory(arrays[computed_keys()[0]], source["h.1.w"])
         assert not arrays["wte"].flags.writeable and source["wte"].flags.writeable
@@ -112,7 +112,7 @@ class TestRunning:
         monkeypatch.setattr(binding, "_AT_ONCE", at_once)
         exe = toy()
         single = exe.run_single(example())
-        assert not exe.shared.constants._arrays and not exe.shared.constants.derived
+        assert not exe.shared.constants.kept.arrays and not exe.shared.constants.derived
         for got, want in zip(single, exe.run_flat(example()), strict=True):
             np.testing.assert_array_equal(got, want)
 

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 import tokenizers
+from forgec.models.decoder import Decoder
 from text_models import generated, load, prompt
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as token_models
 
 import forgec
-from forgec.errors import ArtifactError, InputError, ModelError, OptionError
+from forgec.errors import ArtifactError, FidelityError, InputError, ModelError, OptionError
 from forgec.text.info import FILE, TEMPLATE_FILE, TOKENIZER_FILE
 
 CONTEXT = 40
@@ -251,6 +252,14 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
         forgec.compile_language_model(
             load("llama", None), context=24, weights="int4", calibration="text", check=False
         )
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int4:32"])
+def test_programs_that_read_another_text_through_the_cache_are_refused(weights, monkeypatch) -> None:
+    plain = Decoder.plain
+    monkeypatch.setattr(Decoder, "plain", lambda decoder, ids: plain(decoder, ids.flip(1)))
+    with pytest.raises(FidelityError, match="after 8 tokens differ from eager PyTorch's without a cache"):
+        forgec.compile_language_model(load("llama", None), context=16, chunks=[8], weights=weights)
 
 
 def test_a_loaded_model_can_be_compiled_twice() -> None:
