@@ -56,7 +56,7 @@ def compile_buckets(
     given = dict(zip(parameter_names(module, len(args)), args, strict=False)) | dict(kwargs or {})
     dims = _dims(dynamic_shapes, given)
     programs: dict[tuple[tuple[str, int], ...], Executable] = {}
-    kept = Kept()
+    kept = Kept(several=True)
     # The largest first: it is the program that a reader of a single one runs.
     for sizes in itertools.product(*(dim.sizes[::-1] for dim in dims.values())):
         chosen_sizes = dict(zip(dims, sizes, strict=True))

@@ -12,6 +12,7 @@ from .capture import Capture
 from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, SelfTest
+from .executable.pages import worth_holding
 from .graph import CapturedGraph
 from .report.bounds import COMPRESSED, bounds_of, compressed, largest, lowest_precision
 from .report.metrics import differences, worst
@@ -86,8 +87,7 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
     plan = executable.plan
-    if weights.compresses or any(s.device != plan.host for s in plan.segments):
-        # packed codes and loaded segments are dear, and kept
+    if _keeps(executable, weights):
         results = executable.run_flat(inputs)
         executable.reset()
     else:
@@ -113,15 +113,26 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     )
 
 
-def find_nan(graph: CapturedGraph) -> list[str]:
-    """A warning for every floating-point constant with NaN in it.
+def _keeps(executable: Executable, weights: WeightSpec) -> bool:
+    """Whether what the first run makes is to be kept: loaded segments and codes, which are dear, and packed
+    weights that other programs use too, if memory allows."""
+    plan, kept = executable.plan, executable.shared.constants.kept
+    if weights.compresses or any(segment.device != plan.host for segment in plan.segments):
+        return True
+    return kept.several and worth_holding(sum(c.type.nbytes for c in plan.program.constants.values()))
+
+
+def find_nan(graph: CapturedGraph, counts: dict[str, int]) -> list[str]:
+    """A warning for every floating-point constant with NaN in it; ``counts`` has what other programs of the
+    model found in constants of the same names.
 
     One sum per tensor: it is NaN if any element is, and only then are the elements looked at one by one.
     """
     found = []
     for name, tensor in graph.constants.items():
-        if tensor.is_floating_point() and bool(torch.isnan(tensor.sum())):
-            count = int(torch.isnan(tensor).sum())
-            if count:
-                found.append(f"weight {name} has {count} NaN of {tensor.numel()} elements")
+        if name not in counts:
+            some = tensor.is_floating_point() and bool(torch.isnan(tensor.sum()))
+            counts[name] = int(torch.isnan(tensor).sum()) if some else 0
+        if counts[name]:
+            found.append(f"weight {name} has {counts[name]} NaN of {tensor.numel()} elements")
     return found

@@ -330,7 +330,7 @@ class _Job:
     def _check(self, captured: Capture, executable: Executable, report: Report, mode: str) -> None:
         if not self.options.check:
             return
-        report.warnings += find_nan(captured.graph)
+        report.warnings += find_nan(captured.graph, self.kept.nans)
         if captured.expected is None:
             return
         try:

@@ -4,6 +4,7 @@ cache, the tokenizer, the chat template."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["compile_language_model"]
 
 CHUNKS = (128,)
+_COMPARED = 3
+"""Logits of the text of the check that are compared: after the prompt and after each token behind it."""
+_TEXT = 19
+"""Length of that text at most: it is about a cache and its borders, which long texts show no better."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -80,7 +85,7 @@ def compile_language_model(
     if calibration is not None:
         ids = _tokens(calibration, extra, _vocabulary(loaded))
         known = Calibration(_runs(ids, max(sizes, default=1), context, long is not None))
-    plans, kept = {}, Kept()
+    plans, kept = {}, Kept(several=True)
     # The largest chunk comes first: it reads the calibration text fastest.
     for tokens in [*sizes[::-1], 1]:
         args, kwargs = decoder.example(tokens)
@@ -103,8 +108,10 @@ def compile_language_model(
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     _tell(programs)
     if chosen.check:
-        weights = WeightSpec.parse(chosen.weights)
-        _check_text(decoder, programs, weights, min(context, max(sizes, default=1) + 3))
+        start = time.perf_counter()
+        length = min(context, max(sizes, default=1) + _COMPARED, _TEXT)
+        _check_text(decoder, programs, WeightSpec.parse(chosen.weights), length)
+        _add_to_check(programs, (time.perf_counter() - start) * 1e3)
     return programs
 
 
@@ -116,6 +123,13 @@ def _tell(programs: Programs) -> None:
         report = programs[name].report
         if report is not None and report is not shown:
             shown.warnings += [f"{name}: {text}" for text in report.warnings]
+
+
+def _add_to_check(programs: Programs, ms: float) -> None:
+    """Put the time of the check of all programs together into the report of decode, which is shown."""
+    report = programs.main.report
+    assert report is not None
+    next(phase for phase in report.phases if phase.name == "check").ms += ms
 
 
 def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: int) -> list[int]:
@@ -161,19 +175,19 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
     The programs were checked one by one before; this is whether they work on one cache.
     """
     long = decoder.long_rope
-    if long is not None and length - 3 <= long.border < length:
+    if long is not None and length - _COMPARED <= long.border < length:
         length = long.border + 1  # a text on both sides of the border is read in another way without a cache
-    if length < 3:
+    if length < _COMPARED:
         return
     rounding = Rounding.of(programs.values(), weights, decoder.parameters())
     ids = decoder.text(length - 1)
-    wanted = decoder.plain(ids)
-    prompt = max(1, length - 3)
+    prompt = max(1, length - _COMPARED)
+    wanted = decoder.plain(ids, prompt - 1).float().numpy()
     with LLM(programs.clone()) as llm:
-        for position, found in enumerate(llm.logits(ids[0].tolist(), prompt), prompt - 1):
-            theirs = wanted[position].float().numpy()
+        ours = llm.logits(ids[0].tolist(), prompt)
+        for tokens, (found, theirs) in enumerate(zip(ours, wanted, strict=True), prompt):
             rounding.require(
-                f"the logits after {position + 1} tokens differ from eager PyTorch's without a cache",
+                f"the logits after {tokens} tokens differ from eager PyTorch's without a cache",
                 found,
                 theirs,
                 max_abs(theirs, found),

@@ -40,7 +40,7 @@ def compile_targets(
         what = "no target is given" if twice is None else f"the target {twice} is given twice"
         raise OptionError(what, hint="for example targets=['intel-npu4000', 'cpu']")
     model, args, kwargs, name, origin = resolve(model, args, kwargs, name, origin)
-    kept = Kept()
+    kept = Kept(several=True)
     return Programs(
         {
             target: planned(

@@ -109,11 +109,12 @@ class Decoder(nn.Module):
         ids = (7 + 29 * torch.arange(tokens + 1)) % config.vocab_size
         return ids[ids != (getattr(config, "pad_token_id", None) or 0)][None, :tokens]
 
-    def plain(self, input_ids: Tensor) -> Tensor:
-        """Logits [T, vocabulary] of the model itself, without a cache."""
+    def plain(self, input_ids: Tensor, start: int = 0) -> Tensor:
+        """Logits [T - start, vocabulary] from a position on, of the model itself, without a cache."""
         length = torch.tensor(input_ids.shape[1])
         chosen = {} if self.long_rope is None else self.long_rope.frequencies(length)
-        call = {"input_ids": input_ids, "use_cache": False}
+        rows = torch.arange(start, input_ids.shape[1])
+        call = {"input_ids": input_ids, "use_cache": False, "logits_to_keep": rows}
         with torch.no_grad():
             return functional_call(self._model, chosen, (), call, tie_weights=False).logits[0]
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from forgec.passes.block_specialisation import COMPARED
 from safetensors import SafetensorError, safe_open
@@ -55,7 +56,7 @@ class Checkpoint:
         """A tensor in the model's data type; :class:`ModelError` if its file is damaged."""
         with self._open(self._files[name]) as shard:
             try:
-                return shard.get_tensor(name).to(self._dtype)
+                return _converted(shard.get_tensor(name), self._dtype)
             except (SafetensorError, OSError, RuntimeError) as error:
                 raise ModelError(f"{name} cannot be read: {error}", str(self._folder)) from error
 
@@ -80,6 +81,14 @@ class Checkpoint:
                 str(self._folder),
                 "download the directory again: the file is absent or cut short",
             ) from error
+
+
+def _converted(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in a data type. numpy asks for large pages, in which that takes a third of the time."""
+    if tensor.dtype is dtype:
+        return tensor
+    memory = torch.from_numpy(np.empty(tensor.numel() * dtype.itemsize, np.uint8))
+    return memory.view(dtype).reshape(tensor.shape).copy_(tensor)
 
 
 def stand_in_model(

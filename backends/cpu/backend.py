@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
 from time import perf_counter_ns
 
 import numpy as np
@@ -61,7 +60,7 @@ class CpuBackend(Backend):
         body = [instr for instr in segment.main.body if not get(instr.op).view]
         if runtime() == "numpy":
             return [by_numpy(instr) for instr in body]
-        team = _team(_threads(memory))
+        team = native.shared_team(_threads(memory))
         if getattr(memory, "single", False):
             return native.single_steps(body, memory, by_numpy, team)
         return native.steps(body, memory, by_numpy, team, getattr(memory, "derived", None))
@@ -100,9 +99,3 @@ def runtime() -> str:
 def _threads(memory: Memory) -> int:
     wanted = getattr(memory, "threads", None)
     return native.threads_default() if wanted is None else int(wanted)
-
-
-@cache
-def _team(threads: int) -> native.Team:
-    """The team of so many threads, which all programs of this process share."""
-    return native.Team(threads)

@@ -11,27 +11,32 @@ from threading import Lock
 
 import numpy as np
 
+from forgec.backends.cpu.recipes import recipe_kernels
 from forgec.backends.packing import packed_type, split_name, stored_name, unpack
 
 from ..errors import ArtifactError, InternalError
 from ..ir.program import Constant, Leaf
-from ..ir.recipes import evaluate
+from ..ir.recipes import Evaluator
 from ..ir.types import TensorType
 
 __all__ = ["Constants", "Kept", "from_file", "from_recipes"]
 
 
 class Kept:
-    """What is kept of constants, by key: programs of one model share it, and compute nothing twice."""
+    """What is known of constants, by key: programs of one model share it, and compute nothing twice.
+    ``several`` says that there are such programs."""
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
+        self.several = several
         self.arrays: dict[str, np.ndarray] = {}
         self.derived: dict[str, np.ndarray] = {}
         """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
+        self.nans: dict[str, int] = {}
+        """How many NaN there are in source tensors that were looked at, by name."""
         self.lock = Lock()
 
     def clear(self) -> None:
-        """Forget all: what sources give has changed."""
+        """Forget what was computed: some sources give something else from now on."""
         self.arrays.clear()
         self.derived.clear()
 
@@ -76,8 +81,9 @@ class Constants:
 
 def from_recipes(tensors: Callable[[str], np.ndarray], kept: Kept | None = None) -> Constants:
     """Constants computed from source tensors by name."""
+    evaluator = Evaluator(tensors, recipe_kernels())
     return Constants(
-        lambda constant: evaluate(constant.recipe, tensors),
+        lambda constant: evaluator(constant.recipe),
         lambda constant: isinstance(constant.recipe, Leaf),
         kept,
     )

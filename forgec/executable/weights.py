@@ -26,8 +26,8 @@ __all__ = ["constant_tensors"]
 def constant_tensors(
     plan: Plan, segments: Sequence[Program], constants: Constants, backend: Callable[[str], Backend]
 ) -> list[LazyTensor]:
-    """The constants of a plan with its segments' programs, computed when they are written."""
-    packed: dict[str, LazyTensor] = {}
+    """The constants of a plan with its segments' programs, in its order, computed when they are written."""
+    packed: dict[str, dict[str, LazyTensor]] = {}
     wanted_packed: set[str] = set()
     wanted_plain: set[str] = set()
     for segment, program in zip(plan.segments, segments, strict=True):
@@ -37,15 +37,17 @@ def constant_tensors(
             if packing is not None:
                 stored = stored_name(constant.key, packing.layout)
                 compute = partial(_packed, constants, constant, packing)
-                packed[stored] = LazyTensor(stored, packed_type(packing.layout, constant.type), compute)
+                type_ = packed_type(packing.layout, constant.type)
+                packed.setdefault(constant.key, {})[stored] = LazyTensor(stored, type_, compute)
             alone = packing is not None and packing.alone
             (wanted_packed if alone else wanted_plain).add(constant.key)
-    plain = {
-        c.key: LazyTensor(c.key, c.type.stored, partial(_plain, constants, c))
-        for c in plan.program.constants.values()
-        if c.key not in wanted_packed - wanted_plain
-    }
-    return [*plain.values(), *packed.values()]
+    found: dict[str, LazyTensor] = {}
+    for constant in plan.program.constants.values():
+        if constant.key not in wanted_packed - wanted_plain:
+            compute = partial(_plain, constants, constant)
+            found[constant.key] = LazyTensor(constant.key, constant.type.stored, compute)
+        found.update(packed.get(constant.key, {}))
+    return list(found.values())
 
 
 def _plain(constants: Constants, constant: Constant) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from executable_toy import counter, toy
 from forgec.backends.cpu import native
+from forgec.backends.cpu.native import machine
 
 from forgec.errors import OptionError
 from forgec.executable import load
@@ -30,12 +31,10 @@ def asked(monkeypatch) -> list[int]:
         sizes.append(native.threads_default() if threads is None else threads)
         return team(threads)
 
-    from forgec.backends.cpu import backend
-
-    backend._team.cache_clear()
-    monkeypatch.setattr(native, "Team", made)
+    native.shared_team.cache_clear()
+    monkeypatch.setattr(machine, "Team", made)
     yield sizes
-    backend._team.cache_clear()
+    native.shared_team.cache_clear()
 
 
 def test_threads_of_an_executable_its_clones_and_a_load(asked, tmp_path) -> None:

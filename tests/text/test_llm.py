@@ -257,7 +257,7 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
 @pytest.mark.parametrize("weights", ["fp32", "int8", "int4:32"])
 def test_programs_that_read_another_text_through_the_cache_are_refused(weights, monkeypatch) -> None:
     plain = Decoder.plain
-    monkeypatch.setattr(Decoder, "plain", lambda decoder, ids: plain(decoder, ids.flip(1)))
+    monkeypatch.setattr(Decoder, "plain", lambda decoder, ids, start: plain(decoder, ids.flip(1), start))
     with pytest.raises(FidelityError, match="after 8 tokens differ from eager PyTorch's without a cache"):
         forgec.compile_language_model(load("llama", None), context=16, chunks=[8], weights=weights)
 

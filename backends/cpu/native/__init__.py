@@ -21,6 +21,7 @@ from .machine import (
     peak_flops,
     peak_integer,
     read_bandwidth,
+    shared_team,
     threads_default,
 )
 from .program import NativeProgram
@@ -41,6 +42,7 @@ __all__ = [
     "peak_flops",
     "peak_integer",
     "read_bandwidth",
+    "shared_team",
     "single_steps",
     "steps",
     "supports",

@@ -22,6 +22,7 @@ __all__ = [
     "peak_flops",
     "peak_integer",
     "read_bandwidth",
+    "shared_team",
     "threads_default",
 ]
 
@@ -100,6 +101,12 @@ class Team:
     @property
     def threads(self) -> int:
         return int(self.native.threads)
+
+
+@cache
+def shared_team(threads: int) -> Team:
+    """The team of so many threads, which all programs of this process share."""
+    return Team(threads)
 
 
 def allocate(nbytes: int) -> np.ndarray:

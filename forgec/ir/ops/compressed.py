@@ -131,9 +131,11 @@ def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
     low, high = (-127, 127) if bits == 8 else (-8, 7)
     result = DType.I8 if bits == 8 else DType.I4
     codes = np.empty(TensorType(result, (n, depth)).array_shape, result.numpy)
+    if not weight.size:
+        return codes
     whole = group == 0 or depth % group == 0
     inner = (depth // group, group) if group and whole else (depth,)
-    step = max(1, _ROWS // max(1, depth))
+    step = max(1, _ROWS // depth)
     for row in range(0, n, step):
         part = slice(row, row + step)
         inverse = np.reciprocal(scales[:, part])

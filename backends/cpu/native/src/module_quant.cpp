@@ -39,6 +39,56 @@ py::array_t<uint8_t> pack_compressed(const py::array_t<uint8_t>& rows, const std
   return packed;
 }
 
+using Matrix = py::array_t<float>;
+
+// What scales and codes have in common: rows of floats and groups of `group` columns, 0 for whole rows.
+Quantise quantising(const Matrix& weight, int64_t group, int bits) {
+  if (weight.ndim() != 2 || group < 0 || (bits != 8 && (bits != 4 || weight.shape(1) % 2 != 0)) ||
+      (weight.shape(1) > 1 && weight.strides(1) != sizeof(float)) || weight.strides(0) % sizeof(float) != 0) {
+    throw std::invalid_argument("quantise takes rows of floats, groups, and 8 bits, or 4 of an even number of codes");
+  }
+  const int64_t k = weight.shape(1);
+  return {weight.data(), weight.shape(0), k, weight.strides(0) / static_cast<int64_t>(sizeof(float)),
+          group == 0 ? std::max<int64_t>(k, 1) : group, bits, nullptr, nullptr};
+}
+
+int64_t groups_of(const Quantise& p) { return (p.k + p.group - 1) / p.group; }
+
+void run_alone(const std::shared_ptr<Team>& team, Run run, const Quantise& params) {
+  Program program(team);
+  program.emit(run, params, 0, true);
+  const py::gil_scoped_release release;
+  Failure failure;
+  program.run(&failure, nullptr);
+}
+
+// Scales [groups, n] of a weight [n, k] for codes of so many bits.
+Matrix scales(const std::shared_ptr<Team>& team, const Matrix& weight, int64_t group, int bits, const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  Quantise p = quantising(weight, group, bits);
+  if (kernels == nullptr || p.k == 0) throw std::invalid_argument("scales takes columns and an instruction set");
+  Matrix made({groups_of(p), p.n});
+  p.scales = made.mutable_data();
+  run_alone(team, kernels->quant->scales, p);
+  return made;
+}
+
+// Codes of a weight [n, k] by scales [groups, n]: int8 [n, k], or for 4 bits [n, k / 2].
+py::array_t<int8_t> quantise(const std::shared_ptr<Team>& team, const Matrix& weight,
+                             const py::array_t<float, py::array::c_style>& scales, int64_t group, int bits,
+                             const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  Quantise p = quantising(weight, group, bits);
+  if (kernels == nullptr || scales.ndim() != 2 || scales.shape(0) < groups_of(p) || scales.shape(1) != p.n) {
+    throw std::invalid_argument("quantise takes scales of each group and row, and an instruction set");
+  }
+  py::array_t<int8_t> made({p.n, bits == 8 ? p.k : p.k / 2});
+  p.scales = const_cast<float*>(scales.data());
+  p.codes = made.mutable_data();
+  run_alone(team, kernels->quant->codes, p);
+  return made;
+}
+
 struct Read {
   const uint64_t* data;
   int64_t words;
@@ -108,6 +158,9 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
 
 void add_quant_functions(py::module_& m) {
   m.def("pack_compressed", &pack_compressed, py::arg("rows"), py::arg("format"), py::arg("isa"));
+  m.def("scales", &scales, py::arg("team"), py::arg("weight"), py::arg("group"), py::arg("bits"), py::arg("isa"));
+  m.def("quantise", &quantise, py::arg("team"), py::arg("weight"), py::arg("scales"), py::arg("group"),
+        py::arg("bits"), py::arg("isa"));
   m.def("read_bandwidth", &read_bandwidth, py::arg("team"), py::arg("buffer"));
   m.def("peak_integer", &peak_integer, py::arg("team"), py::arg("isa"));
 }

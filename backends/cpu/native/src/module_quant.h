@@ -1,4 +1,4 @@
-// The part of the extension module that packs compressed weights.
+// The part of the extension module that makes and packs compressed weights.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -141,6 +141,16 @@ struct PackCodes {
   char* to;
 };
 
+// Makes scales of a weight, or codes by them.
+struct Quantise {
+  const float* weight;
+  int64_t n, k, row_step;
+  int64_t group;         // k that share a scale
+  int bits;              // of a code: 8, or 4, two in a byte
+  float* scales;         // [groups][n]
+  int8_t* codes;         // [n][bytes of a row]
+};
+
 struct QuantKernels {
   int thin_rows;         // up to so many rows are multiplied while decoding, without room for a packed A
   const Dot* dot;
@@ -150,6 +160,8 @@ struct QuantKernels {
   Run dynamic_nibbles;   // DynamicGemm, i4
   Run split[2];          // SplitGemm, i8 and i4, where dot products of bytes are instructions
   Run pack;              // PackCodes
+  Run scales;            // Quantise
+  Run codes;             // Quantise
   Run blocks = nullptr;  // BlockGemm, where there is a matrix unit
   int block_rows = 0;    // from so many rows on
   double (*block_products)(int64_t rounds) = nullptr;  // operations of a loop over a block in the first-level cache

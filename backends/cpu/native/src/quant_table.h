@@ -1,6 +1,7 @@
 // The kernels of one instruction set for compressed weights, from its vector of floats and its integer tiles.
 #pragma once
 
+#include "quantise.h"
 #include "split.h"
 
 namespace forgec {
@@ -16,6 +17,8 @@ constexpr QuantKernels make_quant_kernels(const Dot* dot, const NibbleDot* nibbl
       linear_nibbles<V>,
       {linear_split<V, Code::i8>, linear_split<V, Code::i4>},
       pack_codes<V>,
+      scales_of_rows<V>,
+      codes_of_rows<V>,
   };
 }
 

@@ -1,0 +1,50 @@
+"""Making scales and codes of weights: what the ops ``scales`` and ``quantise`` give, by all processors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from forgec.ir.ops import compressed
+from forgec.ir.types import DType
+
+from .machine import Team, extension, isa
+
+__all__ = ["quantise", "scales"]
+
+_COPIED = 1 << 22
+"""Elements that are copied at a time where the rows of a weight do not lie in memory one by one."""
+
+
+def scales(team: Team, weight: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+    """The op ``scales``."""
+    if not _rows_of_floats(weight):
+        return compressed.scales(weight, bits=bits, group=group)
+    native = extension().scales
+    made = [native(team.native, part, group, bits, isa()) for part, _ in _parts(weight)]
+    return made[0] if len(made) == 1 else np.concatenate(made, axis=1)
+
+
+def quantise(team: Team, weight: np.ndarray, scales: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+    """The op ``quantise``."""
+    if not _rows_of_floats(weight) or scales.dtype != np.float32:
+        return compressed.quantise(weight, scales, bits=bits, group=group)
+    native = extension().quantise
+    made = [native(team.native, part, scales[:, at], group, bits, isa()) for part, at in _parts(weight)]
+    codes = made[0] if len(made) == 1 else np.concatenate(made)
+    return codes if bits == 8 else codes.view(DType.I4.numpy)
+
+
+def _rows_of_floats(weight: np.ndarray) -> bool:
+    return weight.dtype == np.float32 and weight.ndim == 2 and weight.size > 0
+
+
+def _parts(weight: np.ndarray) -> Iterator[tuple[np.ndarray, slice]]:
+    """Rows that lie in memory one by one, and which they are: all at once if they need no copy."""
+    count, depth = weight.shape
+    whole = weight.strides[1] == weight.itemsize
+    step = count if whole else max(1, _COPIED // depth)
+    for start in range(0, count, step):
+        at = slice(start, start + step)
+        yield (weight if whole else np.ascontiguousarray(weight[at])), at

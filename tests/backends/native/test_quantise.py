@@ -1,0 +1,76 @@
+"""Scales and codes of weights by the native runtime: those of the ops' references, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from forgec.backends.cpu import native
+from forgec.backends.cpu.native.quantise import quantise, scales
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forgec.ir.ops import compressed
+
+NUMBERS = [0.0, -0.0, np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-44, 0.5, 1.5, -2.5]
+
+
+@pytest.fixture(scope="module")
+def team() -> native.Team:
+    return native.Team(2)
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
+    """A weight, perhaps with odd numbers in it or with columns that lie apart, bits, and a group."""
+    bits = draw(st.sampled_from([4, 8]))
+    rows = draw(st.integers(1, 70))
+    depth = draw(st.one_of(st.integers(1, 70), st.sampled_from([127, 1024, 1500, 3000])))
+    depth += bits == 4 and depth % 2
+    group = draw(st.sampled_from([0, 4, 8, 24, 32, 128]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weight = rng.standard_normal((rows, depth)).astype(np.float32)
+    if draw(st.booleans()):  # numbers half-way between two codes
+        weight = rng.integers(-254, 255, weight.shape).astype(np.float32) / 2
+    for number in draw(st.lists(st.sampled_from(NUMBERS), max_size=4)):
+        weight[rng.integers(rows), rng.integers(depth)] = number
+    if draw(st.booleans()):
+        weight[rng.integers(rows)] = 0
+    layout = draw(st.sampled_from(["rows", "columns", "wide"]))
+    if layout == "columns":
+        weight = np.asfortranarray(weight)
+    elif layout == "wide":
+        weight = np.concatenate([weight, weight], axis=1)[:, :depth]
+    return weight, bits, group
+
+
+@pytest.mark.usefixtures("isa")
+@given(case=weights())
+@settings(max_examples=150, deadline=None, print_blob=True)
+def test_scales_and_codes_are_those_of_the_references(
+    case: tuple[np.ndarray, int, int], team: native.Team
+) -> None:
+    weight, bits, group = case
+    with np.errstate(all="ignore"):
+        expected = compressed.scales(weight, bits=bits, group=group)
+        codes = compressed.quantise(weight, expected, bits=bits, group=group)
+    found = scales(team, weight, bits=bits, group=group)
+    np.testing.assert_array_equal(found, expected)
+    made = quantise(team, weight, found, bits=bits, group=group)
+    assert made.dtype == codes.dtype
+    np.testing.assert_array_equal(made.view(np.uint8), codes.view(np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
+def test_nothing_to_do(shape: tuple[int, int], team: native.Team) -> None:
+    weight = np.zeros(shape, np.float32)
+    by = scales(team, weight, bits=8, group=0)
+    assert by.shape == (1, shape[0])
+    assert quantise(team, weight, by, bits=8, group=0).shape == shape
+
+
+def test_weights_of_other_types(team: native.Team) -> None:
+    weight = np.linspace(-1, 1, 24).reshape(3, 8)
+    by = scales(team, weight, bits=8, group=0)
+    np.testing.assert_array_equal(by, compressed.scales(weight, bits=8, group=0))
+    codes = quantise(team, weight, by.astype(np.float32), bits=8, group=0)
+    assert codes.dtype == np.int8 and codes.min() == -127
