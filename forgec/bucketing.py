@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .capture.structure import parameter_names
 from .capture.tensors import as_numpy
-from .check import Rounding
+from .check import Rounding, checking_together
 from .compile import Progress, planned, resolve
 from .errors import FidelityError, OptionError
 from .executable import Buckets, Dim, Executable, Programs
@@ -80,10 +80,10 @@ def compile_buckets(
     buckets = Buckets(Programs(entries))
     if chosen.check:
         short = {name: max(1, dim.sizes[-1] - 1) for name, dim in dims.items()}
-        rounding = Rounding.of(
-            buckets.programs.values(), WeightSpec.parse(chosen.weights), module.parameters()
-        )
-        _check(module, buckets, rounding, *_resized(args, kwargs or {}, given, dynamic_shapes, short))
+        weights = WeightSpec.parse(chosen.weights)
+        rounding = Rounding.of(buckets.programs.values(), weights, module.parameters())
+        with checking_together(buckets.programs):
+            _check(module, buckets, rounding, *_resized(args, kwargs or {}, given, dynamic_shapes, short))
     return buckets
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +13,15 @@ import torch
 from .capture import Capture
 from .capture.tensors import as_numpy
 from .errors import FidelityError
-from .executable import Executable, SelfTest
+from .executable import Executable, Programs, SelfTest
 from .executable.pages import worth_holding
 from .graph import CapturedGraph
 from .report.bounds import COMPRESSED, bounds_of, compressed, largest, lowest_precision
 from .report.metrics import differences, worst
-from .report.report import Fidelity
+from .report.report import Fidelity, Phase
 from .weights import WeightSpec
 
-__all__ = ["Rounding", "check_against_eager", "find_nan"]
+__all__ = ["Rounding", "check_against_eager", "checking_together", "find_nan"]
 
 _TOLERANCE = 1e-3
 """Share of the largest reference value by which an f32 result may be off and still be the same function; a
@@ -120,6 +122,16 @@ def _keeps(executable: Executable, weights: WeightSpec) -> bool:
     if weights.compresses or any(segment.device != plan.host for segment in plan.segments):
         return True
     return kept.several and worth_holding(sum(c.type.nbytes for c in plan.program.constants.values()))
+
+
+@contextmanager
+def checking_together(programs: Programs) -> Iterator[None]:
+    """The phase in which programs of one file are checked together, put into the report of the main one."""
+    start = time.perf_counter()
+    yield
+    report = programs.main.report
+    assert report is not None
+    report.phases.append(Phase("check_together", (time.perf_counter() - start) * 1e3))
 
 
 def find_nan(graph: CapturedGraph, counts: dict[str, int]) -> list[str]:

@@ -4,7 +4,6 @@ cache, the tokenizer, the chat template."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .check import Rounding
+from .check import Rounding, checking_together
 from .compile import Progress, planned
 from .errors import InputError
 from .executable import Programs
@@ -108,10 +107,9 @@ def compile_language_model(
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     _tell(programs)
     if chosen.check:
-        start = time.perf_counter()
-        length = min(context, max(sizes, default=1) + _COMPARED, _TEXT)
-        _check_text(decoder, programs, WeightSpec.parse(chosen.weights), length)
-        _add_to_check(programs, (time.perf_counter() - start) * 1e3)
+        with checking_together(programs):
+            length = min(context, max(sizes, default=1) + _COMPARED, _TEXT)
+            _check_text(decoder, programs, WeightSpec.parse(chosen.weights), length)
     return programs
 
 
@@ -123,13 +121,6 @@ def _tell(programs: Programs) -> None:
         report = programs[name].report
         if report is not None and report is not shown:
             shown.warnings += [f"{name}: {text}" for text in report.warnings]
-
-
-def _add_to_check(programs: Programs, ms: float) -> None:
-    """Put the time of the check of all programs together into the report of decode, which is shown."""
-    report = programs.main.report
-    assert report is not None
-    next(phase for phase in report.phases if phase.name == "check").ms += ms
 
 
 def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: int) -> list[int]:

@@ -42,7 +42,8 @@ SCHEMA: Literal["forgec.report/1"] = "forgec.report/1"
 Kind = Literal["measured", "emulated", "simulated", "estimated"]
 """What a number is: timed on the device, run by a stand-in, from a vendor's model, or from forgec's."""
 
-PhaseName = Literal["capture", "passes", "lowering", "planning", "executable", "check"]
+PhaseName = Literal["capture", "passes", "lowering", "planning", "executable", "check", "check_together"]
+"""``check_together`` is the check of all programs of a file at once, in the report of the main one."""
 
 
 @dataclass

@@ -7,8 +7,9 @@ import pytest
 from ir_programs import apply, t
 
 from forgec.errors import InternalError
+from forgec.ir import recipes
 from forgec.ir.program import Constant, Leaf, Literal, leaves
-from forgec.ir.recipes import evaluate
+from forgec.ir.recipes import Evaluator, evaluate
 from forgec.ir.types import DType
 
 TABLE = {
@@ -68,3 +69,29 @@ def test_the_artifact_names_a_plain_tensor_by_its_own_name() -> None:
     assert (
         computed == Constant("c7", a.type, apply("neg", a)).key != Constant("c1", a.type, apply("abs", a)).key
     )
+
+
+def test_small_parts_are_computed_once_for_recipes_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def tensors(name: str) -> np.ndarray:
+        read.append(name)
+        return TABLE[name]
+
+    rows = Leaf("a", t(2, 3))
+    scales = apply("scales", rows)
+    codes = apply("quantise", rows, scales)
+    for bytes_kept, expected in ((1 << 10, ["a"]), (0, ["a", "a"])):
+        monkeypatch.setattr(recipes, "_REMEMBERED", bytes_kept)
+        evaluator = Evaluator(tensors)
+        np.testing.assert_array_equal(evaluator(codes), evaluate(codes, TABLE.__getitem__))
+        np.testing.assert_array_equal(evaluator(scales), evaluate(scales, TABLE.__getitem__))
+        assert read == expected
+        read.clear()
+
+
+def test_kernels_take_the_place_of_references() -> None:
+    doubled = Evaluator(
+        TABLE.__getitem__, {"scales": lambda weight, *, bits, group: weight[:, 0][None] * bits}
+    )
+    np.testing.assert_array_equal(doubled(apply("scales", Leaf("a", t(2, 3)))), [[0.0, 24.0]])

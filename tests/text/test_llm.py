@@ -262,6 +262,12 @@ def test_programs_that_read_another_text_through_the_cache_are_refused(weights, 
         forgec.compile_language_model(load("llama", None), context=16, chunks=[8], weights=weights)
 
 
+def test_the_check_of_all_programs_is_a_phase_of_the_main_one() -> None:
+    programs = forgec.compile_language_model(load("llama", None), context=16, chunks=[8])
+    phases = [[phase.name for phase in exe.report.phases] for exe in programs.values()]
+    assert phases[0] == [*phases[1], "check_together"]
+
+
 def test_a_loaded_model_can_be_compiled_twice() -> None:
     loaded = forgec.models.load("llama-3.2-1b-tiny")
     texts = []
