@@ -125,16 +125,18 @@ class CapturedGraph:
         for name, block in self.blocks.items():
             yield name, block.graph, counts[name]
 
-    def node_count(self) -> int:
-        """Operators of one run, calls expanded, as :func:`operators` counts them."""
-        return sum(len(operators(graph)) * times for _, graph, times in self.graphs())
+    def extent(self) -> tuple[int, int]:
+        """Operators of one run, calls expanded, as :func:`operators` counts them; bytes of their results."""
+        nodes = nbytes = 0
+        for _, graph, times in self.graphs():
+            found = operators(graph)
+            nodes += len(found) * times
+            nbytes += sum(_type_bytes(node.meta.get("type")) for node in found) * times
+        return nodes, nbytes
 
-    def value_bytes(self) -> int:
-        """Bytes of all intermediate values of one run, calls expanded."""
-        return sum(
-            sum(_type_bytes(node.meta.get("type")) for node in operators(graph)) * times
-            for _, graph, times in self.graphs()
-        )
+    def node_count(self) -> int:
+        """The operators alone."""
+        return self.extent()[0]
 
     def copy(self) -> CapturedGraph:
         """Graphs copied, tensors shared."""

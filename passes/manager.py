@@ -100,7 +100,7 @@ class Optimiser:
         active = self._active()
         types = _result_types(captured)
         records: list[PassReport] = []
-        nodes, nbytes = captured.node_count(), captured.value_bytes()
+        nodes, nbytes = captured.extent()
         self._dump(captured, "captured")
         for number in range(1, self.options.rounds + 1):
             changed = 0
@@ -113,7 +113,7 @@ class Optimiser:
                 elapsed = (time.perf_counter() - start) * 1e3
                 before = (nodes, nbytes)
                 if count:
-                    nodes, nbytes = captured.node_count(), captured.value_bytes()
+                    nodes, nbytes = captured.extent()
                     self._check(captured, current, types)
                     self._dump(captured, f"{number}-{current.name}")
                 log(2, f"round {number} {current.name}: {count} rewrites, {before[0]} -> {nodes} nodes")

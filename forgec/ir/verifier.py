@@ -43,6 +43,7 @@ from .printer import InstrText, format_operand, format_recipe
 from .program import (
     Apply,
     AttrValue,
+    Constant,
     ConstParam,
     ConstRef,
     Function,
@@ -66,9 +67,9 @@ Strides = tuple[tuple[int, ...], ...]
 def verify(program: Program) -> None:
     """Raise :class:`VerifyError` for the first rule that the program breaks; return if it keeps them all."""
     _check_tables(program)
+    right: dict[tuple[int, int], Recipe] = {}
     for constant in program.constants.values():
-        where = f"const {constant.name}: {constant.type} = {format_recipe(constant.recipe, constant.type)}"
-        _check_recipe(constant.recipe, constant.type, where[:200])
+        _check_recipe(constant.recipe, constant, right)
     for function in program.functions.values():
         _FunctionCheck(program, function).run()
     _check_call_graph(program)
@@ -104,34 +105,43 @@ def _check_tables(program: Program) -> None:
             _fail(3, f"state {name} is i4, which only constants are")
 
 
-def _check_recipe(recipe: Recipe, declared: TensorType, where: str, depth: int = 0) -> None:
-    if recipe.type != declared:
-        _fail(13, f"the recipe gives {recipe.type}, the constant is {declared}", where)
-    if isinstance(recipe, Leaf):
+def _check_recipe(
+    recipe: Recipe, constant: Constant, right: dict[tuple[int, int], Recipe], depth: int = 0
+) -> None:
+    """Checks a constant's recipe or a part of it; ``right`` are those found right, by identity and depth."""
+    if depth == 0 and recipe.type != constant.type:
+        _fail_recipe(13, f"the recipe gives {recipe.type}, the constant is {constant.type}", constant)
+    if isinstance(recipe, Leaf) or (id(recipe), depth) in right:
         return
     if depth == MAX_RECIPE_DEPTH:
-        _fail(13, f"the recipe nests deeper than {MAX_RECIPE_DEPTH}", where)
+        _fail_recipe(13, f"the recipe nests deeper than {MAX_RECIPE_DEPTH}", constant)
     record = OPS.get(recipe.op)
     if record is None or not record.pure:
-        _fail(13, f"{recipe.op!r} is not a pure op", where)
+        _fail_recipe(13, f"{recipe.op!r} is not a pure op", constant)
     types: list[TensorType | None] = []
     for arg in recipe.args:
         types.append(arg.type if isinstance(arg, Leaf | Apply) else None)
         if isinstance(arg, Leaf | Apply):
             excess = type_excess(arg.type)
             if excess:
-                _fail(3, excess, where)
-            _check_recipe(arg, arg.type, where, depth + 1)
+                _fail_recipe(3, excess, constant)
+            _check_recipe(arg, constant, right, depth + 1)
     for index, arg in enumerate(recipe.args):
         problem = _operand_problem(record, index, arg, types)
         if problem:
-            _fail(problem[0], problem[1], where)
+            _fail_recipe(problem[0], problem[1], constant)
     try:
         results = record.result_types(types, dict(recipe.attrs))
     except IRTypeError as error:
-        _fail(13, str(error), where)
+        _fail_recipe(13, str(error), constant)
     if results != (recipe.type,):
-        _fail(13, f"{recipe.op} gives {_listed(results)}, its recipe says {recipe.type}", where)
+        _fail_recipe(13, f"{recipe.op} gives {_listed(results)}, its recipe says {recipe.type}", constant)
+    right[id(recipe), depth] = recipe
+
+
+def _fail_recipe(rule: int, what: str, constant: Constant) -> NoReturn:
+    where = f"const {constant.name}: {constant.type} = {format_recipe(constant.recipe, constant.type)}"
+    _fail(rule, what, where[:200])
 
 
 def _operand_problem(

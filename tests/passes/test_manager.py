@@ -348,14 +348,14 @@ def test_exception_in_a_pass_is_an_internal_error_that_names_it(gates):
 @pytest.mark.parametrize("fusion", [0, 1])
 def test_records_chain_up(stack, fusion):
     graph = stack.graph.copy()
-    nodes, nbytes = graph.node_count(), graph.value_bytes()
+    nodes, nbytes = graph.extent()
     records = optimise(graph, Options(fusion=fusion))
     for record in records:
         assert (record.nodes_before, record.bytes_before) == (nodes, nbytes)
         nodes, nbytes = record.nodes_after, record.bytes_after
         assert record.rewrites or nodes == record.nodes_before
         assert record.ms >= 0
-    assert (nodes, nbytes) == (graph.node_count(), graph.value_bytes())
+    assert (nodes, nbytes) == graph.extent()
 
 
 def test_before_fusion_is_called_once_on_clean_graphs(stack):
