@@ -169,6 +169,30 @@ def test_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> None:
         assert np.sqrt(np.mean((got / size - want / size) ** 2)) < 1e-6 * np.sqrt(np.mean((want / size) ** 2))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e30, 1e-39, 1e-25])
+def test_columns_of_bf16_of_any_size(isa: str, value: float, packed: bool) -> None:
+    """A matrix unit takes denormal numbers for zero, and finds no rest of an infinity; runs are alike."""
+    rng = np.random.default_rng(3)
+    codes, _, attrs = weight_of(rng, "bf16", 70, 300, 0)
+    codes[40] = np.zeros(300)
+    codes[40, 150:160] = value
+    codes[41] = np.zeros(300)
+    operands = [_x(rng, 37, 300) * np.float32(1e-3), codes, None, None, None]
+    instr = instruction("linear_q", operands, attrs, (1, 2) if packed else ())
+    out, step = np.empty((37, 70), np.float32), NativeStep(team(2))
+    assert step.add(instr, operands, [out], packed_operands_of(instr, operands)) is None
+    want = expected(operands, attrs)
+    for _ in range(2):
+        out[:] = 113
+        step()
+        regular = np.delete(np.arange(70), 40)
+        check(out[:, regular], want[:, regular])
+        np.testing.assert_array_equal(np.isfinite(out[:, 40]), np.isfinite(want[:, 40]))
+        if np.isfinite(value):
+            np.testing.assert_allclose(out[:, 40] / value, want[:, 40] / value, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [3, 20])
 def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str, rows: int) -> None:
     """Sums of the largest products, which a saturating instruction would cut off."""

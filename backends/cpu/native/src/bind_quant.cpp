@@ -149,6 +149,18 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   binder.emit(binder.kernels().quant->blocks, p, parallel);
 }
 
+constexpr int64_t kBrainRows = 5;  // from so many rows on a matrix unit multiplies weights of bf16
+
+void emit_brain(Binder& binder, const QuantGemm& q, bool packed, bool parallel) {
+  BrainGemm p{};
+  p.quant = q;
+  room_for_decoding(binder, p.quant);
+  p.rows = reinterpret_cast<uint16_t*>(binder.take(brain_numbers(q.gemm.m, q.gemm.k) * 2));
+  p.fits = reinterpret_cast<bool*>(binder.take(2 * binder.threads()));
+  if (packed) p.columns = binder.keep(Columns::unknown);
+  binder.emit(binder.kernels().quant->brain, p, parallel);
+}
+
 void bind_linear_q(Binder& binder, const Call& call) {
   const Tensor &x = call.input(0), &weight = call.input(1), &out = call.out();
   require_dtype(x, DType::f32, "linear_q");
@@ -188,6 +200,9 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
+  if (code == Code::bf16 && kernels.brain != nullptr && g.m >= kBrainRows) {
+    return emit_brain(binder, q, call.packed_input<char>(1) != nullptr, parallel);
+  }
   if (in_blocks(kernels, q, code, dynamic)) return emit_blocks(binder, q, code, dynamic, parallel);
   if (dynamic) {
     const DynamicGemm p = rows_in_bytes(binder, q, code, g.m);

@@ -25,6 +25,7 @@ QuantKernels with_amx(QuantKernels kernels) {
   kernels.blocks = run_blocks_amx;
   kernels.block_rows = kAmxRows;
   kernels.block_products = block_products_amx;
+  kernels.brain = linear_brain_amx;
   return kernels;
 }
 

@@ -133,6 +133,17 @@ constexpr int kBlockRows = 32;
 constexpr int64_t kBlockTiles = 9;  // blocks of a task that make a pass together, at most
 constexpr int64_t kBlockFloats = kBlockRows * kCodePanel;
 
+// Products with a weight of bf16 on a matrix unit, each row as planes of bf16; see bf16_amx.cpp.
+enum class Columns : int32_t { unknown, fit, beyond };  // whether the weight's columns are in range
+struct BrainGemm {
+  QuantGemm quant;       // what is done instead if rows or columns are not in range
+  uint16_t* rows;        // room for brain_numbers() of the left factor
+  bool* fits;            // [2][threads]: whether rows and columns that each looked at are in range
+  Columns* columns;      // what is known of a weight that does not change, or null
+};
+constexpr int kBrainPlanes = 3;
+constexpr int64_t brain_numbers(int64_t m, int64_t k) { return (m + 15) / 16 * ((k + 31) / 32) * kBrainPlanes * 16 * 32; }
+
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
   const char* from;
@@ -164,6 +175,7 @@ struct QuantKernels {
   Run codes;             // Quantise
   Run blocks = nullptr;  // BlockGemm, where there is a matrix unit
   int block_rows = 0;    // from so many rows on
+  Run brain = nullptr;   // BrainGemm, where there is a matrix unit
   double (*block_products)(int64_t rounds) = nullptr;  // operations of a loop over a block in the first-level cache
 };
 
@@ -177,6 +189,7 @@ extern const NibbleDot kNibbleDotAvxVnni;
 extern const NibbleDot kNibbleDotAvx512Vnni;
 void run_blocks_amx(const void* params, Context& context);
 double block_products_amx(int64_t rounds);
+void linear_brain_amx(const void* params, Context& context);
 #endif
 
 // How far ahead few rows have words in the second-level cache, in bytes; 0 where the processor does as well alone.
