@@ -13,6 +13,7 @@
 
 #include "quant_gemm.h"
 #include "split_amx.h"
+#include "sums_amx.h"
 
 namespace forgec {
 namespace {
@@ -22,50 +23,6 @@ constexpr int64_t kRowStep = kPlanes * kTile;       // numbers of a tile of rows
 static_assert(kPlanes == kBrainPlanes && kTile == 16 * 32, "brain_numbers() counts them");
 constexpr int64_t kReused = 1 << 20;                // bytes of rows that stay in the second-level cache
 constexpr int64_t kBlockSteps = 64;                 // of a block of k: longer sums in f32 are less exact
-
-// Sums of a block of rows and a panel on their way to C, some rows at a time while the next block is multiplied.
-class Sums {
- public:
-  explicit Sums(const Gemm& g) : g_(g), in_place_(g.residual == g.c && g.residual != nullptr) {}
-
-  float* room() { return room_[turn_]; }
-
-  // room() has the sums of rows [row, end) and columns from `col` on, of the first or last block of k or another.
-  void put(int64_t row, int64_t end, int64_t col, bool first, bool last) {
-    some(left());
-    accumulate_ = !first || in_place_;
-    last_ = last;
-    at_ = room();
-    row_ = row;
-    end_ = end;
-    col_ = col;
-    cols_ = g_.n - col < kCodePanel ? g_.n - col : kCodePanel;
-    turn_ ^= 1;
-  }
-
-  int64_t left() const { return end_ - row_; }
-
-  void some(int64_t count) {
-    for (; count > 0 && row_ < end_; --count, ++row_, at_ += kCodePanel) {
-      float* c = g_.c + row_ * g_.ldc + col_;
-      for (int64_t j = 0; j < cols_; j += 16) {
-        V y = V::load(at_ + j);
-        if (accumulate_) y = y + V::load_n(c + j, cols_ - j);
-        y.store_n(c + j, cols_ - j);
-      }
-      if (last_) finish<V>(g_, row_, 1, col_, cols_, g_.residual != nullptr && !in_place_);
-    }
-  }
-
- private:
-  const Gemm& g_;
-  const bool in_place_;
-  bool accumulate_ = false, last_ = false;
-  int turn_ = 0;
-  const float* at_ = nullptr;
-  int64_t row_ = 0, end_ = 0, col_ = 0, cols_ = 0;
-  alignas(64) float room_[2][2 * kTileRows * kCodePanel];
-};
 
 // The shapes of tiles: 0 to 3 sums, 4 and 5 planes of rows, 6 and 7 words of the weight.
 TileShapes shapes_of(int rows) {
@@ -77,7 +34,7 @@ TileShapes shapes_of(int rows) {
 class Blocks {
  public:
   Blocks(const BrainGemm& params, const Tiles& tiles)
-      : p_(params), g_(params.quant.gemm), tiles_(tiles), steps_((g_.k + kStep - 1) / kStep), sums_(g_) {}
+      : p_(params), g_(params.quant.gemm), tiles_(tiles), steps_(steps(g_)), sums_(g_, room_) {}
 
   static int64_t steps(const Gemm& g) { return (g.k + kStep - 1) / kStep; }
 
@@ -98,7 +55,7 @@ class Blocks {
     }
   }
 
-  void finish() { sums_.some(sums_.left()); }
+  void finish() { sums_.flush(); }
 
  private:
   const char* panel_at(int64_t panel) const { return p_.quant.codes + panel * panel_bytes(Code::bf16, g_.k); }
@@ -149,7 +106,7 @@ class Blocks {
       _tile_stored(2, to + rows * kCodePanel, kWordRow);
       _tile_stored(3, to + rows * kCodePanel + 16, kWordRow);
     }
-    sums_.put(row, tiles_.start(first + R), panel * kCodePanel, begin == 0, end == steps_);
+    sums_.put(row, tiles_.start(first + R), kCodePanel, panel * kCodePanel, begin == 0, end == steps_);
   }
 
   const BrainGemm& p_;
@@ -157,6 +114,7 @@ class Blocks {
   const Tiles tiles_;
   const int64_t steps_;
   Sums sums_;
+  alignas(64) float room_[2 * kSumsFloats];
   alignas(64) char rest_[kTileRows * kWordRow] = {};
 };
 

@@ -14,6 +14,7 @@
 #include "conv.h"
 #include "gemm.h"
 #include "split_amx.h"
+#include "sums_amx.h"
 
 namespace forgec {
 namespace {
@@ -21,7 +22,6 @@ namespace {
 constexpr int64_t kLeastRows = 64;               // with fewer, splitting the right factor costs more than it gains
 constexpr int64_t kLeftTile = kSteps * kPlanes * kTile;    // of a tile of rows and a block of k
 constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block of a panel
-constexpr int kMostSums = 4;                     // tiles of C that are summed at a time
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
 constexpr int64_t kOwnTiles = 16;                // of rows that a thread splits for itself
 constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
@@ -29,7 +29,7 @@ constexpr int64_t kShared = 4;                   // panels of a task that share 
 // Room of a thread.
 struct Room {
   alignas(64) Number blocks[2][kBlock];  // of the right factor: one in use, one being split
-  alignas(64) float sums[2 * kMostSums * kTileRows * 16];
+  alignas(64) float sums[2 * kSumsFloats];
   alignas(64) float rows[kTileRows * kLeftRow];
 };
 
@@ -97,9 +97,10 @@ constexpr int kOfLeft[kProducts] = {0, 0, 0, 1, 1, 2}, kOfRight[kProducts] = {2,
 // the sums of the tiles before are added to C, which is finished with those of the last block.
 class Aside {
  public:
-  Aside(const Gemm& g, float* sums) : g_(g), sums_(sums), in_place_(g.residual == g.c && g.residual != nullptr) {}
+  Aside(const Gemm& g, float* room) : sums(g, room) {}
 
   Splitter splitter;
+  Sums sums;
 
   // What the splitter has left is to be done in the course of so many steps of single tiles.
   void spread(int64_t steps) {
@@ -107,57 +108,17 @@ class Aside {
     due_ = 0;
   }
 
-  // Room for sums that are put next.
-  float* sums() const { return sums_ + turn_ * kMostSums * kTileRows * 16; }
-
-  // Rows [row, row + rows) and columns of C have the sums [rows][step] in sums(), of block k.
-  void put(int64_t row, int64_t rows, int64_t step, int64_t col, int64_t k, int64_t depth) {
-    flush();
-    at_ = sums();
-    step_ = step;
-    row_ = row;
-    end_ = row + rows;
-    col_ = col;
-    cols_ = g_.n - col < step ? g_.n - col : step;
-    accumulate_ = k > 0 || in_place_;
-    last_ = k + depth >= g_.k;
-    turn_ ^= 1;
-  }
-
-  void flush() {
-    while (row_ < end_) add_row();
-  }
-
   // What is due when so many tiles have had a product.
   __attribute__((noinline)) void work(int tiles) {
-    if (row_ < end_) add_row();
+    sums.some(1);
     due_ += tiles * rate_;
     splitter.advance(due_ >> kFraction);
     due_ &= (1 << kFraction) - 1;
   }
 
  private:
-  void add_row() {
-    float* c = g_.c + row_ * g_.ldc + col_;
-    for (int64_t j = 0; j < cols_; j += 16) {
-      V y = V::load(at_ + j);
-      if (accumulate_) y = y + V::load_n(c + j, cols_ - j);
-      y.store_n(c + j, cols_ - j);
-    }
-    if (last_) finish<V>(g_, row_, 1, col_, cols_, g_.residual != nullptr && !in_place_);
-    at_ += step_;
-    ++row_;
-  }
-
-  const Gemm& g_;
-  float* const sums_;
-  const bool in_place_;
   static constexpr int kFraction = 20;
   int64_t rate_ = 0, due_ = 0;  // pieces for the splitter, times 2^kFraction
-  const float* at_ = nullptr;
-  int64_t step_ = 0, row_ = 0, end_ = 0, col_ = 0, cols_ = 0;
-  int turn_ = 0;
-  bool accumulate_ = false, last_ = false;
 };
 
 template <int t>
@@ -233,8 +194,8 @@ void multiply_tiles(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const
     for (int j = 0; j < N; ++j) __builtin_prefetch(g.c + i * g.ldc + col + j * 16, 1);
   }
   multiply<R, N>(rooms.left(first, block.k), block.planes + column * kPlanes * kStep, (block.depth + kStep - 1) / kStep,
-                 tiles.rows(first), aside->sums(), aside);
-  aside->put(row, end - row, N * 16, col, block.k, block.depth);
+                 tiles.rows(first), aside->sums.room(), aside);
+  aside->sums.put(row, end, N * 16, col, block.k == 0, block.k + block.depth >= g.k);
 }
 
 template <int N>
@@ -269,7 +230,7 @@ void multiply_rows(const Gemm& g, const Tiles& tiles, const Rooms& rooms, const 
   for (int64_t t = first, end; t < last; t = end) {
     for (end = t; end < last && fits && *rooms.left_fits(end, block.k);) ++end;
     if (end == t) {
-      aside->flush();
+      aside->sums.flush();
       multiply_plainly(g, tiles, block, end++, copy);
       continue;
     }
@@ -313,7 +274,7 @@ void multiply_panels(const Gemm& g, const Tiles& tiles, const Rooms& rooms, cons
     aside.spread((last - first) * columns(block) * ((block.depth + kStep - 1) / kStep));
     multiply_rows(g, tiles, rooms, block, fits, first, last, &aside, room->rows);
   }
-  aside.flush();
+  aside.sums.flush();
 }
 
 void product(const Gemm& g, Context& context) {
