@@ -24,7 +24,7 @@ from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationIn
 from .text.llm import LLM
 from .text.tokens import Tokenizer
 from .together import finished_together
-from .weights import WeightSpec
+from .weights import EIGHT_BIT_ACTIVATIONS, WeightSpec
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -163,7 +163,8 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
     """A text over the border of prefill and decode against the model without a cache; ``FidelityError`` if
     they differ by more than rounding can explain.
 
-    The programs were checked one by one before; this is whether they work on one cache.
+    The programs were checked one by one before; this is whether they work on one cache. Where weights are
+    compressed their rounding could hide that, so prefill is what decode is compared to, by the same codes.
     """
     long = decoder.long_rope
     if long is not None and length - _COMPARED <= long.border < length:
@@ -172,18 +173,26 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
         return
     rounding = Rounding.of(programs.values(), weights, decoder.parameters())
     ids = decoder.text(length - 1)
-    prompt = max(1, length - _COMPARED)
-    wanted = decoder.plain(ids, prompt - 1).float().numpy()
+    text, prompt = ids[0].tolist(), max(1, length - _COMPARED)
     with LLM(programs.clone()) as llm:
-        ours = llm.logits(ids[0].tolist(), prompt)
-        for tokens, (found, theirs) in enumerate(zip(ours, wanted, strict=True), prompt):
-            rounding.require(
-                f"the logits after {tokens} tokens differ from eager PyTorch's without a cache",
-                found,
-                theirs,
-                max_abs(theirs, found),
-                hint="the model may use its cache in a way that forgec does not know; please report it",
-            )
+        ours = dict(enumerate(llm.logits(text, prompt), prompt))
+        if weights.compresses:
+            llm.forget()
+            (read,) = llm.logits(text, len(text))
+            wanted, reference = {len(text): read}, "those of prefill"
+            rounded = any(map(weights.uses, EIGHT_BIT_ACTIVATIONS))
+            rounding = Rounding(WeightSpec.parse("w8a8" if rounded else "fp32"), rounding.low)
+        else:
+            wanted = dict(enumerate(decoder.plain(ids, prompt - 1).float().numpy(), prompt))
+            reference = "eager PyTorch's without a cache"
+    for tokens, theirs in wanted.items():
+        rounding.require(
+            f"the logits after {tokens} tokens differ from {reference}",
+            ours[tokens],
+            theirs,
+            max_abs(theirs, ours[tokens]),
+            hint="the model may use its cache in a way that forgec does not know; please report it",
+        )
 
 
 def _vocabulary(loaded: LoadedModel) -> int:

@@ -254,12 +254,23 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
         )
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "int4:32"])
-def test_programs_that_read_another_text_through_the_cache_are_refused(weights, monkeypatch) -> None:
+@pytest.mark.parametrize("weights", ["fp32", "int8", "w8a8", "int4:32"])
+def test_programs_that_disagree_about_their_cache_are_refused(weights, monkeypatch) -> None:
+    forward = Decoder.forward
+
+    def decode_elsewhere(self, input_ids, position, *rest, **named):
+        return forward(self, input_ids, position + (input_ids.shape[1] == 1), *rest, **named)
+
+    monkeypatch.setattr(Decoder, "forward", decode_elsewhere)
+    with pytest.raises(FidelityError, match=r"the logits after (9|10) tokens differ"):
+        forgec.compile_language_model(load("llama", None), context=16, chunks=[8], weights=weights)
+
+
+def test_a_text_that_is_not_what_the_model_reads_without_a_cache(monkeypatch) -> None:
     plain = Decoder.plain
     monkeypatch.setattr(Decoder, "plain", lambda decoder, ids, start: plain(decoder, ids.flip(1), start))
     with pytest.raises(FidelityError, match="after 8 tokens differ from eager PyTorch's without a cache"):
-        forgec.compile_language_model(load("llama", None), context=16, chunks=[8], weights=weights)
+        forgec.compile_language_model(load("llama", None), context=16, chunks=[8])
 
 
 def test_the_check_of_all_programs_is_a_phase_of_the_main_one() -> None:
