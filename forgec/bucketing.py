@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -24,6 +25,9 @@ from .report.metrics import max_abs
 from .weights import WeightSpec
 
 __all__ = ["compile_buckets"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments and keywords."""
 
 
 def compile_buckets(
@@ -79,11 +83,18 @@ def compile_buckets(
     main.add_extra({FILE: to_bytes(sizes_of, inputs, varying_axes(programs))})
     buckets = Buckets(Programs(entries))
     if chosen.check:
-        short = {name: max(1, dim.sizes[-1] - 1) for name, dim in dims.items()}
+        largest = {name: dim.sizes[-1] for name, dim in dims.items()}
+        short = {name: _short(size) for name, size in largest.items()}
         weights = WeightSpec.parse(chosen.weights)
         rounding = Rounding.of(buckets.programs.values(), weights, module.parameters())
         with checking_together(buckets.programs):
-            _check(module, buckets, rounding, *_resized(args, kwargs or {}, given, dynamic_shapes, short))
+            call = _resized(args, kwargs or {}, given, dynamic_shapes, short)
+            expected = _eager(module, call)
+            if weights.compresses:
+                padded = _resized(args, kwargs or {}, given, dynamic_shapes, largest, _padded)
+                exact = Rounding(WeightSpec.parse("fp32"), rounding.low)
+                _same(_cut(_eager(module, padded), expected), expected, exact)
+            _same(pytree.tree_leaves(buckets(*call[0], **call[1])), expected, rounding)
     return buckets
 
 
@@ -109,36 +120,60 @@ def _dims(shapes: DynamicShapes, given: Mapping[str, Any]) -> dict[str, Dim]:
     return dims
 
 
+def _fit(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
+    """Its elements repeated or cut, for sizes by axis."""
+    for axis, size in sizes.items():
+        tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+    return tensor
+
+
+def _short(size: int) -> int:
+    """A size that needs padding to be this one."""
+    return max(1, size - 1)
+
+
+def _padded(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
+    """Short ones of these sizes, with zeros behind them."""
+    short = _fit(tensor, {axis: _short(size) for axis, size in sizes.items()})
+    padded = tensor.new_zeros([sizes.get(axis, size) for axis, size in enumerate(tensor.shape)])
+    padded[tuple(map(slice, short.shape))] = short
+    return padded
+
+
 def _resized(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     given: Mapping[str, Any],
     shapes: DynamicShapes,
     sizes: Mapping[str, int],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example inputs in other sizes: their elements repeated or cut."""
+    fit: Callable[[torch.Tensor, Mapping[int, int]], torch.Tensor] = _fit,
+) -> Call:
+    """The example inputs in other sizes."""
     changed = {
-        id(given[name]): _fit(given[name], {axis: sizes[dim.name] for axis, dim in axes.items()})
+        id(given[name]): fit(given[name], {axis: sizes[dim.name] for axis, dim in axes.items()})
         for name, axes in shapes.items()
     }
     swap = lambda value: changed.get(id(value), value)  # noqa: E731
     return tuple(map(swap, args)), {key: swap(value) for key, value in kwargs.items()}
 
 
-def _fit(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
-    for axis, size in sizes.items():
-        tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
-    return tensor
-
-
-def _check(
-    module: nn.Module, buckets: Buckets, rounding: Rounding, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Inputs that need padding, against eager without any."""
+def _eager(module: nn.Module, call: Call) -> list[np.ndarray]:
+    """What a call of the module returns, flat."""
+    args, kwargs = call
     with torch.no_grad():
-        expected = [x for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, torch.Tensor)]
-    found = pytree.tree_leaves(buckets(*args, **kwargs))
-    for ours, theirs in zip(found, map(as_numpy, expected), strict=True):
+        return [
+            as_numpy(x) for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, torch.Tensor)
+        ]
+
+
+def _cut(results: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The beginning of results on padded inputs."""
+    return [x[tuple(map(slice, y.shape))] for x, y in zip(results, like, strict=True)]
+
+
+def _same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], rounding: Rounding) -> None:
+    """Results on inputs that need padding are those of eager without any, or ``FidelityError``."""
+    for ours, theirs in zip(found, expected, strict=True):
         if ours.shape != theirs.shape:
             raise FidelityError(
                 f"a padded input gives an output {list(ours.shape)}, eager PyTorch {list(theirs.shape)}",

@@ -35,8 +35,6 @@ __all__ = ["compile_language_model"]
 CHUNKS = (128,)
 _COMPARED = 3
 """Logits of the text of the check that are compared: after the prompt and after each token behind it."""
-_TEXT = 19
-"""Length of that text at most: it is about a cache and its borders, which long texts show no better."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -108,7 +106,7 @@ def compile_language_model(
     _tell(programs)
     if chosen.check:
         with checking_together(programs):
-            length = min(context, max(sizes, default=1) + _COMPARED, _TEXT)
+            length = min(context, max(sizes, default=1) + _COMPARED)
             _check_text(decoder, programs, WeightSpec.parse(chosen.weights), length)
     return programs
 
@@ -171,7 +169,9 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
         length = long.border + 1  # a text on both sides of the border is read in another way without a cache
     if length < _COMPARED:
         return
-    rounding = Rounding.of(programs.values(), weights, decoder.parameters())
+    # What differs between programs with the same codes, or none: activations may be rounded elsewhere.
+    same = WeightSpec.parse("w8a8" if any(map(weights.uses, EIGHT_BIT_ACTIVATIONS)) else "fp32")
+    rounding = Rounding.of(programs.values(), same, decoder.parameters())
     ids = decoder.text(length - 1)
     text, prompt = ids[0].tolist(), max(1, length - _COMPARED)
     with LLM(programs.clone()) as llm:
@@ -180,8 +180,6 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
             llm.forget()
             (read,) = llm.logits(text, len(text))
             wanted, reference = {len(text): read}, "those of prefill"
-            rounded = any(map(weights.uses, EIGHT_BIT_ACTIVATIONS))
-            rounding = Rounding(WeightSpec.parse("w8a8" if rounded else "fp32"), rounding.low)
         else:
             wanted = dict(enumerate(decoder.plain(ids, prompt - 1).float().numpy(), prompt))
             reference = "eager PyTorch's without a cache"

@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from forgec.ir.ops import compressed
-
-from . import native
 from .backend import runtime
 from .native.quantise import quantise, scales
 
@@ -16,21 +13,7 @@ __all__ = ["recipe_kernels"]
 
 
 def recipe_kernels() -> Mapping[str, Callable[..., np.ndarray]]:
-    """Evaluations by op, called with the operands and all attributes; numpy's where it is to run programs."""
-    return {"scales": _scales, "quantise": _quantise}
-
-
-def _scales(weight: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+    """Evaluations by op, called with the operands and all attributes; none where numpy is to run programs."""
     if runtime() == "numpy":
-        return compressed.scales(weight, bits=bits, group=group)
-    return scales(_team(), weight, bits=bits, group=group)
-
-
-def _quantise(weight: np.ndarray, by: np.ndarray, *, bits: int, group: int) -> np.ndarray:
-    if runtime() == "numpy":
-        return compressed.quantise(weight, by, bits=bits, group=group)
-    return quantise(_team(), weight, by, bits=bits, group=group)
-
-
-def _team() -> native.Team:
-    return native.shared_team(native.threads_default())
+        return {}
+    return {"scales": scales, "quantise": quantise}

@@ -81,7 +81,7 @@ class Constants:
 
 def from_recipes(tensors: Callable[[str], np.ndarray], kept: Kept | None = None) -> Constants:
     """Constants computed from source tensors by name."""
-    evaluator = Evaluator(tensors, recipe_kernels())
+    evaluator = Evaluator(tensors, recipe_kernels)
     return Constants(
         lambda constant: evaluator(constant.recipe),
         lambda constant: isinstance(constant.recipe, Leaf),

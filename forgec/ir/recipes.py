@@ -34,15 +34,15 @@ class Evaluator:
     """Evaluates recipes over the same tensors, one after the other. Small parts are remembered for the next
     recipes: the codes of a weight need its scales, which are a constant too. Safe for several threads."""
 
-    def __init__(self, tensors: Tensors, kernels: Kernels | None = None) -> None:
+    def __init__(self, tensors: Tensors, kernels: Callable[[], Kernels] = dict) -> None:
         self._tensors = tensors
-        self._kernels = kernels or {}
+        self._kernels = kernels
         self._recent: dict[Recipe, np.ndarray] = {}
 
     def __call__(self, recipe: Recipe) -> np.ndarray:
         """:func:`evaluate` of a recipe."""
         done = dict(self._recent)
-        array = _evaluate(recipe, self._tensors, self._kernels, done)
+        array = _evaluate(recipe, self._tensors, self._kernels(), done)
         del done[recipe]
         self._recent = _latest(done)
         return array

@@ -83,6 +83,26 @@ def test_a_model_that_reads_its_padding_is_refused():
         forgec.compile_buckets(Mean().eval(), (torch.randn(4, 3),), dynamic_shapes={"x": {0: Dim("n", 2, 4)}})
 
 
+class Pooled(nn.Module):
+    """The mean is of what is padded too: a quarter less, which rounding weights to 4 bits could be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int4:32"])
+def test_padding_that_is_read_does_not_hide_behind_compressed_weights(weights):
+    with pytest.raises(FidelityError, match="a padded input differs"):
+        forgec.compile_buckets(
+            Pooled().eval(), (torch.randn(4, 64),), dynamic_shapes={"x": {0: Dim("n", 2, 4)}}, weights=weights
+        )
+
+
 @pytest.mark.parametrize(
     ("shapes", "match"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 from forgec.ir.ops import compressed
 from forgec.ir.types import DType
 
-from .machine import Team, extension, isa
+from .machine import extension, isa, shared_team, threads_default
 
 __all__ = ["quantise", "scales"]
 
@@ -17,21 +17,21 @@ _COPIED = 1 << 22
 """Elements that are copied at a time where the rows of a weight do not lie in memory one by one."""
 
 
-def scales(team: Team, weight: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+def scales(weight: np.ndarray, *, bits: int, group: int) -> np.ndarray:
     """The op ``scales``."""
     if not _rows_of_floats(weight):
         return compressed.scales(weight, bits=bits, group=group)
-    native = extension().scales
-    made = [native(team.native, part, group, bits, isa()) for part, _ in _parts(weight)]
+    native, team = extension().scales, shared_team(threads_default()).native
+    made = [native(team, part, group, bits, isa()) for part, _ in _parts(weight)]
     return made[0] if len(made) == 1 else np.concatenate(made, axis=1)
 
 
-def quantise(team: Team, weight: np.ndarray, scales: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+def quantise(weight: np.ndarray, scales: np.ndarray, *, bits: int, group: int) -> np.ndarray:
     """The op ``quantise``."""
     if not _rows_of_floats(weight) or scales.dtype != np.float32:
         return compressed.quantise(weight, scales, bits=bits, group=group)
-    native = extension().quantise
-    made = [native(team.native, part, scales[:, at], group, bits, isa()) for part, at in _parts(weight)]
+    native, team = extension().quantise, shared_team(threads_default()).native
+    made = [native(team, part, scales[:, at], group, bits, isa()) for part, at in _parts(weight)]
     codes = made[0] if len(made) == 1 else np.concatenate(made)
     return codes if bits == 8 else codes.view(DType.I4.numpy)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from forgec.backends.cpu import native
 from forgec.backends.cpu.native.quantise import quantise, scales
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +11,6 @@ from hypothesis import strategies as st
 from forgec.ir.ops import compressed
 
 NUMBERS = [0.0, -0.0, np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-44, 0.5, 1.5, -2.5]
-
-
-@pytest.fixture(scope="module")
-def team() -> native.Team:
-    return native.Team(2)
 
 
 @st.composite
@@ -46,31 +40,29 @@ def weights(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
 @pytest.mark.usefixtures("isa")
 @given(case=weights())
 @settings(max_examples=150, deadline=None, print_blob=True)
-def test_scales_and_codes_are_those_of_the_references(
-    case: tuple[np.ndarray, int, int], team: native.Team
-) -> None:
+def test_scales_and_codes_are_those_of_the_references(case: tuple[np.ndarray, int, int]) -> None:
     weight, bits, group = case
     with np.errstate(all="ignore"):
         expected = compressed.scales(weight, bits=bits, group=group)
         codes = compressed.quantise(weight, expected, bits=bits, group=group)
-    found = scales(team, weight, bits=bits, group=group)
+    found = scales(weight, bits=bits, group=group)
     np.testing.assert_array_equal(found, expected)
-    made = quantise(team, weight, found, bits=bits, group=group)
+    made = quantise(weight, found, bits=bits, group=group)
     assert made.dtype == codes.dtype
     np.testing.assert_array_equal(made.view(np.uint8), codes.view(np.uint8))
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
-def test_nothing_to_do(shape: tuple[int, int], team: native.Team) -> None:
+def test_nothing_to_do(shape: tuple[int, int]) -> None:
     weight = np.zeros(shape, np.float32)
-    by = scales(team, weight, bits=8, group=0)
+    by = scales(weight, bits=8, group=0)
     assert by.shape == (1, shape[0])
-    assert quantise(team, weight, by, bits=8, group=0).shape == shape
+    assert quantise(weight, by, bits=8, group=0).shape == shape
 
 
-def test_weights_of_other_types(team: native.Team) -> None:
+def test_weights_of_other_types() -> None:
     weight = np.linspace(-1, 1, 24).reshape(3, 8)
-    by = scales(team, weight, bits=8, group=0)
+    by = scales(weight, bits=8, group=0)
     np.testing.assert_array_equal(by, compressed.scales(weight, bits=8, group=0))
-    codes = quantise(team, weight, by.astype(np.float32), bits=8, group=0)
+    codes = quantise(weight, by.astype(np.float32), bits=8, group=0)
     assert codes.dtype == np.int8 and codes.min() == -127

@@ -31,6 +31,7 @@ TileShapes shapes_of(int rows) {
   return shapes;
 }
 
+// A thread's tasks.
 class Blocks {
  public:
   Blocks(const BrainGemm& params, const Tiles& tiles)
@@ -147,6 +148,9 @@ void linear_brain_amx(const void* params, Context& context) {
     if (context.thread == 0) multiply_nothing<V>(g);
     return;
   }
+  const Columns columns = p.columns != nullptr ? *p.columns : Columns::unknown;
+  const Run decoded = kQuantAvx512.weights[static_cast<int>(Code::bf16)];
+  if (columns == Columns::beyond) return decoded(&p.quant, context);
   const Tiles tiles(g.m, kTileRows);
   const int64_t panels = (g.n + kCodePanel - 1) / kCodePanel, of_tile = Blocks::steps(g) * kRowStep;
   int64_t begin, end;
@@ -155,10 +159,8 @@ void linear_brain_amx(const void* params, Context& context) {
   for (; begin < end; ++begin) {
     fits = split_rows(g.a + tiles.start(begin) * g.a_row, g.a_row, tiles.rows(begin), g.k, p.rows + begin * of_tile) && fits;
   }
-  const bool known = p.columns != nullptr && *p.columns != Columns::unknown;
-  bool fit = !known || *p.columns == Columns::fit;
   context.share(panels, 1, &begin, &end);
-  if (!known) fit = columns_fit(p.quant, begin, end);
+  bool fit = columns == Columns::fit || columns_fit(p.quant, begin, end);
   p.fits[context.thread] = fits;
   p.fits[context.threads + context.thread] = fit;
   context.barrier();
@@ -167,8 +169,10 @@ void linear_brain_amx(const void* params, Context& context) {
     fits = p.fits[i] && fits;
     fit = p.fits[context.threads + i] && fit;
   }
-  if (!known && p.columns != nullptr && context.thread == 0) *p.columns = fit ? Columns::fit : Columns::beyond;
-  if (!fits || !fit) return kQuantAvx512.weights[static_cast<int>(Code::bf16)](&p.quant, context);
+  if (columns == Columns::unknown && p.columns != nullptr && context.thread == 0) {
+    *p.columns = fit ? Columns::fit : Columns::beyond;
+  }
+  if (!fits || !fit) return decoded(&p.quant, context);
   stores_before_tiles();
   const Tiled tiled(shapes_of(tiles.rows(0)));
   Blocks blocks(p, tiles);
