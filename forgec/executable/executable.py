@@ -21,6 +21,7 @@ from forgec.backends.base import Backend, Settings, on_failure
 from forgec.backends.base import Constants as Values
 from forgec.backends.prediction import Prediction
 
+from ..collector import collector_paused
 from ..errors import ArtifactError, BackendError, InputError, InternalError, OptionError
 from ..ir.op import get
 from ..ir.program import Program, Register
@@ -360,6 +361,7 @@ class Executable:
                 self._bound = self._bind(self._states)
             return self._bound.run(inputs)
 
+    @collector_paused()
     def _bind(
         self, states: States, single: bool = False, given: Mapping[Register, np.ndarray] | None = None
     ) -> BoundProgram:

@@ -103,9 +103,10 @@ def load_programs(
 ) -> Programs:
     """All programs of a ``.forge`` file; one that has a single program gives that, under the name ``""``.
 
-    Weights are mapped: a load is quick, and processes share them. With ``hold_weights`` they are read into
-    large pages of this process, which every later run reads faster, unless they take over half of the memory
-    that is available. Raises :class:`ArtifactError` as ``forgec.load`` does.
+    Weights are mapped: a load is quick, and processes share them. With ``hold_weights``, and where the system
+    does not map the file in large pages, they are read into such of this process, which every later run reads
+    faster, unless they take over half of the memory that is available. Raises :class:`ArtifactError` as
+    ``forgec.load`` does.
     """
     return Programs._of(load_entries(path, verify_weights, hold_weights))
 

@@ -11,22 +11,23 @@ import mmap
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from ..errors import ArtifactError
 from ..plan.plan import ALIGNMENT
 from .archive import MANIFEST, Manifest, Member, digest, in_file
-from .pages import read
+from .pages import has_large_pages, in_large_pages, read
 from .tensorfile import parse_header
 from .zipformat import Entry, read_directory
 
 __all__ = ["Archive"]
 
-_WORTH_THREADS = 16 << 20
-"""Bytes whose digests take longer than threads take to start."""
+_WORTH_THREADS = 1 << 20
+"""Bytes whose digest takes longer than handing them to another thread."""
 
 
 class Archive:
@@ -63,10 +64,19 @@ class Archive:
         """The bytes of a member, checked against its digest."""
         return bytes(self._checked(name))
 
-    def tensors(self, name: str, verify: bool = True, held: bool = False) -> dict[str, np.ndarray]:
-        """Read-only arrays by name, on the map or, if ``held``, on a copy of the member in large pages.
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of a member as read-only arrays by name, on the map."""
+        with self.checking(name) as tensors:
+            return tensors()
 
-        ``verify=False`` trusts their contents, not their bounds.
+    @contextmanager
+    def checking(
+        self, name: str, verify: bool = True, held: bool = False
+    ) -> Iterator[Callable[[], dict[str, np.ndarray]]]:
+        """:meth:`tensors` as a function, while other threads take the digests that it compares.
+
+        They are on the map or, if they are to be ``held`` in large pages and the map has none, on a copy of
+        the member. ``verify=False`` trusts their contents, not their bounds.
         """
         member = self._member(name)
         entry = self._entries[name]
@@ -80,15 +90,20 @@ class Archive:
         if digests.keys() != layout.slots.keys():
             raise self._damaged(f"the tensor list of {name!r}")
         data = self._held(entry) if held else self._slice(entry)
-        if verify:
-            parts = {key: data[s.start : s.start + s.type.nbytes] for key, s in layout.slots.items()}
-            for key, found in _digests(parts).items():
-                if found != digests[key]:
-                    raise self._damaged(f"tensor {key!r} of {name!r}")
-        return {
-            key: np.ndarray(slot.type.shape, slot.type.dtype.numpy, data, slot.start)
-            for key, slot in layout.slots.items()
-        }
+        parts = {key: data[s.start : s.start + s.type.nbytes] for key, s in layout.slots.items()}
+
+        with _digesting(parts if verify else {}) as found:
+
+            def tensors() -> dict[str, np.ndarray]:
+                for key, value in found():
+                    if value != digests[key]:
+                        raise self._damaged(f"tensor {key!r} of {name!r}")
+                return {
+                    key: np.ndarray(slot.type.shape, slot.type.dtype.numpy, data, slot.start)
+                    for key, slot in layout.slots.items()
+                }
+
+            yield tensors
 
     def _checked(self, name: str) -> memoryview:
         member = self._member(name)
@@ -101,7 +116,11 @@ class Archive:
         return self._data[entry.start : entry.start + entry.size]
 
     def _held(self, entry: Entry) -> memoryview:
-        """A copy of a member, its tensors as aligned as in the file."""
+        """A member in large pages: on the map or a copy, its tensors as aligned as in the file."""
+        if isinstance(self._map, mmap.mmap) and has_large_pages(
+            self._map, entry.start, entry.start + entry.size
+        ):
+            return self._slice(entry)
         skip = entry.start % ALIGNMENT
         try:
             return read(self.path, entry.start - skip, entry.size + skip).data[skip:].toreadonly()
@@ -143,14 +162,25 @@ class Archive:
         )
 
 
-def _digests(parts: Mapping[str, memoryview]) -> dict[str, str]:
-    """Digests by name, computed on all processors: no interpreter lock is held meanwhile."""
-    if sum(part.nbytes for part in parts.values()) < _WORTH_THREADS:
-        return {name: digest(part) for name, part in parts.items()}
-    ordered = sorted(parts, key=lambda name: -parts[name].nbytes)  # the largest first, for an even end
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = dict(zip(ordered, pool.map(lambda name: digest(parts[name]), ordered), strict=True))
-    return {name: found[name] for name in parts}
+@contextmanager
+def _digesting(parts: Mapping[str, memoryview]) -> Iterator[Callable[[], Iterator[tuple[str, str]]]]:
+    """Names and digests; those of large parts are computed meanwhile, on all processors: no interpreter lock
+    is held for them."""
+    large = [name for name, part in parts.items() if part.nbytes >= _WORTH_THREADS]
+    large.sort(key=lambda name: -parts[name].nbytes)  # the largest first, for an even end
+    small = parts.keys() - large
+    with ExitStack() as stack:
+        computed: Iterator[str] = iter(())
+        if large:
+            pool = ThreadPoolExecutor(os.cpu_count() or 1)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            computed = pool.map(lambda name: digest(parts[name]), large)
+
+        def found() -> Iterator[tuple[str, str]]:
+            yield from ((name, digest(parts[name])) for name in small)
+            yield from zip(large, computed, strict=True)
+
+        yield found
 
 
 def _map_file(path: str) -> mmap.mmap | bytes:
@@ -160,7 +190,9 @@ def _map_file(path: str) -> mmap.mmap | bytes:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            in_large_pages(mapped)
+            return mapped
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(f"the file cannot be opened: {reason}") from error

@@ -17,6 +17,7 @@ import numpy as np
 
 from forgec import backends
 
+from ..collector import collector_paused
 from ..errors import ArtifactError, ForgecError
 from ..ir.in_place import flatten
 from ..ir.op import get
@@ -113,25 +114,28 @@ def _chosen(path: str | os.PathLike[str], entries: Mapping[str, Executable], tar
     return here[0] if here else first
 
 
+@collector_paused()
 def load_entries(
     path: str | os.PathLike[str], verify_weights: bool = True, hold_weights: bool = False
 ) -> dict[str, Executable]:
     """All programs of a file by name, the main one first; they share weights and states.
 
-    ``hold_weights`` reads weights into memory of the process instead of mapping them, if there is enough.
+    ``hold_weights`` reads weights into memory of the process where the map has no large pages, if there is
+    enough.
     """
     archive = Archive(path)
     archive.check()
     manifest = archive.manifest
     signatures = {"": manifest.signature, **{entry_prefix(n): s for n, s in manifest.entries.items()}}
+    held = hold_weights and WEIGHTS in archive and worth_holding(manifest.members[WEIGHTS].size)
     try:
-        programs = {prefix: _program(archive, prefix) for prefix in signatures}
-        plans = {
-            prefix: _plan(parse_json(archive.read(prefix + PLAN), prefix + PLAN), program)
-            for prefix, program in programs.items()
-        }
-        held = hold_weights and WEIGHTS in archive and worth_holding(manifest.members[WEIGHTS].size)
-        weights = archive.tensors(WEIGHTS, verify_weights, held)
+        with archive.checking(WEIGHTS, verify_weights, held) as tensors:
+            programs = {prefix: _program(archive, prefix) for prefix in signatures}
+            plans = {
+                prefix: _plan(parse_json(archive.read(prefix + PLAN), prefix + PLAN), program)
+                for prefix, program in programs.items()
+            }
+            weights = tensors()
         constants = from_file(weights, [plan.program.constants for plan in plans.values()])
         types = common_states([plan.program.states for plan in plans.values()])
         initial = {k.removeprefix(_STATE): array for k, array in weights.items() if k.startswith(_STATE)}

@@ -1,7 +1,7 @@
 """Writing a ``.forge`` file: small members from memory, tensors one at a time.
 
 A tensor is computed, digested, written and released before the next one is computed; so the peak memory is
-that of the largest tensor, whatever the size of the model.
+that of the largest tensor and a large page, whatever the size of the model.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO
 
 from ..errors import ArtifactError
 from ..plan.plan import ALIGNMENT
+from .pages import LARGE_PAGE
 
 __all__ = ["MAX_MEMBERS", "Entry", "ZipWriter", "read_directory"]
 
@@ -72,7 +73,7 @@ class ZipWriter:
         local = _local_header(name, header, size)
         self._file.write(local)
         crc = written = 0
-        for chunk in chunks:
+        for chunk in _at_pages(chunks, header + len(local)):
             self._file.write(chunk)
             crc = zlib.crc32(chunk, crc)
             written += len(chunk)
@@ -110,6 +111,30 @@ class ZipWriter:
             self._file.write(_LOCATOR.pack(_LOCATOR_MAGIC, 0, directory_end, 1))
         offset = min(self._end, 0xFFFFFFFF) if directory_end < ZIP64_LIMIT else 0xFFFFFFFF
         self._file.write(_END.pack(_END_MAGIC, 0, 0, count, count, size, offset, 0))
+
+
+def _at_pages(chunks: Iterable[bytes | memoryview], start: int) -> Iterator[bytes | bytearray | memoryview]:
+    """The same bytes, cut where a file that they begin in at ``start`` has a multiple of a large page.
+
+    The system keeps what one write covers in pages as large as place and length allow, and maps it so.
+    """
+    waiting, room = bytearray(), -start % LARGE_PAGE
+    for chunk in chunks:
+        taken = min(room, len(chunk))
+        waiting += chunk[:taken]
+        room -= taken
+        rest = memoryview(chunk)[taken:]
+        if room == 0:
+            if waiting:
+                yield waiting
+            whole = len(rest) - len(rest) % LARGE_PAGE
+            if whole:
+                yield rest[:whole]
+            waiting = bytearray(rest[whole:])
+            room = -len(waiting) % LARGE_PAGE
+        del chunk, rest
+    if waiting:
+        yield waiting
 
 
 def _local_header(name: str, offset: int, size: int) -> bytes:

@@ -48,10 +48,10 @@ class LLM:
     """A ``.forge`` file with prefill and decode programs, as ``forgec compile --context`` writes it.
 
     One text is generated at a time: starting another ends the one before. What both begin with stays in the
-    cache and is not read again. Weights are read into large pages of this process, where decoding reads them
-    faster, if they take at most half of the memory available; with ``hold_weights=False`` they are mapped,
-    and processes share them. Raises :class:`ArtifactError` if the file has no such programs, or its
-    tokenizer does not fit them.
+    cache and is not read again. Weights are mapped, and processes share them. Where the system does not map
+    the file in large pages, from which decoding reads faster, they are read into such of this process if they
+    take at most half of the memory available, unless ``hold_weights=False``. Raises :class:`ArtifactError` if
+    the file has no such programs, or its tokenizer does not fit them.
     """
 
     def __init__(self, source: str | os.PathLike[str] | Programs, hold_weights: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_same_arrays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "_PART", 100)
-    mapped, held = (Archive(path).tensors(WEIGHTS, held=held) for held in (False, True))
+    mapped = Archive(path).tensors(WEIGHTS)
+    with Archive(path).checking(WEIGHTS, held=True) as tensors:
+        held = tensors()
     assert mapped and mapped.keys() == held.keys()
     for name, array in mapped.items():
         np.testing.assert_array_equal(held[name], array)
@@ -44,6 +47,36 @@ def test_only_where_memory_is_plenty(path: Path, monkeypatch: pytest.MonkeyPatch
     assert asked == [Archive(path).manifest.members[WEIGHTS].size]
     np.testing.assert_array_equal(programs.main(*example())["logits"], toy()(*example())["logits"])
     assert pages.worth_holding(1) and not pages.worth_holding(1 << 60)
+
+
+def test_a_map_in_large_pages_is_not_copied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forgec.executable.reader.has_large_pages", lambda *_: True)
+    monkeypatch.setattr("forgec.executable.reader.read", lambda *_: pytest.fail("the file is read"))
+    programs = load_programs(path, hold_weights=True)
+    np.testing.assert_array_equal(programs.main(*example())["logits"], toy()(*example())["logits"])
+
+
+@pytest.mark.parametrize(("kib", "enough"), [(7372, False), (7373, True)])
+def test_how_much_is_in_large_pages(
+    kib: int, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(9 << 20))
+    with file.open("rb") as opened:
+        memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    smaps = tmp_path / "smaps"
+    smaps.write_text(
+        f"{address - 4096:x}-{address:x} r--p 00000000 00:00 0\nFilePmdMapped:     9999 kB\n"
+        f"{address:x}-{address + (9 << 20):x} r--s 00000000 fe:00 1  {file}\n"
+        f"Rss:               9216 kB\nFilePmdMapped:     {kib} kB\nVmFlags: rd mr\n"
+        f"{address + (9 << 20):x}-{address + (10 << 20):x} r--p 00000000 00:00 0\nFilePmdMapped:  9999 kB\n"
+    )
+    monkeypatch.setattr(pages, "_SMAPS", smaps)
+    assert pages.has_large_pages(memory, 1 << 20, 9 << 20) is enough
+    assert not pages.has_large_pages(memory, 0, 4096)
+    monkeypatch.setattr(pages, "_SMAPS", tmp_path / "none")
+    assert not pages.has_large_pages(memory, 1 << 20, 9 << 20)
 
 
 def test_damage_is_found(path: Path) -> None:
