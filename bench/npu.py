@@ -30,9 +30,11 @@ __all__ = [
     "TARGETS",
     "TITLE",
     "all_but_look_ups",
+    "conversion",
     "converted",
     "empty_cache",
     "measure",
+    "prepared",
     "tables",
 ]
 
@@ -216,12 +218,15 @@ def _peer(model: Any, target: str) -> dict[str, Any]:
 
 
 def converted(module: Any, inputs: Mapping[str, Any], how: str, *, positional: bool = False) -> Any:
-    """OpenVINO's conversion of a module, static, f16, on looked-up embeddings; ``how`` is "trace" or
-    "export". The module takes its inputs by name, and gives tensors by name, or both by position."""
+    """OpenVINO's :func:`conversion` of a module, :func:`prepared` for the comparison."""
+    return prepared(conversion(module, inputs, how, positional=positional), inputs)
+
+
+def conversion(module: Any, inputs: Mapping[str, Any], how: str, *, positional: bool = False) -> Any:
+    """OpenVINO's conversion of a module as it comes; ``how`` is "trace" or "export". The module takes its
+    inputs by name, and gives tensors by name, or both by position."""
     import openvino as ov
     import torch
-    from openvino import opset15 as opset
-    from openvino._offline_transformations import compress_model_transformation
 
     class Positional(torch.nn.Module):
         def __init__(self) -> None:
@@ -237,10 +242,17 @@ def converted(module: Any, inputs: Mapping[str, Any], how: str, *, positional: b
     given = tuple(inputs.values())
     with torch.no_grad():
         if how == "trace":
-            model = ov.convert_model(Positional().eval(), example_input=given)
-        else:
-            model = ov.convert_model(torch.export.export(Positional().eval(), given))
-    shapes = (ov.PartialShape(list(value.shape)) for value in given)
+            return ov.convert_model(Positional().eval(), example_input=given)
+        return ov.convert_model(torch.export.export(Positional().eval(), given))
+
+
+def prepared(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """A converted model static, in f16, and on looked-up embeddings."""
+    import openvino as ov
+    from openvino import opset15 as opset
+    from openvino._offline_transformations import compress_model_transformation
+
+    shapes = (ov.PartialShape(list(value.shape)) for value in inputs.values())
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     looked_up = [node for node in model.get_ordered_ops() if _is_embedding(node)]
     for node in looked_up:

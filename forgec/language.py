@@ -27,6 +27,8 @@ from .together import finished_together
 from .weights import EIGHT_BIT_ACTIVATIONS, WeightSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .models import LoadedModel
     from .models.decoder import Decoder
 
@@ -39,7 +41,7 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def compile_language_model(
-    model: LoadedModel | str | Path,
+    model: LoadedModel | PreTrainedModel | str | Path,
     *,
     context: int,
     chunks: Sequence[int] = CHUNKS,
@@ -52,6 +54,7 @@ def compile_language_model(
     """Compile programs that read a prompt in ``chunks`` and write a text of up to ``context`` tokens.
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
+    Hugging Face model in memory stays as it is (``forgec.models.LoadedModel.of`` takes its tokenizer too). A
     chunk longer than the context is cut to it. ``calibration`` is a text like those that the model will meet,
     or its tokens: weights of 4 bits (int4, w4a8) are fitted to it (see ``forgec.compile``). The result is for
     :class:`forgec.LLM`, directly or saved.
@@ -59,10 +62,13 @@ def compile_language_model(
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
     it does not know, and ``ArtifactError`` for a tokenizer that does not fit the model.
     """
-    from .models import load
+    from .models import LoadedModel, load
     from .models.decoder import CACHE, decoder_of
 
-    loaded = load(model) if isinstance(model, str | Path) else model
+    if isinstance(model, str | Path):
+        loaded = load(model)
+    else:
+        loaded = model if isinstance(model, LoadedModel) else LoadedModel.of(model)
     chosen = Options.of(options, **named_options)
     sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
     decoder = decoder_of(loaded, context, sizes)

@@ -148,6 +148,12 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Deco
             f"{loaded.name} is no decoder-only language model",
             hint="leave out --context to compile it as one program",
         )
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ModelError(
+                f"{loaded.name} has weights that are not float32: {name} is {parameter.dtype}",
+                hint="load it with the default dtype, or give LoadedModel.of(model); `weights` compresses it",
+            )
     longest = loaded.max_tokens
     if longest is not None and context > longest:
         raise ModelError(f"{loaded.name} takes at most {longest} tokens, and context is {context}")

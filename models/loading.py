@@ -1,4 +1,5 @@
-"""`load`: a preset name, a Hugging Face directory or a `config.json` file becomes a program to compile."""
+"""A preset name, a Hugging Face directory, a `config.json` file or a model in memory becomes a program to
+compile."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,14 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from forgec.errors import ModelError
 
 from .building import make_config, model_class, random_model, stored_model
+from .in_memory import float32_copy
 from .inputs import MAKERS, TOKEN_INPUTS, Draw
 from .programs import as_program, input_names
-from .sources import resolve
+from .sources import has_tokenizer, resolve
 from .streaming import Readers, check_types, stand_in_model
 
 _ATTENTIONS = ("auto", "sdpa", "eager")
@@ -35,11 +37,49 @@ class LoadedModel:
     module: nn.Module = field(repr=False)
     config: PretrainedConfig = field(repr=False)
     family: str
-    weights: Literal["random", "checkpoint"]
+    weights: Literal["random", "checkpoint", "module"]
     inputs: tuple[str, ...]
     tokenizer_dir: Path | None = None
     readers: Readers = field(default_factory=dict, repr=False)
     """What reads each weight of a model that was loaded with `stream`, by its name in the module."""
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        *,
+        part: str | None = None,
+        tokenizer_dir: str | os.PathLike[str] | None = None,
+    ) -> "LoadedModel":
+        """The program of a Hugging Face model in memory, which stays as it is.
+
+        float32 weights are shared with it; those of float16 and bfloat16, as checkpoints often have them, are
+        converted, so that the reference of all checks is eager PyTorch in float32. `part` is "encoder" or
+        "decoder" for a sequence-to-sequence model; `tokenizer_dir` is a directory to which the tokenizer was
+        saved. Raises `ModelError` for other objects, a part that the model has not, weights that are not on
+        the CPU or are quantised, and a directory without tokenizer.
+        """
+        if not isinstance(model, PreTrainedModel):
+            raise ModelError(
+                f"a {type(model).__module__}.{type(model).__qualname__} is no model of transformers",
+                hint="give a PreTrainedModel (of adapters: model.merge_and_unload()); forgec.compile takes "
+                "any module",
+            )
+        folder = None if tokenizer_dir is None else Path(tokenizer_dir)
+        if folder is not None and not has_tokenizer(folder):
+            raise ModelError("the directory holds no tokenizer", where=str(folder))
+        inputs = input_names(type(model), part, model.config)
+        twin = float32_copy(model)
+        name = Path(str(model.config.name_or_path)).name or type(model).__name__
+        return cls(
+            name=name if part is None else f"{name}.{part}",
+            module=as_program(twin, part),
+            config=twin.config,
+            family=twin.config.model_type,
+            weights="module",
+            inputs=inputs,
+            tokenizer_dir=folder,
+        )
 
     @property
     def max_tokens(self) -> int | None:

@@ -78,14 +78,18 @@ def _directory(folder: Path) -> Source:
     stored = _has_safetensors(folder)
     if not stored:
         _refuse_other_weights(folder)
-    has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
     return Source(
         name=folder.resolve().name,
         content=_read_json(config),
         where=str(config),
         checkpoint=folder if stored else None,
-        tokenizer_dir=folder if has_tokenizer else None,
+        tokenizer_dir=folder if has_tokenizer(folder) else None,
     )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a directory has a tokenizer's files."""
+    return any((folder / file).is_file() for file in _TOKENIZER_FILES)
 
 
 def _has_safetensors(folder: Path) -> bool:
