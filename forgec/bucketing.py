@@ -86,7 +86,7 @@ def compile_buckets(
         largest = {name: dim.sizes[-1] for name, dim in dims.items()}
         short = {name: _short(size) for name, size in largest.items()}
         weights = WeightSpec.parse(chosen.weights)
-        rounding = Rounding.of(buckets.programs.values(), weights, module.parameters())
+        rounding = Rounding.of(buckets.programs.values(), weights, (x.dtype for x in module.parameters()))
         with checking_together(buckets.programs):
             call = _resized(args, kwargs or {}, given, dynamic_shapes, short)
             expected = _eager(module, call)

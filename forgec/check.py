@@ -33,7 +33,7 @@ _LOW_PRECISION = 5e-2
 _HINT = "`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass"
 _COMPRESSED_HINT = "keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false"
 
-_HALVES = (torch.float16, torch.bfloat16)
+_HALVES = {torch.float16, torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Rounding:
 
     @classmethod
     def of(
-        cls, executables: Iterable[Executable], weights: WeightSpec, tensors: Iterable[torch.Tensor]
+        cls, executables: Iterable[Executable], weights: WeightSpec, dtypes: Iterable[torch.dtype]
     ) -> Rounding:
-        """For programs of a model that has these weights."""
+        """For programs of a model that has weights of these types."""
         precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in executables}
-        return cls(weights, precisions != {"f32"} or any(t.dtype in _HALVES for t in tensors))
+        return cls(weights, precisions != {"f32"} or not _HALVES.isdisjoint(dtypes))
 
     def require(self, what: str, ours: np.ndarray, theirs: np.ndarray, difference: float, hint: str) -> None:
         """Raises ``FidelityError`` with the sentence's start and the hint if two outputs, whose largest
@@ -97,7 +97,7 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
-    rounding = Rounding.of([executable], weights, captured.graph.constants.values())
+    rounding = Rounding.of([executable], weights, (x.dtype for x in captured.graph.constants.values()))
     hint = _COMPRESSED_HINT if weights.compresses else _HINT
     for name, ours, theirs in zip(names, results, expected, strict=True):
         what = f"output {name or 'output'} differs from {captured.reference}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import backends
 from .check import Rounding, checking_together
 from .compile import Progress, planned
 from .errors import InputError
@@ -71,7 +72,10 @@ def compile_language_model(
         loaded = model if isinstance(model, LoadedModel) else LoadedModel.of(model)
     chosen = Options.of(options, **named_options)
     sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
-    decoder = decoder_of(loaded, context, sizes)
+    weights = WeightSpec.parse(chosen.weights)
+    # A device beside the host keeps caches in 16 bits anyway: ``ir.old_and_new`` makes those of f32 such.
+    wanted = chosen.cache == "f16" or (chosen.cache == "auto" and weights.compresses)
+    decoder = decoder_of(loaded, context, sizes, half_cache=wanted and backends.resolve(target) == HOST)
     rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
     long = decoder.long_rope
     info = GenerationInfo(
@@ -113,7 +117,7 @@ def compile_language_model(
     if chosen.check:
         with checking_together(programs):
             length = min(context, max(sizes, default=1) + _COMPARED)
-            _check_text(decoder, programs, WeightSpec.parse(chosen.weights), length)
+            _check_text(decoder, programs, weights, length)
     return programs
 
 
@@ -177,7 +181,11 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
         return
     # What differs between programs with the same codes, or none: activations may be rounded elsewhere.
     same = WeightSpec.parse("w8a8" if any(map(weights.uses, EIGHT_BIT_ACTIVATIONS)) else "fp32")
-    rounding = Rounding.of(programs.values(), same, decoder.parameters())
+    # Programs over one cache of 16 bits round alike, the model without a cache does not.
+    dtypes = {x.dtype for x in decoder.parameters()} | (
+        set() if weights.compresses else {decoder.cache_dtype}
+    )
+    rounding = Rounding.of(programs.values(), same, dtypes)
     ids = decoder.text(length - 1)
     text, prompt = ids[0].tolist(), max(1, length - _COMPARED)
     with LLM(programs.clone()) as llm:

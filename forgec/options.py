@@ -16,10 +16,11 @@ from typing import Any
 from .errors import OptionError
 from .weights import FORMATS, WeightSpec
 
-__all__ = ["CAPTURE_MODES", "FOLD_MODES", "Options"]
+__all__ = ["CACHE_MODES", "CAPTURE_MODES", "FOLD_MODES", "Options"]
 
 CAPTURE_MODES = ("auto", "blocks", "full")
 FOLD_MODES = ("auto", "on", "off")
+CACHE_MODES = ("auto", "f32", "f16")
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,13 @@ class Options:
         "fp32",
         _weights(),
         "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
+    )
+
+    cache: str = _option(
+        "auto",
+        _choice(*CACHE_MODES),
+        "how a language model keeps keys and values on the CPU: f32, or f16, which auto takes beside "
+        "compressed weights",
     )
 
     def __post_init__(self) -> None:

@@ -41,13 +41,14 @@ class LayerCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """All keys and values, the new ones among them."""
+        """All keys and values, the new ones among them, in the type of these."""
+        kept = self.tensors["k"].dtype
         self.tensors = {
-            "k": update_rows(self.tensors["k"], key_states, self.position),
-            "v": update_rows(self.tensors["v"], value_states, self.position),
+            "k": update_rows(self.tensors["k"], key_states.to(kept), self.position),
+            "v": update_rows(self.tensors["v"], value_states.to(kept), self.position),
         }
         self.updated = True
-        return self.tensors["k"], self.tensors["v"]
+        return self.tensors["k"].to(key_states.dtype), self.tensors["v"].to(value_states.dtype)
 
     def update_conv_state(
         self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any

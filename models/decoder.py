@@ -31,6 +31,9 @@ __all__ = ["CACHE", "Decoder", "Example", "decoder_of"]
 CACHE = "cache"
 """Name of the input and of the output that hold the cache."""
 
+_ROWS = ("k", "v")
+"""What a cache has one row of for every token."""
+
 _ALIGNED = 16
 """A cache has a multiple of so many rows: NPUs take up to a fifth longer for others."""
 
@@ -43,7 +46,8 @@ class Decoder(nn.Module):
 
     ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk. With
     ``long_rope`` the model takes other frequencies for texts over a length. With ``masked`` it is told of all
-    rows of the cache by a mask of ones, because it makes something of that size.
+    rows of the cache by a mask of ones, because it makes something of that size. Keys and values are kept as
+    ``cache_dtype``.
     """
 
     _model: Any
@@ -56,6 +60,7 @@ class Decoder(nn.Module):
         rows: int,
         long_rope: LongRope | None = None,
         masked: bool = False,
+        cache_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         # The model's children are registered here too, so that weights keep the names of the checkpoint.
@@ -67,6 +72,7 @@ class Decoder(nn.Module):
         self.rows = rows
         self.long_rope = long_rope
         self.masked = masked
+        self.cache_dtype = cache_dtype
 
     def forward(
         self,
@@ -121,11 +127,7 @@ class Decoder(nn.Module):
     def example(self, tokens: int) -> Example:
         """Inputs of a chunk of ``tokens`` after a few tokens of nothing, with an empty cache."""
         ids = self.text(tokens)
-        # Zeros of numpy's are pages that cost nothing until they are read.
-        cache = [
-            {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in layer.items()}
-            for layer in self.shapes
-        ]
+        cache = [{name: self._empty(name, shape) for name, shape in layer.items()} for layer in self.shapes]
         position = torch.tensor(min(3, self.rows - tokens))
         kwargs: dict[str, Any] = {"input_ids": ids, "position": position}
         if tokens > 1:
@@ -135,9 +137,15 @@ class Decoder(nn.Module):
             kwargs["length"] = torch.tensor(self.long_rope.border + (tokens == 1))
         return (), {**kwargs, CACHE: cache}
 
+    def _empty(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor of an empty cache. Zeros of numpy's are pages that cost nothing until they are read."""
+        half = self.cache_dtype is torch.float16 and name in _ROWS
+        return torch.from_numpy(np.zeros(shape, np.float16 if half else np.float32))
 
-def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Decoder:
+
+def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_cache: bool = False) -> Decoder:
     """The module to compile for texts of up to ``context`` tokens, prompts read in chunks of these sizes.
+    Keys and values are kept as float32 or, with ``half_cache``, as float16.
 
     The model is changed and serves no other purpose afterwards. Raises :class:`ModelError` if it generates no
     text or the context is over what it knows positions for.
@@ -169,7 +177,8 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int]) -> Deco
     shapes = _cache_shapes(model, rows)
     hand_out(_layers(model, len(shapes)))
     masked = bool(getattr(model.config, "alibi", False))
-    decoder = Decoder(model, shapes, context, rows, long_rope, masked)
+    kept = torch.float16 if half_cache else torch.float32
+    decoder = Decoder(model, shapes, context, rows, long_rope, masked, kept)
     return decoder.eval().requires_grad_(False)
 
 

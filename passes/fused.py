@@ -114,6 +114,7 @@ def attention(
     length: Tensor | None = None,
 ) -> Tensor:
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads; see the IR op."""
+    k, v = k.to(q.dtype), v.to(q.dtype)
     if length is not None:
         filled = int(length)
         k, v = k[:, :, :filled], v[:, :, :filled]

@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgec.capture.rows import update_rows
+from forgec.graph import node_type
+from forgec.ir.types import DType
 
 NAME = "cached_attention"
 ROWS, COLUMNS = 3, 8
@@ -22,11 +24,16 @@ class Cached(nn.Module):
 
     def forward(self, q, new, keys, position):
         other = position + 1 if self.change == "positions" else position
+        if self.change == "half":
+            k, v = (update_rows(x.half(), new.half(), position).float() for x in (keys, keys * 2))
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask(q, position))
         k = update_rows(keys, new, position)
         v = update_rows(keys * 2, new, other) if self.change != "values" else keys * 2
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask(q, position))
+
+    def mask(self, q, position):
         last = position + torch.arange(q.shape[2])
-        mask = torch.arange(COLUMNS) <= last[:, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return torch.arange(COLUMNS) <= last[:, None]
 
 
 def subject(change: str = "", rows: int = ROWS) -> Subject:
@@ -47,6 +54,13 @@ def test_fires():
     graph = fires(NAME, subject(), add=2)
     (node,) = fused(graph, "attention")
     assert node.kwargs["length"] is not None
+
+
+def test_a_cache_of_f16_is_read_as_it_is():
+    graph = fires(NAME, subject("half"), add=2)
+    (node,) = fused(graph, "attention")
+    assert node.kwargs["length"] is not None
+    assert [node_type(x).dtype for x in node.args[:3]] == [DType.F32, DType.F16, DType.F16]
 
 
 def test_values_that_are_no_cache():

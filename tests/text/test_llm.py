@@ -279,6 +279,39 @@ def test_the_check_of_all_programs_is_a_phase_of_the_main_one() -> None:
     assert phases[0] == [*phases[1], "check_together"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "cache", "kept"),
+    [("fp32", "auto", "f32"), ("int8", "auto", "f16"), ("int8", "f32", "f32"), ("fp32", "f16", "f16")],
+)
+def test_keys_and_values_are_kept_in_16_bits_beside_compressed_weights(
+    weights, cache, kept, tmp_path
+) -> None:
+    model = load("llama", None)
+    programs = forgec.compile_language_model(model, context=24, chunks=[8], weights=weights, cache=cache)
+    for executable in programs.values():
+        program = executable.plan.program
+        assert {str(kind.dtype.value) for kind in program.states.values()} == {kept}
+        read = [x.operands[1:3] for x in program.main.body if x.op == "attention"]
+        assert read and {x.type.dtype.value for pair in read for x in pair} == {kept}, "read as it is kept"
+    programs.save(tmp_path / "m.forge")
+    with forgec.LLM(programs) as ours, forgec.LLM(tmp_path / "m.forge") as stored:
+        written = [[piece.token for piece in llm.generate(prompt(9), max_tokens=6)] for llm in (ours, stored)]
+    assert written[0] == written[1]
+
+
+def test_convolution_states_stay_as_they_are_beside_a_cache_of_16_bits(tmp_path) -> None:
+    programs = forgec.compile_language_model(
+        load("lfm2", tmp_path), context=24, chunks=[8], cache="f16", check=False
+    )
+    kinds = {(kind.rank, kind.dtype.value) for kind in programs.main.plan.program.states.values()}
+    assert kinds == {(4, "f16"), (3, "f32")}, "keys and values, and convolutions"
+
+
+def test_an_unknown_cache_is_refused() -> None:
+    with pytest.raises(OptionError, match="cache"):
+        forgec.compile_language_model(load("llama", None), context=24, cache="int8")
+
+
 def test_a_loaded_model_can_be_compiled_twice() -> None:
     loaded = forgec.models.load("llama-3.2-1b-tiny")
     texts = []

@@ -31,6 +31,7 @@ SOURCES = Path(__file__).resolve().parent / "src"
 FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"]
 LINK_FLAGS = ["-pthread"]
 
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 # Tiles are released by a destructor; kernels throw nothing, so it needs no tables for that.
 _AMX = [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-fno-exceptions"]
@@ -39,12 +40,12 @@ _QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
 ISA_FLAGS = {
     "kernels_portable.cpp": [],
-    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
+    "kernels_avx2.cpp": _AVX2,
     "kernels_avx512.cpp": _AVX512 + _QUIET,
     "quant_portable.cpp": [],
-    "quant_avx2.cpp": ["-mavx2", "-mfma"],
+    "quant_avx2.cpp": _AVX2,
     "quant_avx512.cpp": _AVX512 + _QUIET,
-    "dot_avxvnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
+    "dot_avxvnni.cpp": [*_AVX2, "-mavxvnni"],
     "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
     "attention_avx512bf16.cpp": [*_AVX512, "-mavx512bf16", *_QUIET],
     "bf16_amx.cpp": _AMX + _QUIET,

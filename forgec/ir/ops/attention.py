@@ -81,7 +81,8 @@ def _attention_rule(
     )
     require(key.shape[3] == size, f"query {query} and key {key} differ in head size")
     require(key.shape[2] == value.shape[2], f"key {key} and value {value} differ in length")
-    require(query.dtype is key.dtype is value.dtype, f"element types differ: {query}, {key}, {value}")
+    kept = key.dtype is value.dtype and key.dtype in (query.dtype, DType.F16)
+    require(kept, f"keys and values are f16 or as queries are: {query}, {key}, {value}")
     require(window >= 0 and softcap >= 0, "window and softcap must not be negative")
     require(length in (None, TensorType(DType.I64, ())), f"length must be i64[], not {length}")
     scores = (batch, heads, rows, key.shape[2])
@@ -158,7 +159,8 @@ def attention(
     """softmax(softcap(scale * q k^T) + mask) v with grouped heads.
 
     q [batch, heads, rows, size], k [batch, kv_heads, columns, size], v [batch, kv_heads, columns,
-    value_size]; query head h reads kv head h // (heads / kv_heads). Only the first ``length`` columns count,
+    value_size]; query head h reads kv head h // (heads / kv_heads). Keys and values of f16 are widened to the
+    type of q. Only the first ``length`` columns count,
     all of them without it; the others are not read, whatever they hold. A bool mask is true where attention
     is allowed, a float mask is added. ``causal`` lets row i see column j <= i + length - rows; ``window``
     w > 0 also asks j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The
@@ -167,6 +169,7 @@ def attention(
     ``bf16`` allows a kernel to round the factors of both products, q and k, weights and v, to bf16, with sums
     and softmax as without it; the reference rounds nothing.
     """
+    k, v = k.astype(q.dtype, copy=False), v.astype(q.dtype, copy=False)
     if length is not None:
         filled = slice(0, min(max(int(length), 0), k.shape[2]))
         k, v = k[:, :, filled], v[:, :, filled]

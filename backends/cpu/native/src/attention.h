@@ -5,7 +5,7 @@
 // that they fall into few sets of the nearest cache). Tiles of query rows pass over the block: scores by a register
 // tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
 // whenever a row's maximum grows. With one or two query rows, as in decoding, packing would cost more than it saves:
-// scores are dot products with the keys in place.
+// scores are dot products with the keys in place. A block of keys and values in f16 is widened first.
 //
 // `Words` says what the factors of both products are packed as: numbers, or pairs of them rounded to bf16, along the
 // size of a head for scores and along keys for values. Scores, their softmax and all sums are f32 either way.
@@ -29,9 +29,10 @@ class AttentionTask : private AttentionWalk<V, Words> {
   }
 
  private:
-  using Walk::p, Walk::rows_, Walk::query_, Walk::sums_, Walk::keys_, Walk::values_, Walk::of_kv;
+  using Walk::p, Walk::rows_, Walk::query_, Walk::sums_, Walk::keys_, Walk::values_;
+  using Walk::key, Walk::value, Walk::key_row_, Walk::key_col_, Walk::value_row_;
   static constexpr int per = Words::per_word;
-  static constexpr int kDotRows = 4;      // that are multiplied with a key at a time
+  static constexpr int kAbreast = 4;      // rows that share a key, or value, in registers
   static constexpr int64_t kDeep = kDepth * per;  // numbers of a row in a block of queries
 
   static int64_t words_of(int64_t numbers) { return (numbers + per - 1) / per; }
@@ -73,44 +74,44 @@ class AttentionTask : private AttentionWalk<V, Words> {
     }
   }
 
-  void load_block(int64_t first, int64_t count) {
-    value_row_ = p.v_step[2];
-    values_in_use_ = of_kv(p.v, p.v_step, first);
-    if (!p.packs) return;
+  void load_block(int64_t count) {
     const int64_t words = words_of(p.size);
     float* const rows = keys_ + kDepth * words;
     for (int64_t j = 0; j < count; j += kKeyPanel) {
       const int64_t keys = count - j < kKeyPanel ? count - j : kKeyPanel;
-      const float* k = of_kv(p.k, p.k_step, first + j);
+      const float* k = key(j);
       float* to = keys_ + j * words;
       if constexpr (per > 1) {
-        load_rows(k, p.k_step[2], p.k_step[3], keys, p.size, rows, words);
+        load_rows(k, key_row_, key_col_, keys, p.size, rows, words);
         transpose<V>(rows, words, keys, words, to, kKeyPanel);
-      } else if (p.k_step[3] == 1) {
-        transpose<V>(k, p.k_step[2], keys, p.size, to, kKeyPanel);
+      } else if (key_col_ == 1) {
+        transpose<V>(k, key_row_, keys, p.size, to, kKeyPanel);
       } else {
-        copy_rows<V>(k, p.k_step[3], p.k_step[2], p.size, keys, to, kKeyPanel);
+        copy_rows<V>(k, key_col_, key_row_, p.size, keys, to, kKeyPanel);
       }
     }
     if constexpr (per > 1) {
       for (int64_t j = 0; j < count; j += per) {
-        const float* v = values_in_use_ + j * value_row_;
-        Words::interleave(v, j + 1 < count ? v + value_row_ : nullptr, p.value_size, values_ + j / per * p.value_size);
+        Words::interleave(value(j), j + 1 < count ? value(j + 1) : nullptr, p.value_size,
+                          values_ + j / per * p.value_size);
       }
+    } else if (value_row_ == p.value_size) {
+      values_in_use_ = value(0);
+      return;
     } else {
-      if (value_row_ == p.value_size) return;
-      copy_rows<V>(values_in_use_, value_row_, 1, count, p.value_size, values_, p.value_size);
+      copy_rows<V>(value(0), value_row_, 1, count, p.value_size, values_, p.value_size);
     }
-    value_row_ = p.value_size;
     values_in_use_ = values_;
   }
 
   void tile(int64_t i, int rows, int64_t first, int64_t count) {
-    if (p.packs) {
-      multiply_keys(i, rows, count);
-    } else {
-      dot_keys(i, rows, first, count);
+    if (!p.packs) {
+      if constexpr (per == 1) {
+        p.half ? in_place<Half>(i, rows, first, count) : in_place<float>(i, rows, first, count);
+      }
+      return;
     }
+    multiply_keys(i, rows, count);
     Walk::weigh(scores_, i, rows, first, count);
     float* sums = sums_ + i * p.value_size;
     constexpr int64_t pair = 2 * V::width;
@@ -119,7 +120,7 @@ class AttentionTask : private AttentionWalk<V, Words> {
       t.k = words_of(count);
       t.a = scores_;
       t.b = values_in_use_ + col;
-      t.b_row = value_row_;
+      t.b_row = p.value_size;
       t.c = sums + col;
       t.c_row = p.value_size;
       t.cols = p.value_size - col < pair ? p.value_size - col : pair;
@@ -154,56 +155,113 @@ class AttentionTask : private AttentionWalk<V, Words> {
     }
   }
 
-  void dot_keys(int64_t i, int rows, int64_t first, int64_t count) {
-    for (int r = 0; r < rows; r += kDotRows) dot_some<kDotRows>(i, r, rows - r, first, count);
+  // Few rows with keys and values where they lie, numbers of type T.
+  template <class T>
+  void in_place(int64_t i, int rows, int64_t first, int64_t count) {
+    for (int r = 0; r < rows; r += kAbreast) dot_some<kAbreast, T>(i, r, rows - r, first, count);
+    Walk::weigh(scores_, i, rows, first, count);
+    for (int r = 0; r < rows; r += kAbreast) add_values<kAbreast, T>(i, r, rows - r, first, count);
   }
 
   // The dot products of R rows, or fewer, with keys that are read once, while their values come nearer.
-  template <int R>
+  template <int R, class T>
   void dot_some(int64_t i, int from, int rows, int64_t first, int64_t count) {
     if constexpr (R > 1) {
-      if (rows < R) return dot_some<R - 1>(i, from, rows, first, count);
+      if (rows < R) return dot_some<R - 1, T>(i, from, rows, first, count);
     }
-    constexpr int W = V::width, K = 2;
+    constexpr int W = V::width, K = V::abreast, kSums = (K * R + 3) / 4 * 4;
     const float* q = query_ + (i + from) * p.size;
-    const float* k = of_kv(p.k, p.k_step, first);
-    const float* v = of_kv(p.v, p.v_step, first);
+    const T* const keys = Walk::template of_kv<T>(p.k, p.k_step, first);
+    const T* const values = Walk::template of_kv<T>(p.v, p.v_step, first);
     for (int64_t j = 0; j < count; j += K) {
-      const int64_t other = j + 1 < count ? p.k_step[2] : 0;
-      V sums[K * R];
+      const T* k[K];
+#pragma GCC unroll 4
+      for (int n = 0; n < K; ++n) k[n] = keys + (j + n < count ? j + n : j) * p.k_step[2];
+      V sums[kSums];
 #pragma GCC unroll 16
-      for (int n = 0; n < K * R; ++n) sums[n] = V::zero();
+      for (int n = 0; n < kSums; ++n) sums[n] = V::zero();
       const auto add = [&](int64_t d, const auto& load) __attribute__((always_inline)) {
-        const V x = load(k + d), y = load(k + other + d);
-#pragma GCC unroll 8
+        V x[K];
+#pragma GCC unroll 4
+        for (int n = 0; n < K; ++n) x[n] = load(k[n] + d);
+#pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
           const V z = load(q + r * p.size + d);
-          sums[r] = V::fma(x, z, sums[r]);
-          sums[R + r] = V::fma(y, z, sums[R + r]);
+#pragma GCC unroll 4
+          for (int n = 0; n < K; ++n) sums[r * K + n] = V::fma(x[n], z, sums[r * K + n]);
         }
       };
       int64_t d = 0;
-      for (; d + W <= p.size; d += W) add(d, [](const float* at) { return V::load(at); });
-      if (d < p.size) add(d, [&](const float* at) { return V::load_n(at, p.size - d); });
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        float* s = scores_ + (from + r) * kLeftRow + j;
-        s[0] = sums[r].sum();
-        s[1] = sums[R + r].sum();  // a place behind the last key is padding
+      for (; d + W <= p.size; d += W) add(d, [](const auto* at) { return V::load(at); });
+      if (d < p.size) add(d, [&](const auto* at) { return V::load_n(at, p.size - d); });
+      float found[kSums];
+#pragma GCC unroll 4
+      for (int n = 0; n < kSums; n += 4) V::sums(sums + n, found + n);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {  // places behind the last key are padding
+        std::memcpy(scores_ + (from + r) * kLeftRow + j, found + r * K, K * sizeof(float));
       }
-      if (from == 0) {
-        for (int64_t e = 0; e < p.value_size; e += kLine) {
-          __builtin_prefetch(v + e, 0, 2);
-          __builtin_prefetch(v + p.v_step[2] + e, 0, 2);
-        }
+      if (from > 0) continue;
+      for (int n = 0; n < K; ++n) {
+        const char* v = reinterpret_cast<const char*>(values + (j + n) * p.v_step[2]);
+        for (int64_t e = 0; e < p.value_size * static_cast<int64_t>(sizeof(T)); e += 64) __builtin_prefetch(v + e, 0, 2);
       }
-      k += K * p.k_step[2];
-      v += K * p.v_step[2];
     }
   }
 
-  const float* values_in_use_;            // of the block, `value_row_` apart
-  int64_t value_row_;
+  // Adds what R rows, or fewer, get from values that are read once.
+  template <int R, class T>
+  void add_values(int64_t i, int from, int rows, int64_t first, int64_t count) {
+    if constexpr (R > 1) {
+      if (rows < R) return add_values<R - 1, T>(i, from, rows, first, count);
+    }
+    constexpr int W = V::width;
+    const T* const values = Walk::template of_kv<T>(p.v, p.v_step, first);
+    float* sums = sums_ + (i + from) * p.value_size;
+    int64_t d = 0;
+    for (; d + V::abreast * W <= p.value_size; d += V::abreast * W) {
+      add_columns<R, V::abreast>(values + d, from, count, sums + d, [](const auto* at) { return V::load(at); },
+                                 [](V x, float* to) { x.store(to); });
+    }
+    for (; d + W <= p.value_size; d += W) {
+      add_columns<R, 1>(values + d, from, count, sums + d, [](const auto* at) { return V::load(at); },
+                        [](V x, float* to) { x.store(to); });
+    }
+    if (const int64_t left = p.value_size - d; left > 0) {
+      add_columns<R, 1>(values + d, from, count, sums + d, [&](const auto* at) { return V::load_n(at, left); },
+                        [&](V x, float* to) { x.store_n(to, left); });
+    }
+  }
+
+  // The same for C vectors of columns.
+  template <int R, int C, class T, class Load, class Store>
+  void add_columns(const T* values, int from, int64_t count, float* to, const Load& load, const Store& store) const {
+    constexpr int W = V::width;
+    V sums[R * C];
+#pragma GCC unroll 16
+    for (int n = 0; n < R * C; ++n) sums[n] = V::zero();
+    for (int64_t j = 0; j < count; ++j, values += p.v_step[2]) {
+      V x[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) x[c] = load(values + c * W);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const V weight = V::set1(scores_[(from + r) * kLeftRow + j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[r * C + c] = V::fma(weight, x[c], sums[r * C + c]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        float* at = to + r * p.value_size + c * W;
+        store(load(at) + sums[r * C + c], at);
+      }
+    }
+  }
+
+  const float* values_in_use_;            // of the packed block
   alignas(64) float scores_[kMaxTile * kLeftRow];
 };
 

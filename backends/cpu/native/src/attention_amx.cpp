@@ -133,27 +133,27 @@ class TileTask : private AttentionWalk<V, Pairs> {
   }
 
   // Keys as [tiles of keys][along the sum], values as [tiles of columns][along the sum].
-  void load_block(int64_t first, int64_t count) {
+  void load_block(int64_t count) {
     float* to = keys_;
     for (int64_t j = 0; j < count; j += kSide) {
-      const float* k = of_kv(p.k, p.k_step, first + j);
+      const float* k = key(j);
       const int64_t keys = count - j < kSide ? count - j : kSide;
       for (int64_t s = 0; s < steps_; ++s, to += kTile) {
         alignas(64) float rows[kTile];
-        load_tile(k + s * kDeep * p.k_step[3], p.k_step[2], p.k_step[3], keys, p.size - s * kDeep, rows);
+        load_tile(k + s * kDeep * key_col_, key_row_, key_col_, keys, p.size - s * kDeep, rows);
         V::transpose(rows, kSide, static_cast<int>(keys), to, kSide);
       }
     }
     for (int64_t j = 0; j < tiles_of(count, kDeep) * kDeep; j += 2) {
-      const float* v = of_kv(p.v, p.v_step, first + j);
+      const float* v = value(j);
       to = values_ + j / 2 * kSide;
       int64_t d = 0;
       for (; j + 1 < count && d + kSide <= p.value_size; d += kSide, to += kValueTiles * kTile) {
-        Pairs::interleave(V::load(v + d), V::load(v + p.v_step[2] + d)).store(to);
+        Pairs::interleave(V::load(v + d), V::load(v + value_row_ + d)).store(to);
       }
       for (; d < p.value_size; d += kSide, to += kValueTiles * kTile) {
         const V x = j < count ? V::load_n(v + d, p.value_size - d) : V::zero();
-        const V y = j + 1 < count ? V::load_n(v + p.v_step[2] + d, p.value_size - d) : V::zero();
+        const V y = j + 1 < count ? V::load_n(v + value_row_ + d, p.value_size - d) : V::zero();
         Pairs::interleave(x, y).store(to);
       }
     }

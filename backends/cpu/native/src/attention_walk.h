@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "half.h"
 #include "scores.h"
 #include "tasks.h"
 #include "tile.h"
@@ -25,11 +26,13 @@ class AttentionWalk {
     sums_ = query_ + room.query;
     keys_ = sums_ + room.sums;
     values_ = keys_ + room.keys;
+    wide_ = values_ + room.values;
   }
 
   // Query rows of a head, while what the task after it reads first comes nearer. Tiles are of at most `most` rows, all
-  // but the last of a multiple of `grain`. The task has load_query(), load_block(first, count), of keys and values, and
-  // tile(i, rows, first, count), which adds what rows [i, i + rows) get from these keys to their sums, by end_block().
+  // but the last of a multiple of `grain`. The task has load_query(), load_block(count), where keys are packed, for a
+  // block of keys and values, and tile(i, rows, first, count), which adds what rows [i, i + rows) get from them to their
+  // sums, by end_block().
   template <class Task>
   void walk(Task* task, const AttentionPlace& place, const AttentionPlace& next, int grain, int most) {
     batch_ = place.batch;
@@ -46,7 +49,10 @@ class AttentionWalk {
     const Tiles tiles((rows_ + grain - 1) / grain, most / grain);
     for (int64_t first = begin; first < end; first += kDepth) {
       const int64_t count = end - first < kDepth ? end - first : kDepth;
-      task->load_block(first, count);
+      if (p.packs) {
+        see(first, count);
+        task->load_block(count);
+      }
       for (int64_t t = 0; t < tiles.count; ++t) {
         const int64_t i = tiles.start(t) * grain;
         const int rows = static_cast<int>(rows_ - i < tiles.rows(t) * grain ? rows_ - i : tiles.rows(t) * grain);
@@ -64,8 +70,14 @@ class AttentionWalk {
     return p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
   }
 
-  const float* of_kv(const float* base, const int64_t* step, int64_t key) const {
-    return base + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + key * step[2];
+  // Of the block that is packed.
+  const float* key(int64_t j) const { return block_keys_ + j * key_row_; }
+  const float* value(int64_t j) const { return block_values_ + j * value_row_; }
+
+  // Keys or values from `first` on where they lie.
+  template <class T>
+  const T* of_kv(const void* base, const int64_t* step, int64_t first) const {
+    return static_cast<const T*>(base) + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + first * step[2];
   }
 
   // Scores of rows [i, i + rows) of the task, kLeftRow apart, and keys [first, first + count) become words of their
@@ -106,8 +118,39 @@ class AttentionWalk {
   const int64_t sums_row_;
   int64_t batch_, head_, row_, rows_;       // the task
   float *query_, *sums_, *keys_, *values_;  // room of this thread
+  const float *block_keys_, *block_values_;  // of the block that is packed: where they lie, or widened
+  int64_t key_row_, key_col_, value_row_;    // between them
 
  private:
+  // The keys and values of a block, to be packed.
+  void see(int64_t first, int64_t count) {
+    if (!p.half) {
+      block_keys_ = of_kv<float>(p.k, p.k_step, first);
+      block_values_ = of_kv<float>(p.v, p.v_step, first);
+      key_row_ = p.k_step[2];
+      key_col_ = p.k_step[3];
+      value_row_ = p.v_step[2];
+      return;
+    }
+    float* const values = wide_ + kDepth * p.size;
+    widen(of_kv<Half>(p.k, p.k_step, first), p.k_step[2], count, p.size, wide_);
+    widen(of_kv<Half>(p.v, p.v_step, first), p.v_step[2], count, p.value_size, values);
+    block_keys_ = wide_;
+    block_values_ = values;
+    key_row_ = p.size;
+    key_col_ = 1;
+    value_row_ = p.value_size;
+  }
+
+  // Rows of f16, `step` apart, as floats side by side.
+  static void widen(const Half* from, int64_t step, int64_t rows, int64_t size, float* to) {
+    for (int64_t i = 0; i < rows; ++i, from += step, to += size) {
+      int64_t d = 0;
+      for (; d + V::width <= size; d += V::width) V::load(from + d).store(to + d);
+      for (; d < size; ++d) to[d] = half_to_float(from[d]);
+    }
+  }
+
   static constexpr int kStreams = 4;
   struct Stream {
     const float* from;
@@ -128,8 +171,13 @@ class AttentionWalk {
     const int64_t kv = next.head / (p.heads / p.kv_heads), keys = length_ < kDepth ? length_ : kDepth;
     streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + next.row * p.q_step[2], p.q_step[2],
                    next.rows, p.size};
-    streams_[1] = {p.k + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
-    streams_[2] = {p.v + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys, p.value_size};
+    if (p.half) {  // widened in a run, which the processor fetches ahead
+      streams_[1] = streams_[2] = {};
+    } else {
+      streams_[1] = {static_cast<const float*>(p.k) + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
+      streams_[2] = {static_cast<const float*>(p.v) + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys,
+                     p.value_size};
+    }
     streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + next.row * p.out_row, p.out_row,
                    next.rows, p.value_size};
   }
@@ -155,6 +203,7 @@ class AttentionWalk {
   }
 
   ScoreRows<V> scores_of_;
+  float* wide_;                             // room for a block of keys and values that are f16
   Stream streams_[kStreams];
   int stream_;                              // the next fetch: stream, column and row
   int64_t line_, at_;

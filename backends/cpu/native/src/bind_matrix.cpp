@@ -170,12 +170,15 @@ int64_t attention_part(const Attention& p, int threads, int64_t most) {
 
 void bind_attention(Binder& binder, const Call& call) {
   require_dtype(call.input(0), DType::f32, "attention");
-  const Tensor &q = call.input(0), &k = call.input(1), &out = call.out();
-  const Tensor v = binder.contiguous(call.input(2), 3);
+  const Tensor &q = call.input(0), &out = call.out();
   Attention p{};
+  p.half = call.input(1).dtype == DType::f16;
+  for (const int n : {1, 2}) require_dtype(call.input(n), p.half ? DType::f16 : DType::f32, "attention");
+  const Tensor k = p.half ? binder.contiguous(call.input(1), 3) : call.input(1);
+  const Tensor v = binder.contiguous(call.input(2), 3);
   p.q = q.as<const float>();
-  p.k = k.as<const float>();
-  p.v = v.as<const float>();
+  p.k = k.data;
+  p.v = v.data;
   std::copy_n(q.strides, 4, p.q_step);
   std::copy_n(k.strides, 4, p.k_step);
   std::copy_n(v.strides, 4, p.v_step);
@@ -204,7 +207,7 @@ void bind_attention(Binder& binder, const Call& call) {
   p.out_batch = out.strides[0];
   p.out_head = out.strides[seq_major ? 2 : 1];
   p.out_row = out.strides[seq_major ? 1 : 2];
-  const auto packs = [&] { return p.rows > (p.abreast ? kRowsInPlace : 2) || k.strides[3] != 1; };
+  const auto packs = [&] { return p.rows > (p.abreast ? kRowsInPlace : 2) || (p.size > 1 && k.strides[3] != 1); };
   const bool rounds = packs() && call.flag("bf16");
   if (p.rows == 1 && p.heads > p.kv_heads) put_abreast(&p);
   p.packs = packs();

@@ -45,7 +45,10 @@ static bool may_use_amx() { return false; }
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names = {"portable"};
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return names;
+  for (const bool has : {__builtin_cpu_supports("avx2") != 0, __builtin_cpu_supports("fma") != 0,
+                         __builtin_cpu_supports("f16c") != 0}) {
+    if (!has) return names;
+  }
   names.push_back("avx2");
   if (has_avx_vnni()) names.push_back("avxvnni");
   for (const bool has : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512dq") != 0,

@@ -76,7 +76,9 @@ struct Pool {
 };
 
 struct Attention {
-  const float *q, *k, *v;
+  const float* q;
+  const void *k, *v;         // numbers like those of q, or f16
+  bool half;                 // they are f16, and numbers of a row lie side by side
   int64_t q_step[4], k_step[4], v_step[4];
   const char* mask;          // bool or float, or null
   bool mask_is_bool;
@@ -97,14 +99,15 @@ struct Attention {
 
 // Floats of each part of a thread's room, in this order. Where rows are packed there is room for whole tiles of 16 rows.
 struct AttentionRoom {
-  int64_t query, sums, keys, values;
+  int64_t query, sums, keys, values, wide;
 
   explicit AttentionRoom(const Attention& p)
       : query(p.packs ? left_floats(lines(p.part_rows), p.size) : lines(p.part_rows * p.size)),
         sums(lines(p.part_rows) * lines(p.value_size)),
         keys(p.packs ? (kDepth + kKeyPanel) * lines(p.size) : 0),  // of pairs, also the rows of a panel
-        values(p.packs ? kDepth * lines(p.value_size) : 0) {}
-  int64_t total() const { return query + sums + keys + values; }
+        values(p.packs ? kDepth * lines(p.value_size) : 0),
+        wide(p.packs && p.half ? kDepth * (lines(p.size) + lines(p.value_size)) : 0) {}
+  int64_t total() const { return query + sums + keys + values + wide; }
 
  private:
   static int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }

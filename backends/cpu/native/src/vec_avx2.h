@@ -5,11 +5,14 @@
 
 #include <cstdint>
 
+#include "half.h"
+
 namespace forgec {
 
 struct VecAvx2 {
   static constexpr int width = 8;
   static constexpr bool picks = false;
+  static constexpr int abreast = 2;  // keys that rows are multiplied with at a time, and vectors of values
   // Register tiles of two vectors by six rows; of the 16 registers, four are for the factors.
   static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;
@@ -21,6 +24,14 @@ struct VecAvx2 {
   static VecAvx2 set1(float x) { return {_mm256_set1_ps(x)}; }
   static VecAvx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static VecAvx2 load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first(n))}; }
+  static VecAvx2 load(const Half* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  static VecAvx2 load_n(const Half* p, int64_t n) {
+    Half some[8] = {};
+    for (int64_t i = 0; i < n && i < 8; ++i) some[i] = p[i];
+    return load(some);
+  }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store_n(float* p, int64_t n) const { _mm256_maskstore_ps(p, first(n), v); }
 
@@ -52,6 +63,14 @@ struct VecAvx2 {
     const __m256i whole = _mm256_cvtps_epi32(n.v);
     const __m256i half = _mm256_srai_epi32(whole, 1);
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, power(half)), power(_mm256_sub_epi32(whole, half)))};
+  }
+  // The sums of four vectors.
+  static void sums(const VecAvx2* x, float* to) {
+    const __m256 a = x[0].v, b = x[1].v, c = x[2].v, d = x[3].v;
+    const __m256 s = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const __m256 t = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256 u = _mm256_add_ps(_mm256_shuffle_ps(s, t, 0x44), _mm256_shuffle_ps(s, t, 0xee));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1)));
   }
   float sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -5,12 +5,15 @@
 
 #include <cstdint>
 
+#include "half.h"
+
 namespace forgec {
 
 struct VecAvx512 {
   static constexpr int width = 16;
   static constexpr bool picks = true;  // has pick()
   // Register tiles of three vectors by nine rows; of the 32 registers, four are for the factors.
+  static constexpr int abreast = 4;  // keys that rows are multiplied with at a time, and vectors of values
   static constexpr int tile_vectors = 3;
   static constexpr int tile_rows = 9;
   static constexpr int most_rows(int vectors) { return vectors == tile_vectors ? tile_rows : 14; }
@@ -21,6 +24,10 @@ struct VecAvx512 {
   static VecAvx512 set1(float x) { return {_mm512_set1_ps(x)}; }
   static VecAvx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static VecAvx512 load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+  static VecAvx512 load(const Half* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static VecAvx512 load_n(const Half* p, int64_t n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p))}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store_n(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, first(n), v); }
 
@@ -55,6 +62,15 @@ struct VecAvx512 {
   }
   static VecAvx512 scale(VecAvx512 a, VecAvx512 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
   float sum() const { return _mm512_reduce_add_ps(v); }
+  // The sums of four vectors.
+  static void sums(const VecAvx512* x, float* to) {
+    const __m512 a = x[0].v, b = x[1].v, c = x[2].v, d = x[3].v;
+    const __m512 s = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 t = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 u = _mm512_add_ps(_mm512_shuffle_ps(s, t, 0x44), _mm512_shuffle_ps(s, t, 0xee));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(u), _mm512_extractf32x8_ps(u, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+  }
   float largest() const { return _mm512_reduce_max_ps(v); }
   static void transpose(const float* src, int64_t src_row, int rows, float* dst, int64_t dst_row) {
     __m512 r[16], t[16];

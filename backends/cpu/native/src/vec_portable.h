@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 namespace forgec {
 
 struct VecPortable {
   static constexpr int width = 4;
   static constexpr bool picks = false;
+  static constexpr int abreast = 2;  // keys that rows are multiplied with at a time, and vectors of values
   static constexpr int tile_vectors = 2;
   static constexpr int tile_rows = 6;
   static constexpr int most_rows(int) { return tile_rows; }
@@ -27,6 +30,12 @@ struct VecPortable {
   static VecPortable load_n(const float* p, int64_t n) {
     float x[4] = {0, 0, 0, 0};
     for (int64_t i = 0; i < n && i < 4; ++i) x[i] = p[i];
+    return load(x);
+  }
+  static VecPortable load(const Half* p) { return load_n(p, 4); }
+  static VecPortable load_n(const Half* p, int64_t n) {
+    float x[4] = {0, 0, 0, 0};
+    for (int64_t i = 0; i < n && i < 4; ++i) x[i] = half_to_float(p[i]);
     return load(x);
   }
   void store(float* p) const { std::memcpy(p, &v, 16); }
@@ -67,6 +76,10 @@ struct VecPortable {
     const Mask whole = __builtin_convertvector(n.v, Mask);
     const Mask half = whole >> 1;
     return a * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
+  }
+  // The sums of four vectors.
+  static void sums(const VecPortable* x, float* to) {
+    for (int i = 0; i < 4; ++i) to[i] = x[i].sum();
   }
   float sum() const { return (v[0] + v[1]) + (v[2] + v[3]); }
   float largest() const {
