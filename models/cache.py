@@ -42,10 +42,9 @@ class LayerCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """All keys and values, the new ones among them, in the type of these."""
-        kept = self.tensors["k"].dtype
         self.tensors = {
-            "k": update_rows(self.tensors["k"], key_states.to(kept), self.position),
-            "v": update_rows(self.tensors["v"], value_states.to(kept), self.position),
+            name: update_rows(self.tensors[name], _limited(new, self.tensors[name].dtype), self.position)
+            for name, new in (("k", key_states), ("v", value_states))
         }
         self.updated = True
         return self.tensors["k"].to(key_states.dtype), self.tensors["v"].to(value_states.dtype)
@@ -80,6 +79,14 @@ class LayerCache(Cache):
         """Tokens before this call, as a tensor; after ``update`` the rows of the keys that it gave, a number,
         because a layer that asks then has a table to cut to their size."""
         return self.tensors["k"].shape[-2] if self.updated else self.position
+
+
+def _limited(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` as ``dtype``, its finite values finite."""
+    if x.dtype is dtype:
+        return x
+    limits = torch.finfo(dtype)
+    return x.clamp(limits.min, limits.max).to(dtype)
 
 
 def _flatten(cache: LayerCache) -> tuple[list[Tensor], tuple[tuple[str, ...], bool]]:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tokenizers
+import torch
 from forgec.models.decoder import Decoder
 from text_models import generated, load, prompt
 from tokenizers import decoders, pre_tokenizers
@@ -305,6 +306,18 @@ def test_convolution_states_stay_as_they_are_beside_a_cache_of_16_bits(tmp_path)
     )
     kinds = {(kind.rank, kind.dtype.value) for kind in programs.main.plan.program.states.values()}
     assert kinds == {(4, "f16"), (3, "f32")}, "keys and values, and convolutions"
+
+
+def test_keys_that_16_bits_do_not_hold_are_limited() -> None:
+    model = load("llama", None)
+    with torch.no_grad():
+        for layer in model.module.model.layers:
+            layer.self_attn.v_proj.weight *= 1e5
+            layer.self_attn.o_proj.weight /= 1e5
+    programs = forgec.compile_language_model(model, context=24, chunks=[8], cache="f16", check=False)
+    with forgec.LLM(programs) as llm:
+        logits = np.stack(list(llm.logits(prompt(9), 1)))
+    assert np.isfinite(logits).all()
 
 
 def test_an_unknown_cache_is_refused() -> None:
