@@ -186,6 +186,7 @@ def test_an_illegal_knob_is_a_usage_error():
 INTERRUPTED = """
 import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup that
 import forgec.cli.main, forgec.models
 from cli_toy import example
 def compile(*args, progress, **more):

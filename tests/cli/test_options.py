@@ -23,6 +23,7 @@ def test_defaults():
         "fold": "auto",
         "predict": True,
         "costs": "server",
+        "cache": "auto",
     }
 
 
