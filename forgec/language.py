@@ -181,11 +181,8 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
         return
     # What differs between programs with the same codes, or none: activations may be rounded elsewhere.
     same = WeightSpec.parse("w8a8" if any(map(weights.uses, EIGHT_BIT_ACTIVATIONS)) else "fp32")
-    # Programs over one cache of 16 bits round alike, the model without a cache does not.
-    dtypes = {x.dtype for x in decoder.parameters()} | (
-        set() if weights.compresses else {decoder.cache_dtype}
-    )
-    rounding = Rounding.of(programs.values(), same, dtypes)
+    # Weights are f32. Programs over one cache of 16 bits round alike, the model without a cache does not.
+    rounding = Rounding.of(programs.values(), same, [] if weights.compresses else [decoder.cache_dtype])
     ids = decoder.text(length - 1)
     text, prompt = ids[0].tolist(), max(1, length - _COMPARED)
     with LLM(programs.clone()) as llm:

@@ -10,7 +10,7 @@ family's own rule. The usual constructor draws every linear layer twice, which t
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -43,12 +43,7 @@ def make_config(content: dict[str, Any], layers: int | None, where: str | None =
     invalid values.
     """
     if "quantization_config" in content:
-        method = content["quantization_config"].get("quant_method", "unknown")
-        raise ModelError(
-            f"the weights are already quantised (method {method})",
-            where=where,
-            hint="load the float checkpoint; forgec quantises when it compiles",
-        )
+        refuse_quantised(content["quantization_config"].get("quant_method", "unknown"), where)
     if "model_type" not in content:
         raise ModelError(
             "the configuration has no model_type", where=where, hint="take the model's own config.json"
@@ -67,6 +62,15 @@ def make_config(content: dict[str, Any], layers: int | None, where: str | None =
         return AutoConfig.for_model(model_type, **fields)
     except Exception as err:  # each family validates with its own exception types
         raise ModelError(f"the {model_type} configuration is not valid: {err}", where=where) from err
+
+
+def refuse_quantised(how: str, where: str | None = None) -> NoReturn:
+    """Raise the `ModelError` for weights that come quantised."""
+    raise ModelError(
+        f"the weights are already quantised (method {how})",
+        where=where,
+        hint="load the float checkpoint; forgec quantises when it compiles",
+    )
 
 
 def _depth_fields(cls: type[PretrainedConfig], fields: dict[str, Any], layers: int) -> dict[str, Any]:

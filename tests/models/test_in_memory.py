@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from forgec.models import LoadedModel
 from transformers import PreTrainedModel
 
@@ -100,10 +101,23 @@ def test_what_cannot_be_taken() -> None:
         nowhere = models.load("gpt2-tiny").module
     with pytest.raises(ModelError, match=r"is on meta"):
         LoadedModel.of(nowhere)  # type: ignore[arg-type]
-    quantised = models.load("gpt2-tiny").module
-    quantised.lm_head.weight = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match=r"already quantised: .* is torch\.int8"):
-        LoadedModel.of(quantised)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused_by_their_type(dtype: torch.dtype) -> None:
+    model = models.load("gpt2-tiny").module
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros(2, 2).to(dtype), requires_grad=False)
+    with pytest.raises(ModelError, match=f"already quantised .*lm_head.weight is {dtype}"):
+        LoadedModel.of(model)  # type: ignore[arg-type]
+
+
+def test_quantised_weights_are_refused_by_the_configuration() -> None:
+    """Some keep them in buffers, beside modules of their own."""
+    for settings in ({"quant_method": "gptq"}, transformers.GPTQConfig(bits=4)):
+        model = models.load("gpt2-tiny").module
+        model.config.quantization_config = settings
+        with pytest.raises(ModelError, match=r"already quantised \(method gptq\)"):
+            LoadedModel.of(model)  # type: ignore[arg-type]
 
 
 def test_a_language_model_loaded_as_bfloat16_is_refused_with_the_way_out() -> None:

@@ -160,11 +160,11 @@ def attention(
 
     q [batch, heads, rows, size], k [batch, kv_heads, columns, size], v [batch, kv_heads, columns,
     value_size]; query head h reads kv head h // (heads / kv_heads). Keys and values of f16 are widened to the
-    type of q. Only the first ``length`` columns count,
-    all of them without it; the others are not read, whatever they hold. A bool mask is true where attention
-    is allowed, a float mask is added. ``causal`` lets row i see column j <= i + length - rows; ``window``
-    w > 0 also asks j > i + length - rows - w. A row whose scores are all masked (-inf) gives zeros. The
-    result is [batch, heads, rows, value_size], or [batch, rows, heads, value_size] if ``seq_major``.
+    type of q. Only the first ``length`` columns count, all of them without it; the others are not read,
+    whatever they hold. A bool mask is true where attention is allowed, a float mask is added. ``causal`` lets
+    row i see column j <= i + length - rows; ``window`` w > 0 also asks j > i + length - rows - w. A row whose
+    scores are all masked (-inf) gives zeros. The result is [batch, heads, rows, value_size], or [batch, rows,
+    heads, value_size] if ``seq_major``.
     ``bounded`` promises that a float mask has nothing below -3e4, so that 16 bits hold it with a score added.
     ``bf16`` allows a kernel to round the factors of both products, q and k, weights and v, to bf16, with sums
     and softmax as without it; the reference rounds nothing.

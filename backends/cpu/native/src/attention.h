@@ -5,7 +5,8 @@
 // that they fall into few sets of the nearest cache). Tiles of query rows pass over the block: scores by a register
 // tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
 // whenever a row's maximum grows. With one or two query rows, as in decoding, packing would cost more than it saves:
-// scores are dot products with the keys in place. A block of keys and values in f16 is widened first.
+// scores are dot products with the keys in place. Keys and values in f16 are widened where they are used in place, and
+// by blocks before they are packed.
 //
 // `Words` says what the factors of both products are packed as: numbers, or pairs of them rounded to bf16, along the
 // size of a head for scores and along keys for values. Scores, their softmax and all sums are f32 either way.
