@@ -223,6 +223,11 @@ class Backend(ABC):
         """:meth:`compile` for several segments, for a backend that compiles them at the same time."""
         return [self.compile(segment, constants, settings) for segment in segments]
 
+    def prepared(self) -> AbstractContextManager[None]:
+        """Open while a compile for the device is under way, from its capture on: for a backend whose compiler
+        needs something running that takes a while to start."""
+        return nullcontext()
+
     def together(
         self, programs: Sequence[tuple[Sequence[Program], Constants]], settings: Settings = DEFAULTS
     ) -> AbstractContextManager[None]:

@@ -142,15 +142,16 @@ def planned(
 
     def steps() -> Steps:
         nonlocal job
-        try:
-            executable = yield from job.run(capturing, chosen.capture)
-        except _BlocksDiffer as differ:
-            if known is not None:
-                known.tensors.clear()
-                kept.clear()
-            notes = [str(differ)]
-            job = _Job(chosen, target, origin, progress, states or {}, readers, known, kept, notes)
-            executable = yield from job.run(capturing, "full")
+        with backends.get(target).prepared():
+            try:
+                executable = yield from job.run(capturing, chosen.capture)
+            except _BlocksDiffer as differ:
+                if known is not None:
+                    known.tensors.clear()
+                    kept.clear()
+                notes = [str(differ)]
+                job = _Job(chosen, target, origin, progress, states or {}, readers, known, kept, notes)
+                executable = yield from job.run(capturing, "full")
         return executable, job.model_bytes
 
     return Planned(steps(), job.settings())

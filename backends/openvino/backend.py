@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -161,6 +161,11 @@ class OpenVinoBackend(Backend):
             Code((Compiled(model.xml, model.weights, result.blob),), prediction).to_bytes()
             for model, result, prediction in zip(models, results, predictions, strict=True)
         ]
+
+    def prepared(self) -> AbstractContextManager[None]:
+        from .wine import kept_running
+
+        return kept_running(toolchain.find())
 
     @contextmanager
     def together(

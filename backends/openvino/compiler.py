@@ -1,8 +1,8 @@
 """Driving Intel's NPU compiler: models in, blobs and what it said about them out.
 
-A few processes share the models, each taking the next one that none has: to start the compiler takes as long
-as a small model. What was not done when they ended badly goes on in others, the model that one was at alone.
-Results are kept in the compile cache under the model's content, the platform, the options and the compiler.
+A few processes share the models, each taking the next one that none has. What was not done when they ended
+badly goes on in others, the model that one was at alone. Results are kept in the compile cache under the
+model's content, the platform, the options and the compiler.
 """
 
 from __future__ import annotations
@@ -38,9 +38,6 @@ _END = {
 }
 
 _MODEL, _BLOB, _TRACE = "model", "model.blob", "compileTimeScheduleTrace.json"
-
-_LEAST = 0.25
-"""A further process takes a model that is at least so large a part of the largest."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +161,11 @@ def _pool(
     toolchain: Toolchain,
     settings: Settings,
 ) -> list[Job]:
-    """Processes that share models: as many as there are long ones, within the settings."""
-    worth = sum(len(model.xml) >= _LEAST * len(models[0].xml) for model in models)
+    """Processes that share models: one for each, within the settings."""
     _write(models, folder)
     what = models[0].what + (f" and {len(models) - 1} more" if len(models) > 1 else "")
     jobs = []
-    for number in range(min(worth, max(1, settings.jobs))):
+    for number in range(min(len(models), max(1, settings.jobs))):
         own = folder / f"process{number}"
         own.mkdir()
         command = toolchain.command("NPU", "../jobs", options)

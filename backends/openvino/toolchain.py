@@ -54,9 +54,19 @@ _RECORD = "toolchain.json"
 _PROPERTIES = {"NPU_COMPILER_TYPE": "PLUGIN"}
 
 _SERVICES = ("Eventlog", "MountMgr", "NDIS", "nsiproxy", "PlugPlay")
-"""What Wine starts before a program, which takes longer than a small model; the compiler needs none of it."""
+_BUSES = ("winebus", "wineusb")
+"""Services, and drivers of devices, that Wine starts before a program, which takes longer than a small model;
+the compiler needs none of them."""
 
-_DISABLED = '\n[HKEY_LOCAL_MACHINE\\System\\CurrentControlSet\\Services\\{}]\n"Start"=dword:00000004\n'
+_KEY = r"HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services"
+_REGISTRY = "\n\n".join(
+    (
+        "REGEDIT4",
+        *(f'[{_KEY}\\{name}]\n"Start"=dword:00000004' for name in _SERVICES),  # disabled
+        *(f"[-{_KEY}\\{name}]" for name in _BUSES),  # deleted: they start disabled too
+        "",
+    )
+)
 
 Say = Callable[[str], None]
 
@@ -85,8 +95,10 @@ class Toolchain:
 
 @cache
 def _driver() -> str:
-    """Name of the driver program that is built from our source: another version has another name."""
-    return f"driver-{hashlib.sha256(_SOURCE.read_bytes() + _HEAP.read_bytes()).hexdigest()[:8]}.exe"
+    """Name of the driver program, by what it and the prefix that it runs in are made of: another version of
+    these has another name, and is not found where the former is."""
+    made_of = _SOURCE.read_bytes() + _HEAP.read_bytes() + _REGISTRY.encode()
+    return f"driver-{hashlib.sha256(made_of).hexdigest()[:8]}.exe"
 
 
 def home() -> Path:
@@ -248,10 +260,10 @@ def _make_prefix(folder: Path, say: Say) -> None:
     assert wine is not None
     environment = _wine_environment(folder)
     _run([wine, "wineboot", "-i"], "wineboot", environment)
-    disabled = folder / "services.reg"
-    disabled.write_text("REGEDIT4\n" + "".join(_DISABLED.format(name) for name in _SERVICES))
-    _run([wine, "reg", "import", f"Z:{disabled}"], "the import into Wine's registry", environment)
-    disabled.unlink()
+    changes = folder / "services.reg"
+    changes.write_text(_REGISTRY)
+    _run([wine, "reg", "import", f"Z:{changes}"], "the import into Wine's registry", environment)
+    changes.unlink()
     server = Path(wine).with_name("wineserver64")
     if server.exists():
         _run([str(server), "-w"], "wineserver", environment)

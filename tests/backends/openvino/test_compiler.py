@@ -63,22 +63,22 @@ def started(tools: StandIn) -> list[int]:
     return sorted(map(int, (tools.folder / "started").read_text().split()))
 
 
-def test_small_models_share_the_process_of_a_large_one(tools: StandIn) -> None:
+def test_processes_share_models_large_and_small(tools: StandIn) -> None:
     results = run(tools, model("a"), model("large", 1000), model("wrong"), model("b"))
-    assert started(tools) == [4]
+    assert started(tools) == [4, 4]
     a, large, wrong, b = results
     assert isinstance(wrong, Rejected) and "wrong it is" in wrong.reason and "about b" not in wrong.log
     for found, what in ((a, "a"), (large, "large"), (b, "b")):
         assert isinstance(found, Built) and found.seconds == 0.5
         assert (found.blob, found.schedule) == (f"blob of {what}".encode(), f"trace of {what}".encode())
         assert found.log.split()[:2] == ["about", what]
-    assert run(tools, model("large", 1000)) == [large] and started(tools) == [4]  # it is in the cache
+    assert run(tools, model("large", 1000)) == [large] and started(tools) == [4, 4]  # it is in the cache
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_models_of_a_size_are_shared_by_processes(tools: StandIn, jobs: int) -> None:
+@pytest.mark.parametrize("jobs", [1, 2, 3, 9])
+def test_there_are_as_many_processes_as_wanted_and_of_use(tools: StandIn, jobs: int) -> None:
     run(tools, *(model(what, 100) for what in "abcd"), jobs=jobs)
-    assert started(tools) == [4] * jobs
+    assert started(tools) == [4] * min(jobs, 4)
     assert sorted((tools.folder / "started.models").read_text().split()) == list("abcd")
 
 
