@@ -141,14 +141,12 @@ def _traced(
     captured before, else, or where only that can tell, by ``torch.export``."""
     again = model in _exported
     recorded = None if fake and again else _recorded(model, name, args, kwargs, fake)
-    refusal = None
     if again:
         tracer = Retracer(model, recorded)
         try:
             return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
         except (RetraceError, CaptureError) as error:
-            refusal = f"captured by torch.export again, because tracing it again failed: {first_line(error)}"
-            log(1, refusal)
+            log(1, f"captured by torch.export again, as tracing it again failed: {first_line(error)}")
             recorded = recorded or _recorded(model, name, args, kwargs, fake)
     assert recorded is not None
     call = _Call(model, name, args, kwargs, Exporter(recorded))
@@ -160,8 +158,6 @@ def _traced(
         graph = call.assembled("full")
         graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
     _exported.add(model)
-    if refusal is not None:
-        graph.notes.append(refusal)
     return graph, recorded.result
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from forgec.capture import capture
 from forgec.capture.retrace import RetraceError
+from forgec.debug import override
 from forgec.graph import CapturedGraph
 
 FAST = ("gpt2", "llama", "lfm2", "longrope")
@@ -57,7 +58,7 @@ def described(captured: CapturedGraph) -> list[tuple[Any, ...]]:
     "family",
     [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in (*PRESETS, *CONFIGS)],
 )
-def test_a_second_trace_is_that_of_an_export(family, tmp_path, monkeypatch):
+def test_a_second_trace_is_that_of_an_export(family, tmp_path, monkeypatch, capsys):
     """For a chunk and for one token, each exported, blocks too, and traced in turn."""
     module = importlib.import_module("forgec.capture.tracers")
 
@@ -75,8 +76,10 @@ def test_a_second_trace_is_that_of_an_export(family, tmp_path, monkeypatch):
             patched.setattr(module, "retrace_module", never)
             exported = capture(fresh, args, kwargs, fake=True).graph
         capture(decoder, *other, fake=True)
-        traced = capture(decoder, args, kwargs, fake=True).graph
-        assert bool(traced.notes) is (family in EXPORTED)
+        capsys.readouterr()
+        with override({"debug": "1"}):
+            traced = capture(decoder, args, kwargs, fake=True).graph
+        assert ("torch.export again" in capsys.readouterr().err) is (family in EXPORTED)
         assert described(traced) == described(exported)
         shapes = {name: (tuple(x.shape), x.dtype) for name, x in exported.constants.items()}
         assert {name: (tuple(x.shape), x.dtype) for name, x in traced.constants.items()} == shapes

@@ -58,11 +58,13 @@ def test_any_size(isa: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [4, 10])
 @pytest.mark.parametrize("size", [1, 63, 64, 400])
-def test_several_blocks(isa: str, size: int, causal: bool) -> None:
-    """More query rows than a task has, more keys than a block, odd counts, heads longer than a block is deep."""
+def test_several_blocks(isa: str, size: int, heads: int, causal: bool) -> None:
+    """More query rows than a task has, more keys than a block, odd counts, heads longer than a block is deep, tiles
+    that end amid the heads of a position."""
     rng = np.random.default_rng(size)
-    q, k, v = _x(rng, 1, 4, 310, size), _x(rng, 1, 2, 501, size), _x(rng, 1, 2, 501, 33)
+    q, k, v = _x(rng, 1, heads, 310, size), _x(rng, 1, 2, 501, size), _x(rng, 1, 2, 501, 33)
     attrs = {"scale": size**-0.5, "causal": causal, "window": 300 if causal else 0}
     _check(isa, [strided(rng, q), strided(rng, k), v, None], attrs, threads=2)
 

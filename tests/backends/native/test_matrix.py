@@ -128,20 +128,21 @@ def test_attention(isa: str, seed: int) -> None:
     assert_matches("attention", operands, attrs, 5e-6, threads=1 + seed % 2)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(18))
 def test_attention_over_several_blocks(isa: str, seed: int) -> None:
-    """More query rows than a task has, more keys than a block, heads longer than a block is deep."""
+    """More query rows than a task has, of heads that share keys too, more keys than a block, heads longer than a
+    block is deep."""
     rng = np.random.default_rng(100 + seed)
     rows, length = int(rng.choice([50, 145, 310])), int(rng.choice([192, 193, 500]))
     size, value_size = (int(rng.choice([8, 64, 200])) for _ in range(2))
-    heads = 1 + seed % 2
+    heads, group = 1 + seed % 2, (1, 3, 8)[seed // 2 % 3]
     joint = _x(rng, 1, length, heads * (size + value_size))
     k = joint[..., : heads * size].reshape(1, length, heads, size).transpose(0, 2, 1, 3)
     v = joint[..., heads * size :].reshape(1, length, heads, value_size).transpose(0, 2, 1, 3)
     mask = rng.random((1, 1, rows, length)) > 0.3 if seed % 3 == 0 else None
     attrs = {"scale": size**-0.5, "causal": seed % 2 == 0, "window": int(rng.choice([0, 70]))}
     assert_matches(
-        "attention", [_x(rng, 1, heads, rows, size), k, v, mask], attrs, 5e-6, threads=1 + seed % 3
+        "attention", [_x(rng, 1, heads * group, rows, size), k, v, mask], attrs, 5e-6, threads=1 + seed % 3
     )
 
 

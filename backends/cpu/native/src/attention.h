@@ -1,6 +1,6 @@
 // Attention without a score matrix in memory.
 //
-// A task is up to some hundred query rows of one head. It walks the keys in blocks of 192, of which it packs keys
+// A task is up to some hundred query rows of heads that have the same keys. It walks the keys in blocks of 192, of which it packs keys
 // into panels [size][32] and copies values whose rows lie apart (views of a joint projection are often so strided
 // that they fall into few sets of the nearest cache). Tiles of query rows pass over the block: scores by a register
 // tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
@@ -66,13 +66,14 @@ class AttentionTask : private AttentionWalk<V, Words> {
 
   // Rows of queries: [block of words][rows][kLeftRow] for tiles, [rows][size] for dot products.
   void load_query() {
-    const float* q = Walk::of_query();
     const int64_t longest = p.packs ? kDeep : p.size, step = p.packs ? kLeftRow : p.size;
-    float* to = query_;
-    for (int64_t d = 0; d < p.size; d += longest, to += rows_ * step) {
-      const int64_t depth = p.size - d < longest ? p.size - d : longest;
-      load_rows(q + d * p.q_step[3], p.q_step[2], p.q_step[3], rows_, depth, to, step);
-    }
+    Walk::by_runs(0, rows_, [&](int64_t i, int64_t rows, const float* q, int64_t q_row) {
+      float* to = query_ + i * step;
+      for (int64_t d = 0; d < p.size; d += longest, to += rows_ * step) {
+        const int64_t depth = p.size - d < longest ? p.size - d : longest;
+        load_rows(q + d * p.q_step[3], q_row, p.q_step[3], rows, depth, to, step);
+      }
+    });
   }
 
   void load_block(int64_t count) {

@@ -122,13 +122,14 @@ class TileTask : private AttentionWalk<V, Pairs> {
 
   // [tiles of rows][along the sum]
   void load_query() {
-    const float* q = of_query();
-    float* to = query_;
-    for (int64_t i = 0; i < rows_; i += kSide, q += kSide * p.q_step[2]) {
-      for (int64_t s = 0; s < steps_; ++s, to += kTile) {
-        load_tile(q + s * kDeep * p.q_step[3], p.q_step[2], p.q_step[3], rows_ - i < kSide ? rows_ - i : kSide,
-                  p.size - s * kDeep, to);
-      }
+    for (int64_t i = 0; i < rows_; i += kSide) {
+      float* to = query_ + i * steps_ * kSide;
+      by_runs(i, rows_ - i < kSide ? rows_ - i : kSide, [&](int64_t r, int64_t rows, const float* q, int64_t q_row) {
+        for (int64_t s = 0; s < steps_; ++s) {
+          load_tile(q + s * kDeep * p.q_step[3], q_row, p.q_step[3], rows, p.size - s * kDeep,
+                    to + s * kTile + (r - i) * kSide);
+        }
+      });
     }
   }
 

@@ -1,4 +1,4 @@
-// What a task of attention is, whatever multiplies: query rows of one head walk over blocks of keys (attention.h).
+// What a task of attention is, whatever multiplies: query rows with the same keys walk over blocks of these (attention.h).
 #pragma once
 
 #include <cstring>
@@ -10,7 +10,7 @@
 
 namespace forgec {
 
-// Rows [row, row + rows) of a head; no rows for no task.
+// Rows [row, row + rows) of a group of heads; no rows for no task.
 struct AttentionPlace {
   int64_t batch, head, row, rows;
 };
@@ -29,7 +29,7 @@ class AttentionWalk {
     wide_ = values_ + room.values;
   }
 
-  // Query rows of a head, while what the task after it reads first comes nearer. Tiles are of at most `most` rows, all
+  // Rows of a group of heads, while what the task after it reads first comes nearer. Tiles are of at most `most` rows, all
   // but the last of a multiple of `grain`. The task has load_query(), load_block(count), where keys are packed, for a
   // block of keys and values, and tile(i, rows, first, count), which adds what rows [i, i + rows) get from them to their
   // sums, by end_block().
@@ -41,9 +41,11 @@ class AttentionWalk {
     rows_ = place.rows;
     plan_fetches(next);
     scores_of_.start(batch_, head_);
+    for (int64_t i = 0; i < rows_; ++i) {
+      states_[i] = {(row_ + i) / p.abreast, (row_ + i) % p.abreast, kMinusInfinity, 0.0f};
+    }
     task->load_query();
     std::memset(sums_, 0, static_cast<size_t>(rows_ * sums_row_) * sizeof(float));
-    for (int64_t i = 0; i < rows_; ++i) states_[i] = {kMinusInfinity, 0.0f};
     int64_t begin, end;
     seen(0, rows_, &begin, &end);
     const Tiles tiles((rows_ + grain - 1) / grain, most / grain);
@@ -66,8 +68,17 @@ class AttentionWalk {
     store();
   }
 
-  const float* of_query() const {
-    return p.q + batch_ * p.q_step[0] + head_ * p.q_step[1] + row_ * p.q_step[2];
+  // Rows [i, i + rows) of the task by runs of rows whose queries are `step` apart: visit(row, of them, queries, step).
+  template <class Visit>
+  void by_runs(int64_t i, int64_t rows, const Visit& visit) const {
+    const float* q = p.q + batch_ * p.q_step[0] + head_ * p.q_step[1];
+    if (p.abreast == 1) return visit(i, rows, q + states_[i].position * p.q_step[2], p.q_step[2]);
+    for (int64_t end = i + rows; i < end;) {
+      const RowState& row = states_[i];
+      const int64_t left = p.abreast - row.beside, some = left < end - i ? left : end - i;
+      visit(i, some, q + row.position * p.q_step[2] + row.beside * p.q_beside, p.q_beside);
+      i += some;
+    }
   }
 
   // Of the block that is packed.
@@ -77,7 +88,7 @@ class AttentionWalk {
   // Keys or values from `first` on where they lie.
   template <class T>
   const T* of_kv(const void* base, const int64_t* step, int64_t first) const {
-    return static_cast<const T*>(base) + batch_ * step[0] + head_ / (p.heads / p.kv_heads) * step[1] + first * step[2];
+    return static_cast<const T*>(base) + batch_ * step[0] + head_ * step[1] + first * step[2];
   }
 
   // Scores of rows [i, i + rows) of the task, kLeftRow apart, and keys [first, first + count) become words of their
@@ -86,8 +97,8 @@ class AttentionWalk {
     for (int r = 0; r < rows; r += kTogether) {
       const int some = rows - r < kTogether ? rows - r : kTogether;
       float corrections[kTogether];
-      scores_of_.template softmax<Words>(scores + r * kLeftRow, row_ + i + r, some, first, count, length_,
-                                         &states_[i + r], corrections);
+      scores_of_.template softmax<Words>(scores + r * kLeftRow, some, first, count, length_, &states_[i + r],
+                                         corrections);
       for (int j = 0; j < some; ++j) {
         if (corrections[j] != 1.0f) rescale(sums_ + (i + r + j) * sums_row_, corrections[j]);
       }
@@ -160,26 +171,28 @@ class AttentionWalk {
   // Keys that some of the rows [i, i + rows) of the task may see.
   void seen(int64_t i, int64_t rows, int64_t* low, int64_t* high) const {
     int64_t unused;
-    scores_of_.visible(row_ + i, length_, low, &unused);
-    scores_of_.visible(row_ + i + rows - 1, length_, &unused, high);
+    scores_of_.visible(states_[i].position, length_, low, &unused);
+    scores_of_.visible(states_[i + rows - 1].position, length_, &unused, high);
   }
 
   // What the next task touches, as far as the first block goes: its queries, keys, values and results.
   void plan_fetches(const AttentionPlace& next) {
     stream_ = next.rows > 0 && p.packs ? 0 : kStreams;
     line_ = at_ = 0;
-    const int64_t kv = next.head / (p.heads / p.kv_heads), keys = length_ < kDepth ? length_ : kDepth;
-    streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + next.row * p.q_step[2], p.q_step[2],
-                   next.rows, p.size};
+    const int64_t keys = length_ < kDepth ? length_ : kDepth;
+    const int64_t position = next.row / p.abreast, positions = (next.rows + p.abreast - 1) / p.abreast;
+    const auto floats = [&](int64_t size, int64_t beside) { return beside == size ? p.abreast * size : size; };
+    streams_[0] = {p.q + next.batch * p.q_step[0] + next.head * p.q_step[1] + position * p.q_step[2], p.q_step[2],
+                   positions, floats(p.size, p.q_beside)};
     if (p.half) {  // widened in a run, which the processor fetches ahead
       streams_[1] = streams_[2] = {};
     } else {
-      streams_[1] = {static_cast<const float*>(p.k) + next.batch * p.k_step[0] + kv * p.k_step[1], p.k_step[2], keys, p.size};
-      streams_[2] = {static_cast<const float*>(p.v) + next.batch * p.v_step[0] + kv * p.v_step[1], p.v_step[2], keys,
+      streams_[1] = {static_cast<const float*>(p.k) + next.batch * p.k_step[0] + next.head * p.k_step[1], p.k_step[2], keys, p.size};
+      streams_[2] = {static_cast<const float*>(p.v) + next.batch * p.v_step[0] + next.head * p.v_step[1], p.v_step[2], keys,
                      p.value_size};
     }
-    streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + next.row * p.out_row, p.out_row,
-                   next.rows, p.value_size};
+    streams_[3] = {p.out + next.batch * p.out_batch + next.head * p.out_head + position * p.out_row, p.out_row,
+                   positions, floats(p.value_size, p.out_beside)};
   }
 
   void rescale(float* sums, float by) const {
@@ -189,13 +202,15 @@ class AttentionWalk {
   void store() const {
     constexpr int W = V::width;
     for (int64_t i = 0; i < rows_; ++i) {
-      float* out = p.out + batch_ * p.out_batch + head_ * p.out_head + (row_ + i) * p.out_row;
+      const RowState& row = states_[i];
+      float* out =
+          p.out + batch_ * p.out_batch + head_ * p.out_head + row.position * p.out_row + row.beside * p.out_beside;
       const float* sums = sums_ + i * sums_row_;
-      if (states_[i].total == 0.0f) {
+      if (row.total == 0.0f) {
         std::memset(out, 0, static_cast<size_t>(p.value_size) * sizeof(float));
         continue;
       }
-      const V inverse = V::set1(1.0f / states_[i].total);
+      const V inverse = V::set1(1.0f / row.total);
       int64_t d = 0;
       for (; d + W <= p.value_size; d += W) (V::load(sums + d) * inverse).store(out + d);
       if (d < p.value_size) (V::load_n(sums + d, p.value_size - d) * inverse).store_n(out + d, p.value_size - d);
@@ -216,7 +231,7 @@ void attention_tasks(const Attention& p, Context& context) {
   int64_t length = p.length;
   if (p.filled != nullptr) length = *p.filled < 0 ? 0 : *p.filled < length ? *p.filled : length;
   const int64_t heads = p.batch * p.heads;
-  const Tiles parts(p.rows, p.part_rows);
+  const Tiles parts(p.rows(), p.part_rows);
   Task task(p, p.own + context.thread * p.own_floats, length);
   const auto place = [&](int64_t n) -> AttentionPlace {
     if (n >= heads * parts.count) return {0, 0, 0, 0};

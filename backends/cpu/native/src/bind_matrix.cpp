@@ -1,5 +1,6 @@
 // Binders of linear, matmul, conv and attention.
 #include <algorithm>
+#include <utility>
 
 #include "bind.h"
 
@@ -8,8 +9,9 @@ namespace {
 
 constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
 constexpr int64_t kTasksPerThread = 4;    // attention tasks, if their rows suffice
-constexpr int64_t kRowsInPlace = 8;        // heads with the same keys that do not pack them
-constexpr int64_t kLeastPart = 28;        // query rows of an attention task
+constexpr int64_t kPositionsInPlace = 2;   // whose keys are not packed,
+constexpr int64_t kRowsInPlace = 8;        // if heads with the same keys have no more rows there
+constexpr int64_t kLeastPart = 28;        // rows of an attention task
 constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
 
@@ -142,29 +144,26 @@ void bind_conv(Binder& binder, const Call& call) {
   binder.emit(binder.kernels().conv, p, parallel);
 }
 
-// Where each head has one row, those of the heads that share keys are the rows of one head, so that keys are read once.
-void put_abreast(Attention* p) {
-  const int64_t shared = p->heads / p->kv_heads;
-  p->abreast = true;
-  p->heads = p->kv_heads;
-  p->rows = shared;
-  p->q_step[2] = p->q_step[1];
-  p->q_step[1] *= shared;
-  p->mask_step[2] = p->mask_step[1];
-  p->mask_step[1] *= shared;
-  p->out_row = p->out_head;
-  p->out_head *= shared;
+// Heads that share keys are walked together, so that these are read and packed once.
+void put_abreast(Attention* p, int64_t heads, int64_t kv_heads) {
+  p->heads = kv_heads;
+  p->abreast = kv_heads > 0 ? heads / kv_heads : 1;
+  for (auto [step, beside] : {std::pair{&p->q_step[1], &p->q_beside}, {&p->mask_step[1], &p->mask_beside},
+                              {&p->out_head, &p->out_beside}}) {
+    *beside = *step;
+    *step *= p->abreast;
+  }
 }
 
 // Rows of a task: as many as there may be, since each task reads the keys that it sees, but enough tasks for all.
 int64_t attention_part(const Attention& p, int threads, int64_t most) {
   const int64_t heads = p.batch * p.heads > 0 ? p.batch * p.heads : 1;
-  if (p.abreast) {
+  if (p.positions == 1 || !p.packs) {
     const int64_t parts = (threads + heads - 1) / heads;
-    return std::min((p.rows + parts - 1) / parts, most);
+    return std::clamp<int64_t>((p.rows() + parts - 1) / parts, 1, most);
   }
   const int64_t wanted = threads > 1 ? (kTasksPerThread * threads + heads - 1) / heads : 1;
-  const int64_t rows = (p.rows + wanted - 1) / wanted;
+  const int64_t rows = (p.rows() + wanted - 1) / wanted;
   return std::clamp(rows, kLeastPart, most);
 }
 
@@ -183,10 +182,8 @@ void bind_attention(Binder& binder, const Call& call) {
   std::copy_n(k.strides, 4, p.k_step);
   std::copy_n(v.strides, 4, p.v_step);
   p.batch = q.shape[0];
-  p.heads = q.shape[1];
-  p.rows = q.shape[2];
+  p.positions = q.shape[2];
   p.size = q.shape[3];
-  p.kv_heads = k.shape[1];
   p.length = k.shape[2];
   p.value_size = v.shape[3];
   if (call.has(3)) {
@@ -207,14 +204,14 @@ void bind_attention(Binder& binder, const Call& call) {
   p.out_batch = out.strides[0];
   p.out_head = out.strides[seq_major ? 2 : 1];
   p.out_row = out.strides[seq_major ? 1 : 2];
-  const auto packs = [&] { return p.rows > (p.abreast ? kRowsInPlace : 2) || (p.size > 1 && k.strides[3] != 1); };
-  const bool rounds = packs() && call.flag("bf16");
-  if (p.rows == 1 && p.heads > p.kv_heads) put_abreast(&p);
-  p.packs = packs();
+  put_abreast(&p, q.shape[1], k.shape[1]);
+  const bool many = p.positions > kPositionsInPlace || (p.size > 1 && k.strides[3] != 1);
+  const bool rounds = many && call.flag("bf16");
+  p.packs = many || p.rows() > kRowsInPlace;
   p.part_rows = attention_part(p, binder.threads(), rounds ? binder.kernels().bf16_rows : kAttentionRows);
   p.own_floats = AttentionRoom(p).total();
   p.own = binder.floats(p.own_floats * binder.threads());
-  binder.emit(rounds ? binder.kernels().attention_bf16 : binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows, p.length, p.size));
+  binder.emit(rounds ? binder.kernels().attention_bf16 : binder.kernels().attention, p, worth_sharing(p.batch * p.heads * p.rows(), p.length, p.size));
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ constexpr int kDepth = 192;    // k of a block of a product: short enough that s
 // Floats between the rows of a copied left factor, of kDepth each: known when a tile is compiled, so that it needs
 // no registers for addresses, and such that the rows of a tile lie in different sets of a cache.
 constexpr int kLeftRow = kDepth + 16;
-constexpr int kAttentionRows = 144;  // query rows of an attention task at most
-constexpr int kMostAttentionRows = 4 * kAttentionRows;  // where products cost so little that packing keys again counts
+constexpr int kAttentionRows = 288;  // query rows of an attention task at most
+constexpr int kMostAttentionRows = 2 * kAttentionRows;  // where products cost so little that packing keys again counts
 constexpr int64_t kPoolColumns = 2048;  // of a row of results that pooling does together at most
 
 constexpr int64_t left_floats(int64_t rows, int64_t k) { return (k + kDepth - 1) / kDepth * rows * kLeftRow; }
@@ -75,26 +75,33 @@ struct Pool {
   int64_t line_floats;
 };
 
+// A row is a head of those that are walked together, as they have the same keys, at a position of the queries: row r is
+// head r % abreast at position r / abreast. `heads` counts such groups, of which each has keys and values. Steps are from
+// batch to batch, group to group, position to position and number to number; those from head to head of a group have
+// names of their own.
 struct Attention {
   const float* q;
   const void *k, *v;         // numbers like those of q, or f16
   bool half;                 // they are f16, and numbers of a row lie side by side
   int64_t q_step[4], k_step[4], v_step[4];
+  int64_t q_beside;
   const char* mask;          // bool or float, or null
   bool mask_is_bool;
   int64_t mask_step[4];      // elements; 0 where it broadcasts
+  int64_t mask_beside;
   const int64_t* filled;     // how many of the keys count, known when it runs; null for all
   float* out;
-  int64_t out_batch, out_head, out_row;
-  int64_t batch, heads, kv_heads, rows, length, size, value_size;
-  bool abreast;              // rows are heads with the same keys at one position, not positions
+  int64_t out_batch, out_head, out_row, out_beside;
+  int64_t batch, heads, abreast, positions, length, size, value_size;
   float scale, softcap;
   bool causal;
   int64_t window;
   bool packs;                // keys are packed; or read in place, for few rows
-  int64_t part_rows;         // query rows of a task, at most kMostAttentionRows
+  int64_t part_rows;         // rows of a task, at most kMostAttentionRows
   float* own;                // room per thread, see AttentionRoom
   int64_t own_floats;
+
+  int64_t rows() const { return positions * abreast; }
 };
 
 // Floats of each part of a thread's room, in this order. Where rows are packed there is room for whole tiles of 16 rows.

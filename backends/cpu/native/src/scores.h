@@ -17,8 +17,9 @@ constexpr float kLogE = 1.44269504f;  // log2(e)
 
 constexpr int kTogether = 4;  // rows whose maxima and sums are found at the same time, since each waits for itself
 
-// What a row of queries has seen so far.
+// Where a row is, and what it has seen so far.
 struct RowState {
+  int64_t position, beside;  // beside which heads of the same keys
   float largest, total;
 };
 
@@ -34,9 +35,9 @@ class ScoreRows {
     mask_from_ = nullptr;
   }
 
-  // Keys [low, high) that a row may see, of `length`, as far as `causal` and `window` say.
-  void visible(int64_t row, int64_t length, int64_t* low, int64_t* high) const {
-    const int64_t at = p.abreast ? length - 1 : row + length - p.rows;
+  // Keys [low, high) that may be seen from a position, of `length`, as far as `causal` and `window` say.
+  void visible(int64_t position, int64_t length, int64_t* low, int64_t* high) const {
+    const int64_t at = position + length - p.positions;
     *high = p.causal && at + 1 < length ? at + 1 : length;
     *low = p.window > 0 && at + 1 > p.window ? at + 1 - p.window : 0;
     if (*high < 0) *high = 0;
@@ -46,14 +47,14 @@ class ScoreRows {
   // exp(score - maximum), padded with zeros to whole vectors of words. `corrections` gets what the rows' sums so far are
   // to be multiplied by.
   template <class Words>
-  void softmax(float* s, int64_t row, int rows, int64_t first, int64_t count, int64_t length, RowState* states,
+  void softmax(float* s, int rows, int64_t first, int64_t count, int64_t length, RowState* states,
                float* corrections) {
     constexpr int W = V::width, per = Words::per_word;
     const int64_t padded = (count + per * W - 1) / (per * W) * (per * W);
     float rest[kTogether];  // of what a score is multiplied by
     V top[kTogether];
     for (int r = 0; r < rows; ++r) {
-      rest[r] = finish_scores(s + r * kLeftRow, row + r, first, count, padded, length);
+      rest[r] = finish_scores(s + r * kLeftRow, states[r], first, count, padded, length);
       top[r] = V::set1(kMinusInfinity);
       for (int64_t j = 0; j < padded; j += W) top[r] = V::max(V::load(s + r * kLeftRow + j), top[r]);
     }
@@ -74,13 +75,13 @@ class ScoreRows {
  private:
   // Applies cap and mask to the scores of a row, and hides those of keys that it may not see and of padding. Returns what
   // they are still to be multiplied by.
-  float finish_scores(float* s, int64_t row, int64_t first, int64_t count, int64_t padded, int64_t length) {
+  float finish_scores(float* s, const RowState& row, int64_t first, int64_t count, int64_t padded, int64_t length) {
     const float factor = p.scale * kLogE;
     const bool masked = p.mask != nullptr && !load_mask(row, first, count);
     const bool plain = p.softcap <= 0 && !masked && factor > 0;  // times 0, what is hidden would be a nan
     if (!plain) prepare(s, count, factor, masked);
     int64_t low, high;
-    visible(row, length, &low, &high);
+    visible(row.position, length, &low, &high);
     for (int64_t j = 0; j < count && j < low - first; ++j) s[j] = kMinusInfinity;
     for (int64_t j = high - first < 0 ? 0 : high - first < count ? high - first : count; j < padded; ++j) {
       s[j] = kMinusInfinity;
@@ -118,9 +119,10 @@ class ScoreRows {
 
   // Fills `mask_` for a row unless it holds that already: rows often share one mask. True if it hides nothing and
   // adds nothing.
-  bool load_mask(int64_t row, int64_t first, int64_t count) {
+  bool load_mask(const RowState& row, int64_t first, int64_t count) {
     const int64_t step = p.mask_step[3];
-    const char* from = mask_head_ + (row * p.mask_step[2] + first * step) * mask_bytes();
+    const int64_t offset = row.position * p.mask_step[2] + row.beside * p.mask_beside;
+    const char* from = mask_head_ + (offset + first * step) * mask_bytes();
     if (from == mask_from_ && count <= mask_count_) return mask_open_;
     mask_from_ = from;
     mask_count_ = count;
