@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from threading import Lock, Timer
+from threading import RLock, Timer
 
 from .toolchain import Toolchain
 
@@ -53,7 +53,7 @@ class _Keeper:
 
     def __init__(self, wine: str, environment: dict[str, str]) -> None:
         self._wine, self._environment = wine, environment
-        self._lock = Lock()
+        self._lock = RLock()  # the collector may close an abandoned compile while this thread has it
         self._held = 0
         self._shell: subprocess.Popen[bytes] | None = None
         self._timer: Timer | None = None

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from child_processes import lives, until
 from forgec.backends.openvino import wine
 from forgec.backends.openvino.toolchain import Toolchain
 from forgec.backends.openvino.wine import kept_running
@@ -37,39 +38,23 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toolchain
 def started(tools: Toolchain) -> list[int]:
     """The processes that were started, when there is one at least."""
     path = tools.folder / "started"
-    assert soon(lambda: path.exists() and path.read_text().endswith("\n"))
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
     return [int(line) for line in path.read_text().splitlines()]
-
-
-def soon(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_it_runs_once_for_all_who_want_it_and_a_while_longer(tools: Toolchain) -> None:
     with kept_running(tools):
         with kept_running(tools):
             (pid,) = started(tools)
-        assert runs(pid)
+        assert lives(pid)
         time.sleep(1.5 * LINGER_S)
-        assert runs(pid)
+        assert lives(pid)
     with kept_running(tools):  # at once: the same
         time.sleep(1.5 * LINGER_S)
-        assert started(tools) == [pid] and runs(pid)
-    assert soon(lambda: not runs(pid))
+        assert started(tools) == [pid] and lives(pid)
+    until(lambda: not lives(pid))
     with kept_running(tools):
-        assert soon(lambda: len(started(tools)) == 2)
+        until(lambda: len(started(tools)) == 2)
 
 
 def test_who_ends_first_does_not_matter(tools: Toolchain) -> None:
@@ -79,18 +64,33 @@ def test_who_ends_first_does_not_matter(tools: Toolchain) -> None:
     (pid,) = started(tools)
     first.close()
     time.sleep(1.5 * LINGER_S)
-    assert runs(pid)
+    assert lives(pid)
     second.close()
-    assert soon(lambda: not runs(pid))
+    until(lambda: not lives(pid))
 
 
 def test_one_that_died_is_started_again(tools: Toolchain) -> None:
     with kept_running(tools):
         (pid,) = started(tools)
         psutil.Process(pid).kill()
-        assert soon(lambda: not runs(pid))
+        until(lambda: not lives(pid))
         with kept_running(tools):
-            assert soon(lambda: len(started(tools)) == 2)
+            until(lambda: len(started(tools)) == 2)
+
+
+def test_an_abandoned_compile_may_be_found_at_any_time(
+    tools: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the collector, in the thread that is about to start another one."""
+    abandoned = ExitStack()
+    abandoned.enter_context(kept_running(tools))
+    keeper = wine._keeper(tools.wine, tuple(tools.environment.items()))
+    cancel = keeper._cancel
+    monkeypatch.setattr(keeper, "_cancel", lambda: (abandoned.close(), cancel()))
+    with kept_running(tools):
+        (pid,) = started(tools)
+        assert lives(pid)
+    until(lambda: not lives(pid))
 
 
 def test_it_ends_with_forgec_however_that_ends(tools: Toolchain) -> None:
@@ -104,12 +104,12 @@ with kept_running(Toolchain(Path({str(tools.folder)!r}), "stand-in", {tools.wine
     time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", code])
-    assert soon(lambda: (tools.folder / "started").exists())
+    until(lambda: (tools.folder / "started").exists())
     (pid,) = started(tools)
-    assert runs(pid)
+    assert lives(pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert soon(lambda: not runs(pid))
+    until(lambda: not lives(pid))
 
 
 def test_without_wine_nothing_is_started_and_a_broken_one_is_no_error_here(tools: Toolchain) -> None:

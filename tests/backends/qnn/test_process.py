@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from child_processes import lives, until
 from forgec.backends.qnn import process
 
 
@@ -94,24 +93,9 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     starter = subprocess.Popen([sys.executable, "-c", start], cwd=tmp_path)
     try:
         running = tmp_path / "running"
-        _until(running.exists)
+        until(running.exists)
     finally:
         starter.kill()
         starter.wait()
     pids = [int(pid) for pid in running.read_text().split()]
-    _until(lambda: not any(map(_lives, pids)))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _until(done: Any) -> None:
-    for _ in range(600):
-        if done():
-            return
-        time.sleep(0.05)
-    pytest.fail("it never came to be")
+    until(lambda: not any(map(lives, pids)))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
+from child_processes import lives, until
 from forgec.backends.base import Settings
 from forgec.backends.vendor import worker
 from forgec.backends.vendor.worker import Job, Outcome, error_of, run, run_all
@@ -79,12 +78,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     code = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
     outcome, _ = fails(tmp_path, code, Settings(timeout_s=1.0))
     child = int(outcome.log)
-    for _ in range(100):
-        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.05)
-    os.kill(child, 9)
-    pytest.fail("the child outlived the job")
+    until(lambda: not lives(child))
 
 
 @pytest.mark.parametrize("limit", [0.5, 60.0])

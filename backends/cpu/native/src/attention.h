@@ -4,7 +4,7 @@
 // into panels [size][32] and copies values whose rows lie apart (views of a joint projection are often so strided
 // that they fall into few sets of the nearest cache). Tiles of query rows pass over the block: scores by a register
 // tile, their softmax (scores.h), then the product with the values, with what was accumulated so far rescaled
-// whenever a row's maximum grows. With one or two query rows, as in decoding, packing would cost more than it saves:
+// whenever a row's maximum grows. At one or two positions, as in decoding, packing would cost more than it saves:
 // scores are dot products with the keys in place. Keys and values in f16 are widened where they are used in place, and
 // by blocks before they are packed.
 //

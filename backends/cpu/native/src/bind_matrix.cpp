@@ -9,8 +9,8 @@ namespace {
 
 constexpr int64_t kInPlaceRows = 8;        // up to so many rows of the left factor are read where they lie
 constexpr int64_t kTasksPerThread = 4;    // attention tasks, if their rows suffice
-constexpr int64_t kPositionsInPlace = 2;   // whose keys are not packed,
-constexpr int64_t kRowsInPlace = 8;        // if heads with the same keys have no more rows there
+constexpr int64_t kPositionsInPlace = 2;   // up to so many, and
+constexpr int64_t kRowsInPlace = 8;        // up to so many rows of heads with the same keys do not pack these
 constexpr int64_t kLeastPart = 28;        // rows of an attention task
 constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
