@@ -65,7 +65,8 @@ class ModelError(ForgecError):
 
 
 class CaptureError(ForgecError):
-    """``torch.export`` cannot turn the model into a graph, or the example inputs do not fit it."""
+    """The model cannot be turned into a graph, by ``torch.export`` neither, or the example inputs do not
+    fit it."""
 
 
 class UnsupportedOpError(ForgecError):

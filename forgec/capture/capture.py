@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from ..errors import CaptureError
 from ..graph import Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
 from .experts import static_experts
-from .export import ExportedGraph, graph_of
+from .export import ExportedGraph, graph_of, quiet
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
-from .retrace import RetraceError
 from .source import first_line, user_frame
 from .states import bind_states
 from .structure import build_signature, parameter_names
-from .tracers import Exporter, Retracer, Tracer
+from .trace import TraceError
+from .tracers import DirectTracer, Exporter, Tracer
 
 __all__ = ["Capture", "capture"]
 
@@ -118,7 +118,8 @@ def _recorded(
 ) -> Recorded:
     """A run of the model; a fake one is made again for real where values decide, if all weights have some."""
     try:
-        return record(model, args, kwargs, fake)
+        with quiet() if fake else nullcontext():
+            return record(model, args, kwargs, fake)
     except Exception as error:
         if fake and not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             log(1, f"run again with values: {first_line(error)}")
@@ -130,25 +131,18 @@ def _recorded(
         ) from error
 
 
-_exported: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Modules that ``torch.export`` has captured: other calls of theirs are traced again without it."""
-
-
 def _traced(
     model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str, fake: bool
 ) -> tuple[CapturedGraph, Any]:
-    """The graphs of a call, and what it returns, with values unless ``fake``: traced again if the module was
-    captured before, else, or where only that can tell, by ``torch.export``."""
-    again = model in _exported
-    recorded = None if fake and again else _recorded(model, name, args, kwargs, fake)
-    if again:
-        tracer = Retracer(model, recorded)
-        try:
-            return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
-        except (RetraceError, CaptureError) as error:
-            log(1, f"captured by torch.export again, as tracing it again failed: {first_line(error)}")
-            recorded = recorded or _recorded(model, name, args, kwargs, fake)
-    assert recorded is not None
+    """The graphs of a call, and what it returns, with values unless ``fake``: traced directly, or where only
+    that can tell by ``torch.export``."""
+    recorded = None if fake else _recorded(model, name, args, kwargs, fake)
+    tracer = DirectTracer(model, recorded)
+    try:
+        return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
+    except (TraceError, CaptureError) as error:
+        log(1, f"captured by torch.export, as a direct trace failed: {first_line(error)}")
+    recorded = recorded or _recorded(model, name, args, kwargs, fake)
     call = _Call(model, name, args, kwargs, Exporter(recorded))
     try:
         graph = call.assembled(mode)
@@ -157,7 +151,6 @@ def _traced(
             raise
         graph = call.assembled("full")
         graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
-    _exported.add(model)
     return graph, recorded.result
 
 
@@ -183,7 +176,7 @@ class _Call:
     def _assemble_blocks(self) -> CapturedGraph:
         try:
             exported, made = self._stubbed(hide=True)
-        except (CaptureError, RetraceError) as error:
+        except (CaptureError, TraceError) as error:
             log(1, f"traced again with the blocks' weights: {first_line(error)}")
             exported, made = self._stubbed(hide=False)
         kinds: dict[str, list[BlockCall]] = {}

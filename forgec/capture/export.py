@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,15 @@ from ..ir.types import DType
 from .source import node_source, user_frame
 from .tensors import lifted_name
 
-__all__ = ["ASSERTIONS", "ExportedGraph", "export_module", "graph_of", "has_no_lowering", "types_of"]
+__all__ = [
+    "ASSERTIONS",
+    "ExportedGraph",
+    "export_module",
+    "graph_of",
+    "has_no_lowering",
+    "simpler_operators",
+    "types_of",
+]
 
 ASSERTIONS = {
     torch.ops.aten._assert_tensor_metadata.default,
@@ -58,7 +66,7 @@ def export_module(
     Raises ``CaptureError`` naming the line of the model that cannot be traced and what to try.
     """
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.export.export(module, args, dict(kwargs), strict=False)
     except Exception as error:
         raise _explain(error, prefix or type(module).__name__) from error
@@ -68,7 +76,7 @@ def export_module(
 def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
     """The graph of an exported program in the conventions of :mod:`forgec.graph`."""
     if any(_mutates(node) for node in program.graph.nodes):
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = program.run_decompositions({})
     program = _decomposed(program)
     signature = program.graph_signature
@@ -135,16 +143,21 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
         }
         if not missing:
             break
-        table = torch.export.default_decompositions()
-        known = {target: table[target] for target in missing if target in table}
+        known = simpler_operators(missing)
         if not known:
             break
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             simpler = program.run_decompositions(known)
         if any(spec.kind is InputKind.TOKEN for spec in simpler.graph_signature.input_specs):
             break  # an effectful check came in with them; lowering reports the operators as they were
         program = simpler
     return program
+
+
+def simpler_operators(targets: set[Any]) -> dict[Any, Callable[..., Any]]:
+    """By operator what computes it by simpler ones, where torch knows how."""
+    table = torch.export.default_decompositions()
+    return {target: table[target] for target in targets if target in table}
 
 
 def has_no_lowering(target: Any) -> bool:
@@ -159,28 +172,32 @@ def _mutates(node: fx.Node) -> bool:
 
 def _types(node: fx.Node) -> Any:
     value = node.meta.get("val")
-    if isinstance(value, torch.Tensor):
-        if value.dtype not in TORCH_DTYPES:
-            source = node_source(node)
-            raise CaptureError(
-                f"{source.aten} gives a tensor of {value.dtype}, an element type that forgec does not have",
-                str(source),
-                f"convert it in the model to one of {', '.join(d.value for d in DType)}",
-            )
-        if any(not isinstance(n, int) for n in value.shape):
-            source = node_source(node)
-            if any(free_unbacked_symbols(n) for n in value.shape):
-                raise CaptureError(
-                    f"the shape of what {source.aten} gives depends on values",
-                    str(source),
-                    _FIXED_SIZE,
-                )
-            raise CaptureError(
-                f"the shape {tuple(value.shape)} is not static",
-                str(source),
-                "export without dynamic shapes; compile once per size",
-            )
+    for tensor in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(tensor, torch.Tensor):
+            _require_static(tensor, node)
     return types_of(value)
+
+
+def _require_static(tensor: torch.Tensor, node: fx.Node) -> None:
+    """``CaptureError`` if the node's tensor has a type that forgec does not know."""
+    if tensor.dtype not in TORCH_DTYPES:
+        source = node_source(node)
+        raise CaptureError(
+            f"{source.aten} gives a tensor of {tensor.dtype}, an element type that forgec does not have",
+            str(source),
+            f"convert it in the model to one of {', '.join(d.value for d in DType)}",
+        )
+    if any(not isinstance(n, int) for n in tensor.shape):
+        source = node_source(node)
+        if any(free_unbacked_symbols(n) for n in tensor.shape):
+            raise CaptureError(
+                f"the shape of what {source.aten} gives depends on values", str(source), _FIXED_SIZE
+            )
+        raise CaptureError(
+            f"the shape {tuple(tensor.shape)} is not static",
+            str(source),
+            "export without dynamic shapes; compile once per size",
+        )
 
 
 def types_of(value: Any) -> Any:
@@ -196,8 +213,8 @@ _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._sub
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export's advice about its own internals is of no use to forgec's user, nor the traceback that
+def quiet() -> Iterator[None]:
+    """What torch's tracing says of its own internals is of no use to forgec's user, nor the traceback that
     fake tensors log of an error which is raised anyway."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,15 @@ from torch import fx
 
 from ..ir.program import Source
 
-__all__ = ["IMPORTED", "first_line", "node_source", "short_path", "user_frame", "user_line_of"]
+__all__ = [
+    "IMPORTED",
+    "first_line",
+    "imported_from",
+    "node_source",
+    "short_path",
+    "user_frame",
+    "user_line_of",
+]
 
 IMPORTED = "forgec_imported"
 """Key of the annotation that names the node of the file that a traced node was imported from."""
@@ -45,7 +54,7 @@ def node_source(node: fx.Node, prefix: str = "") -> Source:
     target = node.target
     aten = str(target).removesuffix(".default") if node.op == "call_function" else node.op
     file, line = _user_line(node.meta.get("stack_trace") or "")
-    if imported := (node.meta.get("custom") or {}).get(IMPORTED):
+    if imported := imported_from(node.meta):
         return Source(aten, None, None, imported)
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     module = ""
@@ -53,6 +62,11 @@ def node_source(node: fx.Node, prefix: str = "") -> Source:
         module = str(next(reversed(stack.values()))[0]).removeprefix("L['self'].")
     path = ".".join(part for part in (prefix, module) if part)
     return Source(aten, file, line, path or None)
+
+
+def imported_from(meta: Mapping[str, Any]) -> str | None:
+    """The node of a file by the annotations that a node was traced with, if it was imported from one."""
+    return (meta.get("custom") or {}).get(IMPORTED)
 
 
 @lru_cache(maxsize=8192)

@@ -1,4 +1,4 @@
-"""Two ways to the graphs of a call: by ``torch.export`` with a run of the model before, or traced again.
+"""Two ways to the graphs of a call: a direct trace, or ``torch.export`` with a run of the model before.
 
 Both trace the model with its blocks replaced by opaque operators (see :mod:`.blocks`), need to know what
 these return, and give the graph of one call of a block.
@@ -16,10 +16,10 @@ from torch import nn
 from ..debug import log
 from .blocks import BlockCall, Recorded, Returned, candidates
 from .export import ExportedGraph, export_module
-from .retrace import RetraceError, retrace, retrace_module
 from .source import first_line
+from .trace import TraceError, trace, trace_module
 
-__all__ = ["Exporter", "Retracer", "Tracer"]
+__all__ = ["DirectTracer", "Exporter", "Tracer"]
 
 
 class Tracer(ABC):
@@ -47,7 +47,7 @@ class Tracer(ABC):
 
 
 class Exporter(Tracer):
-    """``torch.export``, and for blocks a second trace where that can tell."""
+    """``torch.export``, and for blocks a direct trace where that can tell."""
 
     def __init__(self, recorded: Recorded) -> None:
         self.recorded = recorded
@@ -68,15 +68,15 @@ class Exporter(Tracer):
     def block(self, call: BlockCall) -> ExportedGraph:
         args, kwargs = call.example()
         try:
-            return retrace_module(call.module, args, kwargs)
-        except RetraceError as error:
+            return trace_module(call.module, args, kwargs)
+        except TraceError as error:
             log(1, f"block {call.path} is exported: {first_line(error)}")
             return export_module(call.module, args, kwargs)
 
 
-class Retracer(Tracer):
-    """No export, and no run but one that was ``recorded`` anyway: a block is traced when its first call of a
-    kind shows what it is given."""
+class DirectTracer(Tracer):
+    """No export (see :mod:`.trace`), and no run but one that was ``recorded`` anyway: a block is traced when
+    its first call of a kind shows what it is given."""
 
     def __init__(self, model: nn.Module, recorded: Recorded | None) -> None:
         self.blocks = candidates(model)
@@ -89,16 +89,16 @@ class Retracer(Tracer):
         return self._result if self._recorded is None else self._recorded.result
 
     def whole(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
-        graph, self._result = retrace(model, args, kwargs)
+        graph, self._result = trace(model, args, kwargs)
         return graph
 
     def returned(self, call: BlockCall) -> Returned | None:
         if call.like is None:
             return None
         if call.like not in self._known:
-            args, kwargs = call.example()
             with torch.utils._python_dispatch._disable_current_modes():
-                graph, result = retrace(call.module, args, kwargs)
+                args, kwargs = call.example()
+                graph, result = trace(call.module, args, kwargs)
             self._known[call.like] = graph, Returned.of(result)
         return self._known[call.like][1]
 

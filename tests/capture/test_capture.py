@@ -166,9 +166,18 @@ def test_data_dependent_branch_names_line_and_remedy(capfd):
     assert capfd.readouterr().err == "", "torch's own dumps must not reach the user"
 
 
-def test_data_dependent_shape():
+class Parts(nn.Module):
+    """As many rows in each of several results as a value says."""
+
+    def forward(self, x):
+        sizes = torch.stack([x > 0, x <= 0]).sum(1).tolist()
+        return torch.cat(x.split(sizes)[::-1])
+
+
+@pytest.mark.parametrize("made", [Selects, Parts])
+def test_data_dependent_shape(made):
     with pytest.raises(CaptureError, match="depends on values") as caught:
-        forgec.compile(Selects().eval(), (values(3),))
+        forgec.compile(made().eval(), (torch.ones(3),))
     assert "boolean index" in (caught.value.hint or "")
 
 

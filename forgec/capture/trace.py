@@ -1,11 +1,9 @@
-"""Trace a module in a fraction of what ``torch.export`` takes: again for other sizes, or a block.
+"""Trace a module in a fraction of what ``torch.export`` takes.
 
-``torch.export`` has captured the module before, or what the block stands in. Here the module's own code runs
-once more, on fake tensors of the new sizes, in the context that an export gives it, and every operator that
-it calls is written down at the same level, before autograd and decompositions. Nothing is carried over from
-the other sizes: a branch on a size is taken as the code takes it. Whatever is not a pure operator on tensors
-of known origin raises :class:`RetraceError`, and so does a parameter, buffer or attribute that the code sets;
-then the caller exports.
+The module's own code runs once, on fake tensors, in the context that an export gives it, and every operator
+that it calls is written down at the same level, before autograd and decompositions. A branch on a size is
+taken as the code takes it. Whatever is not a pure operator on tensors of known origin raises
+:class:`TraceError`, and so does a parameter, buffer or attribute that the code sets; then the caller exports.
 """
 
 from __future__ import annotations
@@ -31,28 +29,38 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..ir.program import Source
 from .attributes import attributes_kept
 from .blocks import BLOCK_OP, empty_results
-from .export import ASSERTIONS, ExportedGraph, has_no_lowering, types_of
-from .source import user_line_of
+from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
+from .source import imported_from, user_line_of
 from .tensors import lifted_name
 
-__all__ = ["RetraceError", "retrace", "retrace_module"]
+__all__ = ["TraceError", "trace", "trace_module"]
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
 
 
-class RetraceError(Exception):
+class TraceError(Exception):
     """The module cannot be traced in this way."""
 
 
-def retrace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
-    """The graph of a call, as :func:`.export.export_module` gives it; :class:`RetraceError` if only that can
+def trace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
+    """The graph of a call, as :func:`.export.export_module` gives it; :class:`TraceError` if only that can
     tell."""
-    return retrace(module, args, kwargs)[0]
+    return trace(module, args, kwargs)[0]
 
 
-def retrace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
     """The graph of a call, and what it returns, with tensors that have no values."""
+    try:
+        with quiet():
+            return _traced(module, args, kwargs)
+    except TraceError:
+        raise
+    except Exception as error:  # the model's own code, or a fake tensor without the value asked for
+        raise TraceError(f"{type(error).__name__}: {error}") from error
+
+
+def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)  # a table that the code holds is a constant
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     recorder = _Recorder(module, fake)
@@ -64,16 +72,12 @@ def retrace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         stack.enter_context(_NonStrictTorchFunctionHandler())
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(recorder)
-        try:
-            given_args, given_kwargs = pytree.tree_unflatten(given, spec)
-            with attributes_kept(module):
-                result = module(*given_args, **given_kwargs)
-            recorder.refuse_changes()
-        except RetraceError:
-            raise
-        except Exception as error:  # the model's own code, or a fake tensor without the value asked for
-            raise RetraceError(f"{type(error).__name__}: {error}") from error
+        given_args, given_kwargs = pytree.tree_unflatten(given, spec)
+        with attributes_kept(module):
+            result = module(*given_args, **given_kwargs)
+        recorder.refuse_changes()
     recorder.graph.output(tuple(recorder.node(x) for x in pytree.tree_leaves(result) if _is_tensor(x)))
+    recorder.graph.eliminate_dead_code()
     return ExportedGraph(recorder.graph, recorder.constants, set()), result
 
 
@@ -93,7 +97,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self._paths = {id(m): path for path, m in module.named_modules()}
         self._nodes: Any = WeakTensorKeyDictionary()
         self._stand_ins: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
-        self._fakes: dict[int, torch.Tensor] = {}
+        self._given: set[int] = set()  # memory of inputs and constants
 
     @contextmanager
     def weights(self) -> Iterator[None]:
@@ -105,36 +109,40 @@ class _Recorder(ProxyTorchDispatchMode):
             for table in (vars(m)[kind],)
         ]
         kept = [dict(table) for _, table in tables]
+        fakes: dict[int, torch.Tensor] = {}
         try:
             for path, table in tables:
                 for name, tensor in table.items():
                     if tensor is not None:
                         full = f"{path}.{name}" if path else name
-                        table[name] = self._constant(full, tensor.detach(), self._faked(tensor))
-                        self._stand_ins.append((full, table, name, table[name]))
+                        fake = fakes[id(tensor)] if id(tensor) in fakes else self._faked(tensor)
+                        fakes[id(tensor)] = table[name] = self._constant(full, tensor.detach(), fake)
+                        self._stand_ins.append((full, table, name, fake))
             yield
         finally:
             for (_, table), entries in zip(tables, kept, strict=True):
                 table.update(entries)
 
     def refuse_changes(self) -> None:
-        """:class:`RetraceError` if the code put another tensor in the place of a parameter or buffer."""
+        """:class:`TraceError` if the code put another tensor in the place of a parameter or buffer."""
         for full, table, name, stand_in in self._stand_ins:
             if table.get(name) is not stand_in:
-                raise RetraceError(f"{full} is exchanged")
+                raise TraceError(f"{full} is exchanged")
 
     def input(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A fake tensor for an input."""
+        """A fake tensor for an input, which may be given twice or be a weight too."""
         node = self.graph.placeholder("input")
         node.meta["type"] = types_of(tensor)
-        return self._know(self._faked(tensor), node)
+        fake = self._faked(tensor.detach())
+        self._given.add(_memory(fake))
+        return self._know(fake, node)
 
     def node(self, tensor: torch.Tensor) -> fx.Node:
         """The node whose value a tensor is."""
         if tensor in self._nodes:
             return self._nodes[tensor]
         if isinstance(tensor, FakeTensor) or tensor.numel() * tensor.element_size() > _LIFTED_LIMIT:
-            raise RetraceError(f"a tensor {list(tensor.shape)} comes from no operator")
+            raise TraceError(f"a tensor {list(tensor.shape)} comes from no operator")
         with torch.utils._python_dispatch._disable_current_modes():
             name = lifted_name(tensor)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
@@ -144,52 +152,84 @@ class _Recorder(ProxyTorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):
-            raise RetraceError(f"{func} is no operator")
+            raise TraceError(f"{func} is no operator")
+        if torch.is_autocast_enabled("cpu"):
+            raise TraceError(f"{func} is called under autocast, which acts after it")
         if func is torch.ops.aten.lift_fresh.default:
             func = torch.ops.aten.lift_fresh_copy.default
         if func is torch.ops.aten.detach_.default:
             return args[0]  # of a new tensor; there are no gradients here
         if func._schema.is_mutable:
-            raise RetraceError(f"{func} changes its operand")
+            return self._changed(func, args, kwargs)
+        if has_no_lowering(func) and (simpler := simpler_operators({func})):
+            with self:
+                return simpler[func](*args, **kwargs)
         result: Any = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
         results, _ = pytree.tree_flatten(result)
         if not any(map(_is_tensor, results)) or func in ASSERTIONS:
             # A number that fake tensors can tell depends on no input's values.
             return result
-        if has_no_lowering(func):
-            raise RetraceError(f"{func} is one that torch.export replaces")
-        operands, named = pytree.tree_map_only(torch.Tensor, self.node, (args, kwargs))
-        node = self.graph.call_function(func, operands, named)
-        source = self._source(str(func).removesuffix(".default"), sys._getframe(1))
-        node.meta = {"type": types_of(result), "source": source}
+        node = self._call(func, args, kwargs, result)
         if _is_tensor(result):
             self._know(result, node)
             return result
         for index, value in enumerate(result):
             if _is_tensor(value):
                 item = self.graph.call_function(operator.getitem, (node, index))
-                item.meta = {"type": types_of(value), "source": replace(source, aten=str(operator.getitem))}
+                item.meta = {
+                    "type": types_of(value),
+                    "source": replace(node.meta["source"], aten=str(operator.getitem)),
+                }
                 self._know(value, item)
         return result
+
+    def _changed(self, func: torch._ops.OpOverload, args: Any, kwargs: Any) -> torch.Tensor:
+        """A tensor after an operator that changes it: from here on it is what the operator that gives a new
+        one returns. That is all there is to it where no other tensor that is left lies in the same memory."""
+        pure = _pure(func)
+        tensor = args[0] if args else None
+        if (
+            pure is None
+            or has_no_lowering(pure)
+            or not isinstance(tensor, FakeTensor)
+            or self._has_others(tensor)
+        ):
+            raise TraceError(f"{func} changes its operand")
+        result = pure(*args, **kwargs)
+        if types_of(result) != types_of(tensor):
+            raise TraceError(f"{func} changes its operand, which {pure} does not resemble")
+        return self._know(tensor, self._call(pure, args, kwargs, tensor))
+
+    def _has_others(self, tensor: FakeTensor) -> bool:
+        """Whether an input, a constant or another tensor that is left lies in a tensor's memory."""
+        memory = _memory(tensor)
+        return memory in self._given or any(
+            other is not tensor and isinstance(other, FakeTensor) and _memory(other) == memory
+            for other in self._nodes
+        )
+
+    def _call(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> fx.Node:
+        operands, named = pytree.tree_map_only(torch.Tensor, self.node, (args, kwargs))
+        node = self.graph.call_function(func, operands, named)
+        source = self._source(str(func).removesuffix(".default"), sys._getframe(2))
+        node.meta = {"type": types_of(result), "source": source}
+        return node
 
     def _constant(self, name: str, tensor: torch.Tensor, stand_in: torch.Tensor) -> torch.Tensor:
         node = self._nodes.get(stand_in)
         self.constants[name] = tensor
+        self._given.add(_memory(stand_in))
         if node is None:
             node = self.graph.get_attr(name)
             node.meta = {"type": types_of(tensor), "source": Source("get_attr", None, None, None)}
         return self._know(stand_in, node)
 
     def _faked(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The fake tensor of a tensor that lives longer than the trace, made without the descriptions that
-        torch keeps of it."""
+        """A fake tensor for one that stays, where possible without torch's descriptions of it."""
         if not _is_plain(tensor):
             return self._fake.from_tensor(tensor, static_shapes=True)
-        fake = self._fakes.get(id(tensor))
-        if fake is None:
-            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            fake = self._fakes[id(tensor)] = FakeTensor(self._fake, meta, tensor.device)
-        return fake
+        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return FakeTensor(self._fake, meta, tensor.device)
 
     def _know(self, tensor: torch.Tensor, node: fx.Node) -> torch.Tensor:
         self._nodes[tensor] = node
@@ -200,6 +240,8 @@ class _Recorder(ProxyTorchDispatchMode):
         module."""
         line: tuple[str | None, int | None] = (None, None)
         path = None
+        if imported := imported_from(fx.traceback.get_current_meta()):
+            return Source(aten, None, None, imported)
         while frame is not None and (line[0] is None or path is None):
             code = frame.f_code
             if line[0] is None and code.co_name == "forward":
@@ -216,6 +258,20 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         return False
     special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
     return not special and tensor.storage_offset() == 0
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _pure(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """What an operator that changes only its first operand would give as a new tensor."""
+    schema = func._schema
+    changed = [a.alias_info is not None and a.alias_info.is_write for a in schema.arguments]
+    name = schema.name.removeprefix("aten::")
+    if func.namespace != "aten" or not name.endswith("_") or not changed[0] or sum(changed) != 1:
+        return None
+    return getattr(getattr(torch.ops.aten, name[:-1], None), func._overloadname, None)
 
 
 _CALL = nn.Module._call_impl.__code__
