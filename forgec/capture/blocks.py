@@ -24,7 +24,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from ..graph import tensor_type, torch_dtype
+from ..graph import TORCH_DTYPES, tensor_type, torch_dtype
 from ..ir.types import TensorType
 from .attributes import attributes_kept
 
@@ -63,6 +63,13 @@ torch.library.register_fake("forgec::block", _block_meta, lib=_library)
 BLOCK_OP = torch.ops.forgec.block.default
 
 
+@dataclass(frozen=True)
+class Complex:
+    """A complex tensor, by the type of its real form."""
+
+    real: TensorType
+
+
 @dataclass
 class Returned:
     """What one call of a candidate returned, tensors as their types."""
@@ -96,11 +103,7 @@ class BlockCall:
 
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the recorded types (zeros) to export the block with."""
-        leaves = [
-            torch.zeros(x.shape, dtype=torch_dtype(x.dtype)) if isinstance(x, TensorType) else x
-            for x in self.leaves
-        ]
-        return pytree.tree_unflatten(leaves, self.in_spec)
+        return pytree.tree_unflatten([_tensor(torch.zeros, x) for x in self.leaves], self.in_spec)
 
 
 @dataclass
@@ -210,7 +213,7 @@ def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
             if key not in known:
                 known[key] = Returned.of(forward(*args, **kwargs))
             returned = known[key]
-            return pytree.tree_unflatten([_empty(x) for x in returned.results], returned.spec)
+            return pytree.tree_unflatten([_tensor(torch.empty, x) for x in returned.results], returned.spec)
 
         return call
 
@@ -218,10 +221,13 @@ def _run_once(blocks: dict[str, nn.Module]) -> Iterator[None]:
         yield
 
 
-def _empty(value: Any) -> Any:
-    return (
-        torch.empty(value.shape, dtype=torch_dtype(value.dtype)) if isinstance(value, TensorType) else value
-    )
+def _tensor(make: Callable[..., torch.Tensor], described: Any) -> Any:
+    """A tensor for a description of one, all else as it is."""
+    if isinstance(described, Complex):
+        return torch.view_as_complex(_tensor(make, described.real))
+    if isinstance(described, TensorType):
+        return make(described.shape, dtype=torch_dtype(described.dtype))
+    return described
 
 
 @contextlib.contextmanager
@@ -240,6 +246,8 @@ def forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
 
 
 def _described(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_complex():
+        return Complex(TensorType(TORCH_DTYPES[value.dtype.to_real()], (*value.shape, 2)))
     return tensor_type(value) if isinstance(value, torch.Tensor) else value
 
 
@@ -278,15 +286,17 @@ def _input_key(structure: Any, leaves: list[Any], in_spec: pytree.TreeSpec) -> A
 
 
 def _result_key(returned: Returned) -> Any:
-    """The types of a call's results, or None if one cannot be compared or none is a tensor."""
+    """The types of a call's results, or None if one cannot be compared or is complex, or none is a tensor."""
     results = tuple(map(_leaf_key, returned.results))
     if None in results or not any(isinstance(r, TensorType) for r in results):
+        return None
+    if any(isinstance(r, Complex) for r in results):
         return None
     return str(returned.spec), results
 
 
 def _leaf_key(leaf: Any) -> Any:
-    if isinstance(leaf, TensorType):
+    if isinstance(leaf, TensorType | Complex):
         return leaf
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return (type(leaf).__name__, leaf)
@@ -354,7 +364,8 @@ def stubbed(blocks: Mapping[str, nn.Module], returns: Returns, hide: bool) -> It
             number = len(made)
             made.append(call)
             _result_types[number] = list(call.result_types())
-            values = iter(BLOCK_OP([x for x in leaves if isinstance(x, torch.Tensor)], number))
+            tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+            values = iter(BLOCK_OP([torch.view_as_real(x) if x.is_complex() else x for x in tensors], number))
             filled = [next(values) if isinstance(r, TensorType) else r for r in returned.results]
             return pytree.tree_unflatten(filled, returned.spec)
 

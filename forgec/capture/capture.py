@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 from ..collector import collector_paused
 from ..debug import log
 from ..errors import CaptureError
-from ..graph import Block, CapturedGraph, call_block, inline_block
+from ..graph import TORCH_DTYPES, Block, CapturedGraph, call_block, inline_block
 from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
+from .complex_pairs import real_form
 from .experts import static_experts
 from .export import ExportedGraph, graph_of, quiet
 from .pt2 import load_pt2
@@ -94,6 +95,14 @@ def capture(
             f"no example inputs for {name}",
             hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
         )
+    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    strange = next((x for x in inputs if x.dtype not in TORCH_DTYPES), None)
+    if strange is not None:
+        raise CaptureError(
+            f"an input of {name} is a tensor {list(strange.shape)} of {strange.dtype}, an element type that "
+            "forgec does not have",
+            hint=f"give tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in TORCH_DTYPES)}",
+        )
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
     with collector_paused(), static_experts(model):
@@ -103,7 +112,6 @@ def capture(
             f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
         )
     results = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
-    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if fake or not isinstance(model, Referenced):
         return Capture(graph, inputs, None if fake else results)
     found = model.reference_results(args, kwargs)
@@ -280,7 +288,7 @@ def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     named = dict(module.named_parameters(remove_duplicate=False)) | dict(
         module.named_buffers(remove_duplicate=False)
     )
-    return {name: tensor.detach() for name, tensor in named.items()}
+    return {name: real_form(tensor.detach()) for name, tensor in named.items()}
 
 
 def _resolve_calls(graph: fx.Graph, made: list[BlockCall]) -> None:

@@ -185,7 +185,9 @@ def _require_static(tensor: torch.Tensor, node: fx.Node) -> None:
         raise CaptureError(
             f"{source.aten} gives a tensor of {tensor.dtype}, an element type that forgec does not have",
             str(source),
-            f"convert it in the model to one of {', '.join(d.value for d in DType)}",
+            "of complex numbers only sums, products, polar, exp, conj and views, as rotations have them"
+            if tensor.is_complex()
+            else f"convert it in the model to one of {', '.join(d.value for d in DType)}",
         )
     if any(not isinstance(n, int) for n in tensor.shape):
         source = node_source(node)

@@ -12,7 +12,7 @@ import operator
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -29,11 +29,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..ir.program import Source
 from .attributes import attributes_kept
 from .blocks import BLOCK_OP, empty_results
+from .complex_pairs import Pairs, real_form, rule_of
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
 from .source import imported_from, user_line_of
 from .tensors import lifted_name
 
 __all__ = ["TraceError", "trace", "trace_module"]
+
+_SCATTERED = {
+    torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
+}
+"""By operator that takes a part the one that puts another in its place, with the same arguments."""
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -81,6 +88,16 @@ def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     return ExportedGraph(recorder.graph, recorder.constants, set()), result
 
 
+@dataclass(frozen=True)
+class _Part:
+    """How a node is a part of another."""
+
+    func: torch._ops.OpOverload
+    whole: Any
+    args: Any
+    kwargs: Any
+
+
 class _Recorder(ProxyTorchDispatchMode):
     """Writes down the operators that are called while it is entered.
 
@@ -96,7 +113,9 @@ class _Recorder(ProxyTorchDispatchMode):
         self._fake = fake
         self._paths = {id(m): path for path, m in module.named_modules()}
         self._nodes: Any = WeakTensorKeyDictionary()
+        self._real: Any = WeakTensorKeyDictionary()  # real forms of complex tensors
         self._stand_ins: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
+        self._parts: dict[fx.Node, _Part] = {}
         self._given: set[int] = set()  # memory of inputs and constants
 
     @contextmanager
@@ -116,7 +135,8 @@ class _Recorder(ProxyTorchDispatchMode):
                     if tensor is not None:
                         full = f"{path}.{name}" if path else name
                         fake = fakes[id(tensor)] if id(tensor) in fakes else self._faked(tensor)
-                        fakes[id(tensor)] = table[name] = self._constant(full, tensor.detach(), fake)
+                        fakes[id(tensor)] = table[name] = fake
+                        self._constant(full, *self._real_forms(tensor.detach(), fake))
                         self._stand_ins.append((full, table, name, fake))
             yield
         finally:
@@ -132,17 +152,21 @@ class _Recorder(ProxyTorchDispatchMode):
     def input(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fake tensor for an input, which may be given twice or be a weight too."""
         node = self.graph.placeholder("input")
-        node.meta["type"] = types_of(tensor)
-        fake = self._faked(tensor.detach())
-        self._given.add(_memory(fake))
-        return self._know(fake, node)
+        given = tensor.detach()
+        fake = self._faked(given)
+        real, stand_in = self._real_forms(given, fake)
+        node.meta["type"] = types_of(real)
+        self._given.add(_memory(stand_in))
+        self._know(stand_in, node)
+        return fake
 
     def node(self, tensor: torch.Tensor) -> fx.Node:
         """The node whose value a tensor is."""
         if tensor in self._nodes:
             return self._nodes[tensor]
-        if isinstance(tensor, FakeTensor) or tensor.numel() * tensor.element_size() > _LIFTED_LIMIT:
-            raise TraceError(f"a tensor {list(tensor.shape)} comes from no operator")
+        large = tensor.numel() * tensor.element_size() > _LIFTED_LIMIT
+        if isinstance(tensor, FakeTensor) or tensor.is_complex() or large:
+            raise TraceError(f"a tensor {list(tensor.shape)} comes from no operator, or is complex")
         with torch.utils._python_dispatch._disable_current_modes():
             name = lifted_name(tensor)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
@@ -169,7 +193,11 @@ class _Recorder(ProxyTorchDispatchMode):
         if not any(map(_is_tensor, results)) or func in ASSERTIONS:
             # A number that fake tensors can tell depends on no input's values.
             return result
+        if any(_is_tensor(x) and x.is_complex() for x in pytree.tree_leaves((args, kwargs, result))):
+            return self._complex(func, args, kwargs, result)
         node = self._call(func, args, kwargs, result)
+        if func in _SCATTERED:
+            self._parts[node] = _Part(func, node.args[0], node.args[1:], node.kwargs)
         if _is_tensor(result):
             self._know(result, node)
             return result
@@ -183,28 +211,85 @@ class _Recorder(ProxyTorchDispatchMode):
                 self._know(value, item)
         return result
 
+    def _complex(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> Any:
+        """What an operator on complex tensors returns, written down as operators on their pairs."""
+        rule = rule_of(func)
+        if rule is None:
+            raise TraceError(f"{func} on complex numbers")
+        args, kwargs = pytree.tree_map_only(torch.Tensor, self._paired, (args, kwargs))
+        with self:
+            made = rule(*args, **kwargs)
+        results, spec = pytree.tree_flatten(result)
+        for index, pairs in enumerate(made if isinstance(made, tuple) else (made,)):
+            if not isinstance(pairs, Pairs):
+                results[index] = pairs
+            elif pairs.real.shape != (*results[index].shape, 2):
+                raise TraceError(f"{func} on complex numbers")
+            else:
+                self._real[results[index]] = pairs.real
+        return pytree.tree_unflatten(results, spec)
+
+    def _paired(self, tensor: torch.Tensor) -> torch.Tensor | Pairs:
+        if not tensor.is_complex():
+            return tensor
+        if tensor not in self._real:
+            raise TraceError(f"a complex tensor {list(tensor.shape)} comes from no operator")
+        return Pairs(self._real[tensor])
+
+    def _real_forms(self, tensor: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a tensor and the fake one in its place."""
+        if not tensor.is_complex():
+            return tensor, fake
+        real = real_form(tensor)
+        self._real[fake] = stand_in = self._faked(real)
+        return real, stand_in
+
     def _changed(self, func: torch._ops.OpOverload, args: Any, kwargs: Any) -> torch.Tensor:
         """A tensor after an operator that changes it: from here on it is what the operator that gives a new
-        one returns. That is all there is to it where no other tensor that is left lies in the same memory."""
+        one returns, and what it is a part of has that in its place. That is all there is to it where no other
+        tensor that is left lies in the same memory."""
         pure = _pure(func)
         tensor = args[0] if args else None
-        if (
-            pure is None
-            or has_no_lowering(pure)
-            or not isinstance(tensor, FakeTensor)
-            or self._has_others(tensor)
-        ):
+        if pure is None or not isinstance(tensor, FakeTensor):
             raise TraceError(f"{func} changes its operand")
-        result = pure(*args, **kwargs)
+        place = _place(tensor)
+        same = [x for x in self._nodes if isinstance(x, FakeTensor) and _place(x) == place]
+        wholes = self._wholes(tensor)
+        if self._has_others(tensor, [*same, *(x for _, some in wholes for x in some)]):
+            raise TraceError(f"{func} changes memory that an input, a constant or another tensor has too")
+        with self:
+            result = pure(*args, **kwargs)
         if types_of(result) != types_of(tensor):
             raise TraceError(f"{func} changes its operand, which {pure} does not resemble")
-        return self._know(tensor, self._call(pure, args, kwargs, tensor))
+        node = self.node(result)
+        for twin in same:
+            self._know(twin, node)
+        for part, some in wholes:
+            whole = self.graph.call_function(
+                _SCATTERED[part.func], (part.whole, node, *part.args), part.kwargs
+            )
+            whole.meta = {"type": part.whole.meta["type"], "source": node.meta["source"]}
+            self._parts[node] = replace(part, whole=whole)
+            for other in some:
+                self._know(other, whole)
+            node = whole
+        return tensor
 
-    def _has_others(self, tensor: FakeTensor) -> bool:
-        """Whether an input, a constant or another tensor that is left lies in a tensor's memory."""
+    def _wholes(self, tensor: torch.Tensor) -> list[tuple[_Part, list[torch.Tensor]]]:
+        """What a tensor is a part of, from the inside, and the tensors left that are the whole."""
+        found = []
+        part = self._parts.get(self.node(tensor))
+        while part is not None:
+            found.append((part, [x for x, node in self._nodes.items() if node is part.whole]))
+            part = self._parts.get(part.whole)
+        return found
+
+    def _has_others(self, tensor: torch.Tensor, but: list[torch.Tensor]) -> bool:
+        """Whether an input, a constant or a tensor that is left, ``but`` these, lies in a tensor's memory."""
         memory = _memory(tensor)
+        expected = set(map(id, but))
         return memory in self._given or any(
-            other is not tensor and isinstance(other, FakeTensor) and _memory(other) == memory
+            id(other) not in expected and isinstance(other, FakeTensor) and _memory(other) == memory
             for other in self._nodes
         )
 
@@ -264,8 +349,14 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return _memory(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 def _pure(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """What an operator that changes only its first operand would give as a new tensor."""
+    if func is torch.ops.aten.zero_.default:
+        return torch.ops.aten.zeros_like.default
     schema = func._schema
     changed = [a.alias_info is not None and a.alias_info.is_write for a in schema.arguments]
     name = schema.name.removeprefix("aten::")

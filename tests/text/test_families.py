@@ -16,6 +16,7 @@ LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 2)
 SLOW = (
     *("llama", "qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"),
     *("bloom", "falcon", "mpt", "mixtral", "dynamic", "lfm2", "linear", "yarn"),
+    *("deepseek_v2", "llama4_text"),
 )
 
 
@@ -28,7 +29,7 @@ def test_greedy_is_token_identical(family, tmp_path):
     programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
     reports = [programs[name].report for name in programs]
     assert all(report.fidelity.passed for report in reports)
-    expected_words = ("prefill.8: experts are gathered",) if family == "mixtral" else ()
+    expected_words = ("prefill.8: experts are gathered",) if family in ("mixtral", "deepseek_v2") else ()
     said = programs.main.report.warnings
     assert len(said) == len(expected_words)
     assert all(words in text for words, text in zip(expected_words, said, strict=True))

@@ -99,6 +99,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
     },
+    "deepseek_v2": {
+        **_TINY,
+        **{
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 8,
+        },
+        **{"head_dim": 8, "num_key_value_heads": 4, "first_k_dense_replace": 1, "moe_intermediate_size": 16},
+        **{"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+        "architectures": ["DeepseekV2ForCausalLM"],
+    },
+    "llama4_text": {
+        **_TINY,
+        **{"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 4, "num_experts_per_tok": 1},
+        **{"no_rope_layers": [1, 1, 0], "moe_layers": [1], "attention_chunk_size": 12, "floor_scale": 10},
+        "architectures": ["Llama4ForCausalLM"],
+    },
     "yarn": {
         **_TINY,
         "model_type": "llama",
