@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
@@ -41,6 +42,9 @@ _SCATTERED = {
     torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
 }
 """By operator that takes a part the one that puts another in its place, with the same arguments."""
+
+_COMPARED = 2**16
+"""Elements of tensors in the same memory that are looked at one by one."""
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -285,11 +289,10 @@ class _Recorder(ProxyTorchDispatchMode):
         return found
 
     def _has_others(self, tensor: torch.Tensor, but: list[torch.Tensor]) -> bool:
-        """Whether an input, a constant or a tensor that is left, ``but`` these, lies in a tensor's memory."""
-        memory = _memory(tensor)
+        """Whether an input, a constant or a tensor that is left, ``but`` these, lies where a tensor does."""
         expected = set(map(id, but))
-        return memory in self._given or any(
-            id(other) not in expected and isinstance(other, FakeTensor) and _memory(other) == memory
+        return _memory(tensor) in self._given or any(
+            id(other) not in expected and isinstance(other, FakeTensor) and _overlap(other, tensor)
             for other in self._nodes
         )
 
@@ -347,6 +350,23 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _overlap(some: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have elements in common; true too if they have too many to look."""
+    if _memory(some) != _memory(other):
+        return False
+    if some.dtype != other.dtype or max(some.numel(), other.numel()) > _COMPARED:
+        return True
+    return not set(_offsets(some)).isdisjoint(_offsets(other))
+
+
+def _offsets(tensor: torch.Tensor) -> list[int]:
+    """Where a tensor's elements lie in its memory, in elements."""
+    found = np.array(tensor.storage_offset())
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        found = np.add.outer(found, np.arange(size) * stride)
+    return found.ravel().tolist()
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -62,6 +62,7 @@ class PartInPlace(nn.Module):
     def forward(self, x):
         y = x * 2
         y[0] = 1
+        y[:, 1:2] = y[:, :1]
         y[:, 1:][..., -1] += x[:, 0]
         rest = y[:, 1:]
         rest.zero_()
