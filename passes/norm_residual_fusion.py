@@ -38,14 +38,16 @@ class NormResidualFusion(NodePass):
         if not all(is_constant_expression(p) for p in node.args[1:] if isinstance(p, fx.Node)):
             return None
         target: Any = add_rms_norm
-        operands: tuple[Any, ...] = (a, b, node.args[1])
-        eps = node.args[2]
+        operands: tuple[Any, ...]
         if node.target is aten.layer_norm.default:
             given = list(node.args[1:5])
             axes, weight, bias, eps = given + [None, None, 1e-5][len(given) - 1 :]
             if len(axes) != 1:
                 return None
             target, operands = add_layer_norm, (a, b, weight, bias)
+        else:
+            weight, eps = node.args[1:3]
+            operands = (a, b, weight)
         fits = takes(target, operands, {"eps": eps}, (node_type(total), node_type(node)))
         return (target, (*operands, eps), total) if fits else None
 

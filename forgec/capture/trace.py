@@ -88,7 +88,6 @@ def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             result = module(*given_args, **given_kwargs)
         recorder.refuse_changes()
     recorder.graph.output(tuple(recorder.node(x) for x in pytree.tree_leaves(result) if _is_tensor(x)))
-    recorder.graph.eliminate_dead_code()
     return ExportedGraph(recorder.graph, recorder.constants, set()), result
 
 
