@@ -65,6 +65,7 @@ def test_chains_are_programs_that_end_as_they_begin() -> None:
         assert len(program.constants) == 2 * len(weights)
 
 
+@pytest.mark.slow
 def test_the_models_rates_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "get", lambda name: Simulator(pretend=True))
     chosen = [c for c in npu_rates.chains() if c.type.numel < 200_000]

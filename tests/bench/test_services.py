@@ -21,6 +21,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_session_compiles_runs_and_compares() -> None:
     session = Session()
     assert session.open("forgec", 1) is None
@@ -123,6 +124,7 @@ def test_fusion_compiles_both_levels() -> None:
     assert more > less > 0
 
 
+@pytest.mark.slow
 def test_memory_steps_follow_each_other(tmp_path: object) -> None:
     path = f"{tmp_path}/m.forge"
     compiling, running = memory.Compiling(), memory.Running()

@@ -33,9 +33,8 @@ SLACK = 128 * 2**20
 the weights that the check has at a time."""
 
 
-@pytest.mark.parametrize(
-    ("spec", "layers"), [("gpt2", 2), pytest.param("qwen2-0.5b", 8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "layers"), [("gpt2", 2), ("qwen2-0.5b", 8)])
 def test_peak_memory(spec, layers, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CODE, spec, str(layers), str(tmp_path / "model.forge")],

@@ -293,6 +293,7 @@ class TestStreaming:
         for i, array in enumerate(Archive(tmp_path / "a").tensors("weights.safetensors").values()):
             assert (array == i).all()
 
+    @pytest.mark.slow
     def test_peak_memory_is_that_of_one_tensor(self, tmp_path) -> None:
         tensors, _ = self.lazy(6, 2**22)
         tracemalloc.start()

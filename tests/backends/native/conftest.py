@@ -1,4 +1,7 @@
-"""Every test runs for each instruction set of the machine, and on one and two threads where that matters."""
+"""Every test runs for each instruction set of the machine, and on one and two threads where that matters.
+
+Without the slow tests: the portable set, the best one, and the best of 256 bits, which laptops have.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import pytest
 from forgec.backends.cpu import native
 
 REASON = native.available()
+ISAS = native.isas() if REASON is None else ["portable"]
+QUICK = {"portable", [name for name in ISAS if name in ("portable", "avx2", "avxvnni")][-1], ISAS[-1]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=REASON))
 
 
-@pytest.fixture(params=native.isas() if REASON is None else ["portable"])
+@pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ISAS])
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FORGEC_ISA", request.param)
     return str(request.param)

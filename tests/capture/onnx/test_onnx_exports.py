@@ -37,13 +37,16 @@ def check(path, loaded, executable, **sizes) -> None:
         assert np.abs(ours - other).max() < BOUND
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("preset", "options", "more"),
     [
         ("bert-base-tiny", {"dynamo": True}, 3),
         ("bert-base-tiny", {"dynamo": False, "opset_version": 14}, 5),  # layer norm, gelu in pieces
-        ("gpt2-tiny", {"dynamo": True, "opset_version": 23}, 2),  # the operator Attention
-        ("llama-3.2-1b-tiny", {"dynamo": True}, 1),
+        pytest.param("gpt2-tiny", {"dynamo": True, "opset_version": 23}, 2, marks=SLOW),  # operator Attention
+        pytest.param("llama-3.2-1b-tiny", {"dynamo": True}, 1, marks=SLOW),
     ],
 )
 def test_exports_of_presets(preset, options, more, tmp_path):
@@ -67,6 +70,7 @@ def _direct(loaded, kwargs):
     return forgec.compile(loaded.module, (), kwargs)
 
 
+@pytest.mark.slow
 def test_open_dimensions_external_weights_and_buckets(tmp_path):
     """One file for all lengths, its weights beside it; tied weights are one constant."""
     loaded = load("gpt2-tiny")

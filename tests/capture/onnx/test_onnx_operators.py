@@ -49,6 +49,7 @@ def _cases():
             yield case
 
 
+@pytest.mark.slow
 def test_operators_of_the_standard(tmp_path):
     """The first input at run time, the others stored: 600 cases or so, most of which must be computed."""
     computed, refused, wrong = 0, [], []
