@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
@@ -30,21 +29,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..ir.program import Source
 from .attributes import attributes_kept
 from .blocks import BLOCK_OP, empty_results
+from .changes import SCATTERED, memory_of, overlap, place_of, pure_form
 from .complex_pairs import Pairs, real_form, rule_of
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
 from .source import imported_from, user_line_of
 from .tensors import lifted_name
 
 __all__ = ["TraceError", "trace", "trace_module"]
-
-_SCATTERED = {
-    torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
-    torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
-}
-"""By operator that takes a part the one that puts another in its place, with the same arguments."""
-
-_COMPARED = 2**16
-"""Elements of tensors in the same memory that are looked at one by one."""
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -159,7 +150,7 @@ class _Recorder(ProxyTorchDispatchMode):
         fake = self._faked(given)
         real, stand_in = self._real_forms(given, fake)
         node.meta["type"] = types_of(real)
-        self._given.add(_memory(stand_in))
+        self._given.add(memory_of(stand_in))
         self._know(stand_in, node)
         return fake
 
@@ -199,7 +190,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if any(_is_tensor(x) and x.is_complex() for x in pytree.tree_leaves((args, kwargs, result))):
             return self._complex(func, args, kwargs, result)
         node = self._call(func, args, kwargs, result)
-        if func in _SCATTERED:
+        if func in SCATTERED:
             self._parts[node] = _Part(func, node.args[0], node.args[1:], node.kwargs)
         if _is_tensor(result):
             self._know(result, node)
@@ -251,12 +242,12 @@ class _Recorder(ProxyTorchDispatchMode):
         """A tensor after an operator that changes it: from here on it is what the operator that gives a new
         one returns, and what it is a part of has that in its place. That is all there is to it where no other
         tensor that is left lies in the same memory."""
-        pure = _pure(func)
+        pure = pure_form(func)
         tensor = args[0] if args else None
         if pure is None or not isinstance(tensor, FakeTensor):
             raise TraceError(f"{func} changes its operand")
-        place = _place(tensor)
-        same = [x for x in self._nodes if isinstance(x, FakeTensor) and _place(x) == place]
+        place = place_of(tensor)
+        same = [x for x in self._nodes if isinstance(x, FakeTensor) and place_of(x) == place]
         wholes = self._wholes(tensor)
         if self._has_others(tensor, [*same, *(x for _, some in wholes for x in some)]):
             raise TraceError(f"{func} changes memory that an input, a constant or another tensor has too")
@@ -269,7 +260,7 @@ class _Recorder(ProxyTorchDispatchMode):
             self._know(twin, node)
         for part, some in wholes:
             whole = self.graph.call_function(
-                _SCATTERED[part.func], (part.whole, node, *part.args), part.kwargs
+                SCATTERED[part.func], (part.whole, node, *part.args), part.kwargs
             )
             whole.meta = {"type": part.whole.meta["type"], "source": node.meta["source"]}
             self._parts[node] = replace(part, whole=whole)
@@ -290,8 +281,8 @@ class _Recorder(ProxyTorchDispatchMode):
     def _has_others(self, tensor: torch.Tensor, but: list[torch.Tensor]) -> bool:
         """Whether an input, a constant or a tensor that is left, ``but`` these, lies where a tensor does."""
         expected = set(map(id, but))
-        return _memory(tensor) in self._given or any(
-            id(other) not in expected and isinstance(other, FakeTensor) and _overlap(other, tensor)
+        return memory_of(tensor) in self._given or any(
+            id(other) not in expected and isinstance(other, FakeTensor) and overlap(other, tensor)
             for other in self._nodes
         )
 
@@ -305,7 +296,7 @@ class _Recorder(ProxyTorchDispatchMode):
     def _constant(self, name: str, tensor: torch.Tensor, stand_in: torch.Tensor) -> torch.Tensor:
         node = self._nodes.get(stand_in)
         self.constants[name] = tensor
-        self._given.add(_memory(stand_in))
+        self._given.add(memory_of(stand_in))
         if node is None:
             node = self.graph.get_attr(name)
             node.meta = {"type": types_of(tensor), "source": Source("get_attr", None, None, None)}
@@ -345,43 +336,6 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         return False
     special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
     return not special and tensor.storage_offset() == 0
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _overlap(some: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors have elements in common; true too if they have too many to look."""
-    if _memory(some) != _memory(other):
-        return False
-    if some.dtype != other.dtype or max(some.numel(), other.numel()) > _COMPARED:
-        return True
-    return not set(_offsets(some)).isdisjoint(_offsets(other))
-
-
-def _offsets(tensor: torch.Tensor) -> list[int]:
-    """Where a tensor's elements lie in its memory, in elements."""
-    found = np.array(tensor.storage_offset())
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        found = np.add.outer(found, np.arange(size) * stride)
-    return found.ravel().tolist()
-
-
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return _memory(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _pure(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
-    """What an operator that changes only its first operand would give as a new tensor."""
-    if func is torch.ops.aten.zero_.default:
-        return torch.ops.aten.zeros_like.default
-    schema = func._schema
-    changed = [a.alias_info is not None and a.alias_info.is_write for a in schema.arguments]
-    name = schema.name.removeprefix("aten::")
-    if func.namespace != "aten" or not name.endswith("_") or not changed[0] or sum(changed) != 1:
-        return None
-    return getattr(getattr(torch.ops.aten, name[:-1], None), func._overloadname, None)
 
 
 _CALL = nn.Module._call_impl.__code__
