@@ -285,7 +285,7 @@ class TestStreaming:
         kind = TensorType(DType.F32, shape)
         return [LazyTensor(f"t{i}", kind, lambda i=i: compute(i)) for i in range(count)], alive
 
-    @pytest.mark.parametrize("order", ["C", "F"])
+    @pytest.mark.parametrize("order", ["C", pytest.param("F", marks=pytest.mark.slow)])
     def test_at_most_one_tensor_is_alive(self, tmp_path, order) -> None:
         tensors, alive = self.lazy(5, 2**14, order)
         write_archive(tmp_path / "a", Manifest(Info(), SIGNATURE, {}), {"weights.safetensors": tensors})

@@ -123,7 +123,7 @@ def test_dtype(name, dtype):
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("layers", [1, 5])
+@pytest.mark.parametrize("layers", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_layers_override(name, layers):
     model = models.load(name, layers=layers)
     assert depth(model.module) == layers

@@ -37,10 +37,16 @@ class Compiled:
         return [instr for instr in self.body if instr.op == "attention"]
 
 
+QUICK = ("gpt2-tiny", "llama-3.2-1b-tiny", "bert-base-tiny", "t5-small.encoder-tiny", "vit-base-tiny")
+
+
 @pytest.fixture(
     scope="module",
-    params=[(name, attn) for name in names(tiny=True) for attn in ("sdpa", "eager")],
-    ids="-".join,
+    params=[
+        pytest.param((name, attn), id=f"{name}-{attn}", marks=() if name in QUICK else pytest.mark.slow)
+        for name in names(tiny=True)
+        for attn in ("sdpa", "eager")
+    ],
 )
 def compiled(request) -> Compiled:
     return Compiled(*request.param)

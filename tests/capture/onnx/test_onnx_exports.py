@@ -118,6 +118,7 @@ def test_real_sentence_encoder(tmp_path):
     assert ours.total() <= direct.total() + 3
 
 
+@SLOW
 def test_wrong_example_inputs(tmp_path):
     loaded = load("gpt2-tiny")
     path = export(tmp_path / "m.onnx", loaded, loaded.example_inputs(tokens=16)[1], dynamo=True)
