@@ -59,6 +59,7 @@ def main() -> int:
             "LD_PRELOAD": " ".join(_library(name) for name in LIBRARIES[known.sanitizer]),
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
+            "EVERY_ISA": "1",
         }
         command = [
             sys.executable,
