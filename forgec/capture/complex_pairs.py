@@ -115,14 +115,20 @@ def _conj(x: Pairs) -> Pairs:
     return _pairs(x.re, -x.im)
 
 
-@_rule("resolve_conj", "contiguous", "clone", "detach", "alias", "lift_fresh_copy")
-def _same(x: Pairs, **_: Any) -> Pairs:
+@_rule("resolve_conj", "detach", "alias")
+def _same(x: Pairs) -> Pairs:
     return x
 
 
-@_rule("to", "_to_copy")
-def _to(x: Pairs | Tensor, *_: Any, **__: Any) -> Pairs:
-    return x if isinstance(x, Pairs) else _pairs(x, torch.zeros_like(x))
+@_rule("contiguous")
+def _contiguous(x: Pairs, **_: Any) -> Pairs:
+    return Pairs(x.real.contiguous())
+
+
+@_rule("clone", "to", "_to_copy")
+def _copy(x: Pairs | Tensor, *_: Any, **__: Any) -> Pairs:
+    """With memory of its own, also where it need not have that."""
+    return Pairs(x.real.clone()) if isinstance(x, Pairs) else _pairs(x, torch.zeros_like(x))
 
 
 @_rule("exp")

@@ -14,6 +14,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -154,9 +155,14 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
+@cache
+def _decompositions() -> Mapping[Any, Callable[..., Any]]:
+    return torch.export.default_decompositions()
+
+
 def simpler_operators(targets: set[Any]) -> dict[Any, Callable[..., Any]]:
     """By operator what computes it by simpler ones, where torch knows how."""
-    table = torch.export.default_decompositions()
+    table = _decompositions()
     return {target: table[target] for target in targets if target in table}
 
 

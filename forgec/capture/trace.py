@@ -35,7 +35,7 @@ from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_o
 from .source import imported_from, user_line_of
 from .tensors import lifted_name
 
-__all__ = ["TraceError", "trace", "trace_module"]
+__all__ = ["TraceError", "trace"]
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -45,14 +45,9 @@ class TraceError(Exception):
     """The module cannot be traced in this way."""
 
 
-def trace_module(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedGraph:
-    """The graph of a call, as :func:`.export.export_module` gives it; :class:`TraceError` if only that can
-    tell."""
-    return trace(module, args, kwargs)[0]
-
-
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
-    """The graph of a call, and what it returns, with tensors that have no values."""
+    """The graph of a call, as :func:`.export.export_module` gives it, and what the call returns, with tensors
+    that have no values; :class:`TraceError` if only an export can tell."""
     try:
         with quiet():
             return _traced(module, args, kwargs)
@@ -213,14 +208,18 @@ class _Recorder(ProxyTorchDispatchMode):
         args, kwargs = pytree.tree_map_only(torch.Tensor, self._paired, (args, kwargs))
         with self:
             made = rule(*args, **kwargs)
-        results, spec = pytree.tree_flatten(result)
-        for index, pairs in enumerate(made if isinstance(made, tuple) else (made,)):
-            if not isinstance(pairs, Pairs):
-                results[index] = pairs
-            elif pairs.real.shape != (*results[index].shape, 2):
-                raise TraceError(f"{func} on complex numbers")
-            else:
-                self._real[results[index]] = pairs.real
+            results, spec = pytree.tree_flatten(result)
+            for index, pairs in enumerate(made if isinstance(made, tuple) else (made,)):
+                wanted = results[index]
+                real = pairs.real if isinstance(pairs, Pairs) else pairs
+                shape = (*wanted.shape, 2) if wanted.is_complex() else wanted.shape
+                if real.is_complex() or real.shape != shape:
+                    raise TraceError(f"{func} on complex numbers")
+                real = real.to(wanted.dtype.to_real())
+                if wanted.is_complex():
+                    self._real[wanted] = real
+                else:
+                    results[index] = real
         return pytree.tree_unflatten(results, spec)
 
     def _paired(self, tensor: torch.Tensor) -> torch.Tensor | Pairs:

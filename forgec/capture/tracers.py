@@ -17,7 +17,7 @@ from ..debug import log
 from .blocks import BlockCall, Recorded, Returned, candidates
 from .export import ExportedGraph, export_module
 from .source import first_line
-from .trace import TraceError, trace, trace_module
+from .trace import TraceError, trace
 
 __all__ = ["DirectTracer", "Exporter", "Tracer"]
 
@@ -68,7 +68,7 @@ class Exporter(Tracer):
     def block(self, call: BlockCall) -> ExportedGraph:
         args, kwargs = call.example()
         try:
-            return trace_module(call.module, args, kwargs)
+            return trace(call.module, args, kwargs)[0]
         except TraceError as error:
             log(1, f"block {call.path} is exported: {first_line(error)}")
             return export_module(call.module, args, kwargs)

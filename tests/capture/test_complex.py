@@ -32,6 +32,14 @@ class Computing(nn.Module):
         return [torch.view_as_real(y) if y.is_complex() else y for y in found]
 
 
+def changed_copies(z: Tensor) -> tuple[Tensor, ...]:
+    """A change of a copy is none of what was copied."""
+    copies = z.clone(), z.transpose(0, 1).contiguous(), z.to(torch.complex64, copy=True)
+    for copy in copies:
+        torch.view_as_real(copy).add_(1)
+    return z, *copies, z.contiguous().detach()
+
+
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "product": lambda z, w, _: z * w,
     "product, the other way": lambda z, w, _: w * z,
@@ -49,8 +57,9 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "exponential": lambda z, _, x: (torch.exp(z), torch.exp(1j * x)),
     "conjugate": lambda z, w, _: (z * w.conj(), z.conj().resolve_conj()),
     "parts": lambda z, *_: (z.real, z.imag, z.abs(), z.angle()),
-    "from real": lambda _, __, x: x.to(torch.complex64),
-    "copies": lambda z, *_: z.clone().contiguous().detach(),
+    "from real": lambda _, __, x: (x.to(torch.complex64), (3 * x).long().to(torch.complex64)),
+    "other precision": lambda z, _, x: (z.to(torch.complex128), x.double().to(torch.complex64)),
+    "copies": lambda _, __, x: changed_copies(torch.polar(x.exp(), x)),
     "reshape": lambda z, *_: (z.reshape(6, -1), z.view(2, 12), z.flatten(-2), z.unflatten(-1, (2, 2))),
     "expand": lambda _, w, __: w.expand(2, -1, 5),
     "transpose": lambda z, *_: (z.transpose(-1, 0), z.permute(1, -1, 0)),

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 import forgec
 from forgec import Dim
 from forgec.capture import capture
-from forgec.capture.trace import TraceError, trace_module
+from forgec.capture.trace import TraceError, trace
 from forgec.debug import override
 from forgec.errors import CaptureError, UnsupportedOpError
 
@@ -68,6 +68,16 @@ class PartInPlace(nn.Module):
         rest.zero_()
         rest += 3
         return y, rest + y[:, :2]
+
+
+class ApartInPlace(nn.Module):
+    """What is changed lies beside what is left, in the same memory."""
+
+    def forward(self, x):
+        y = x * 2
+        first, second = y[:, :1], y[:, 1:2]
+        first += second
+        return y, first - second
 
 
 class TurnedInPlace(nn.Module):
@@ -215,6 +225,7 @@ def _compiled(model, rows):
         (InPlace, ""),
         (Summing, ""),
         (PartInPlace, ""),
+        (ApartInPlace, ""),
         (TurnedInPlace, "fill_"),
         (SeenInPlace, "add_"),
         (RoundedInPlace, "add_"),
@@ -359,5 +370,5 @@ def test_a_trace_that_keeps_a_tensor_is_refused(within):
     model = Keeping(within).eval()
     before = {**vars(model)}
     with pytest.raises(TraceError, match=r"kept in table"):
-        trace_module(model, (torch.ones(4, 3),), {})
+        trace(model, (torch.ones(4, 3),), {})
     assert vars(model) == before and not model.tables

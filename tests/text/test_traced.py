@@ -73,7 +73,6 @@ def assert_traced_as_exported(name, model, other, args, kwargs, monkeypatch, cap
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "trace", never)
-        patched.setattr(module, "trace_module", never)
         wanted = capture(other, args, kwargs, fake=True).graph
     capsys.readouterr()
     with override({"debug": "1"}):
