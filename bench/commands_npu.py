@@ -52,6 +52,10 @@ def run_npu_rates(
 
 @benchmark("npu-compile")
 def run_npu_compile(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help=f"Some of {', '.join(npu_compile.MODELS)}."),
+    ] = None,
     target: Annotated[str, typer.Option("-t", "--target")] = "intel-npu4000",
     tokens: Tokens = 128,
     past: Annotated[int, typer.Option(min=1, help="Tokens before a decode.")] = 1024,
@@ -61,9 +65,13 @@ def run_npu_compile(
 ) -> Job:
     """Seconds of compiling for Intel's NPUs, against plain OpenVINO and NPUW."""
     settings = {"target": target, "tokens": tokens, "past": past, "layers": layers, "rounds": repeat}
+    chosen = models or npu_compile.MODELS
+    if unknown := set(chosen) - set(npu_compile.MODELS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))} is none of {', '.join(npu_compile.MODELS)}")
 
     def measure() -> Mapping[str, Any]:
         return npu_compile.measure(
+            chosen,
             target=target,
             tokens=tokens,
             past=past,

@@ -31,10 +31,12 @@ from .npu import conversion, empty_cache, prepared
 from .round_robin import Say
 from .tables import Table, ratio
 
-__all__ = ["NAME", "TITLE", "measure", "tables"]
+__all__ = ["MODELS", "NAME", "TITLE", "measure", "tables"]
 
 NAME = "npu-compile"
 TITLE = "Compiling for Intel's NPUs"
+MODELS = ("narrow", "bert-base", "llama")
+"""Llamas so narrow that only their depth counts, an encoder, and a language model."""
 
 _DIMENSIONS = {
     "vocab_size": 32000,
@@ -74,13 +76,27 @@ Convert = Callable[[], tuple[Any, float]]
 
 
 def measure(
-    *, target: str, tokens: int, past: int, layers: int, rounds: int, unfolded: bool, say: Say
+    models: Sequence[str],
+    *,
+    target: str,
+    tokens: int,
+    past: int,
+    layers: int,
+    rounds: int,
+    unfolded: bool,
+    say: Say,
 ) -> Mapping[str, Any]:
-    """One row per model and way of compiling, and per depth; figures are medians over the rounds."""
-    ways = {key: way for depth in _ENCODERS for key, way in _encoder(target, tokens, depth).items()}
-    ways |= _language_model(target, tokens, past, layers, unfolded)
+    """One row per model and way of compiling, and per depth; figures, and ratios within a round, are medians
+    over the rounds."""
+    ways: dict[tuple[str, str], Way] = {}
+    if "bert-base" in models:
+        ways |= {key: way for depth in _ENCODERS for key, way in _encoder(target, tokens, depth).items()}
+    if "llama" in models:
+        ways |= _language_model(target, tokens, past, layers, unfolded)
     taken: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in ways}
-    deep: dict[int, list[dict[str, float]]] = {_SHALLOW: [], _DEEP: []}
+    deep: dict[int, list[dict[str, float]]] = {}
+    if "narrow" in models:
+        deep = {_SHALLOW: [], _DEEP: []}
     _warm_up(tokens, past)
     for number in range(rounds):
         for depth in deep:
@@ -101,7 +117,11 @@ def measure(
     rows = []
     for (model, way), each in taken.items():
         row: dict[str, Any] = {"model": model, "way": way, "us": each[0]["us"]}
-        rows.append({**row, **{key: median(x[key] for x in each) for key in ("module", "seconds", "cpu")}})
+        own = taken[model, _FOLDED]
+        for key in ("module", "seconds", "cpu"):
+            row[key] = median(max(0.0, x[key]) for x in each)
+            row[f"{key}_ratios"] = [max(0.0, x[key]) / o[key] for x, o in zip(each, own, strict=True)]
+        rows.append(row)
     depths = [
         {"layers": depth, **{key: median(x[key] for x in each) for key in ("own", "cpu")}}
         for depth, each in deep.items()
@@ -335,34 +355,38 @@ def _total(reports: Sequence[Any], module: float) -> dict[str, float]:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Seconds and processor time, each against forgec folded."""
-    own = {row["model"]: row for row in data["rows"] if row["way"] == _FOLDED}
-    rows = [
-        [
-            row["model"],
-            row["way"],
-            f"{row['module']:.1f}",
-            ratio(row["module"] / own[row["model"]]["module"]),
-            f"{row['seconds']:.1f}",
-            f"{max(0.0, row['cpu']):.1f}",
-            ratio(row["seconds"] / own[row["model"]]["seconds"]),
-            ratio(max(0.0, row["cpu"]) / own[row["model"]]["cpu"]),
-            f"{row['us']:,.0f}" if row["us"] else "",
-        ]
-        for row in data["rows"]
-    ]
+    """Seconds and processor time, each against forgec folded in the same round."""
+    rows = []
+    for row in data["rows"]:
+        over = {key: row[f"{key}_ratios"] for key in ("module", "seconds", "cpu")}
+        range_ = f"{min(over['module']):.1f} - {max(over['module']):.1f}"
+        rows.append(
+            [
+                row["model"],
+                row["way"],
+                f"{row['module']:.1f}",
+                ratio(median(over["module"])),
+                "-" if row["way"] == _FOLDED else range_,
+                f"{row['seconds']:.1f}",
+                f"{row['cpu']:.1f}",
+                ratio(median(over["seconds"])),
+                ratio(median(over["cpu"])),
+                f"{row['us']:,.0f}" if row["us"] else "",
+            ]
+        )
     columns = [
         "model",
         "way",
         ">from the module s",
         ">/ forgec's",
+        ">min - max",
         ">compiling s",
         ">CPU s",
         ">compiling / forgec's",
         ">CPU / forgec's",
         ">us, simulated",
     ]
-    found = [Table("Prefill and decode, or the encoder, compiled", columns, rows)]
+    found = [Table("Prefill and decode, or the encoder, compiled", columns, rows)] if rows else []
     depths = [(d["layers"], d["own"] + d["cpu"], d["cpu"]) for d in data.get("depths", ())]
     if depths:
         rows = [

@@ -1,8 +1,10 @@
-/* A heap for the compiler's libraries in place of Wine's: a compile allocates millions of small blocks.
+/* A heap for the compiler's libraries in place of Wine's: a compile allocates millions of small blocks, and again and
+ * again the same large ones, whose pages Wine gives back to the system each time.
  *
  * Blocks of a size class come from spans of 64 KiB of one reserved range, so that the address tells the class.
  * Every thread has lists of free blocks of its own; what one thread frees it may give out again, whoever asked for
- * it. Blocks over LARGEST, and what was allocated before, are the C library's, which the address tells too.
+ * it. Blocks over SMALL have whole spans and are in lists that all threads share. Blocks over LARGEST, and what was
+ * allocated before, are the C library's, which the address tells too.
  * use_own_heap() exchanges the functions where loaded libraries import them, in all of them or in none.
  */
 #include <windows.h>
@@ -15,16 +17,19 @@
 #define STEP ((size_t)1 << 22)
 #define RESERVED ((size_t)1 << 36)
 #define FINE 1024
-#define LARGEST 32768
-#define CLASSES 85
+#define SMALL 32768
+#define LARGEST (2 << 20)
+#define SMALL_CLASSES 85
+#define CLASSES 109
 #define MOST_MODULES 256
 #define SLOTS 0x1480 /* where a thread's first TLS_MINIMUM_AVAILABLE slots are in its environment block */
 
 typedef struct {
-    void *blocks[CLASSES];
-    char *fresh[CLASSES], *end[CLASSES];
+    void *blocks[SMALL_CLASSES];
+    char *fresh[SMALL_CLASSES], *end[SMALL_CLASSES];
 } Lists;
 
+static void *shared_blocks[CLASSES];
 static char *range, *next_span, *committed;
 static unsigned char class_of_span[RESERVED >> SPAN_SHIFT];
 static size_t size_of_class[CLASSES];
@@ -54,18 +59,23 @@ static size_t size_of(const void *block) {
     return size_of_class[class_of_span[(size_t)((const char *)block - range) >> SPAN_SHIFT]];
 }
 
-/* A block of a new span; NULL if there is no memory. */
-static void *from_new_span(Lists *lists, unsigned class) {
-    char *span = NULL;
-    AcquireSRWLockExclusive(&spans);
-    if (next_span < committed ||
-        (committed < range + RESERVED && VirtualAlloc(committed, STEP, MEM_COMMIT, PAGE_READWRITE))) {
-        if (next_span == committed)
-            committed += STEP;
-        span = next_span;
-        next_span += SPAN;
-        class_of_span[(size_t)(span - range) >> SPAN_SHIFT] = (unsigned char)class;
+/* New spans for one block of a class, or for many small ones; NULL if there is no memory. Needs the lock. */
+static char *new_spans(unsigned class) {
+    size_t bytes = (size_of_class[class] + SPAN - 1) & ~(SPAN - 1);
+    char *span = next_span;
+    while (committed < span + bytes) {
+        if (committed == range + RESERVED || !VirtualAlloc(committed, STEP, MEM_COMMIT, PAGE_READWRITE))
+            return NULL;
+        committed += STEP;
     }
+    next_span += bytes;
+    class_of_span[(size_t)(span - range) >> SPAN_SHIFT] = (unsigned char)class;
+    return span;
+}
+
+static void *from_new_span(Lists *lists, unsigned class) {
+    AcquireSRWLockExclusive(&spans);
+    char *span = new_spans(class);
     ReleaseSRWLockExclusive(&spans);
     if (span) {
         size_t size = size_of_class[class];
@@ -73,6 +83,17 @@ static void *from_new_span(Lists *lists, unsigned class) {
         lists->end[class] = span + SPAN / size * size;
     }
     return span;
+}
+
+static void *shared_block(unsigned class) {
+    AcquireSRWLockExclusive(&spans);
+    void *block = shared_blocks[class];
+    if (block)
+        shared_blocks[class] = *(void **)block;
+    else
+        block = new_spans(class);
+    ReleaseSRWLockExclusive(&spans);
+    return block;
 }
 
 static Lists *own_lists(void) {
@@ -84,10 +105,13 @@ static Lists *own_lists(void) {
 
 static void *our_malloc(size_t size) {
     Lists *lists;
+    void *block;
     if (size > LARGEST || !(lists = own_lists()))
         return their_malloc(size);
     unsigned class = class_of(size);
-    void *block = lists->blocks[class];
+    if (class >= SMALL_CLASSES)
+        return (block = shared_block(class)) ? block : their_malloc(size);
+    block = lists->blocks[class];
     if (block) {
         lists->blocks[class] = *(void **)block;
         return block;
@@ -102,10 +126,17 @@ static void *our_malloc(size_t size) {
 }
 
 static void give_back(void *block) {
+    unsigned class = class_of_span[(size_t)((char *)block - range) >> SPAN_SHIFT];
+    if (class >= SMALL_CLASSES) {
+        AcquireSRWLockExclusive(&spans);
+        *(void **)block = shared_blocks[class];
+        shared_blocks[class] = block;
+        ReleaseSRWLockExclusive(&spans);
+        return;
+    }
     Lists *lists = own_lists();
     if (!lists)
         return;
-    unsigned class = class_of_span[(size_t)((char *)block - range) >> SPAN_SHIFT];
     *(void **)block = lists->blocks[class];
     lists->blocks[class] = block;
 }
