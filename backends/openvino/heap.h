@@ -3,7 +3,7 @@
  *
  * Blocks of a size class come from spans of 64 KiB of one reserved range, so that the address tells the class.
  * Every thread has lists of free blocks of its own; what one thread frees it may give out again, whoever asked for
- * it. Blocks over SMALL have whole spans and are in lists that all threads share. Blocks over LARGEST, and what was
+ * it. Blocks over 32 KiB have whole spans and are in lists that all threads share. Blocks over LARGEST, and what was
  * allocated before, are the C library's, which the address tells too.
  * use_own_heap() exchanges the functions where loaded libraries import them, in all of them or in none.
  */
@@ -17,9 +17,8 @@
 #define STEP ((size_t)1 << 22)
 #define RESERVED ((size_t)1 << 36)
 #define FINE 1024
-#define SMALL 32768
 #define LARGEST (2 << 20)
-#define SMALL_CLASSES 85
+#define SMALL_CLASSES 85 /* up to 32 KiB; all of them up to LARGEST */
 #define CLASSES 109
 #define MOST_MODULES 256
 #define SLOTS 0x1480 /* where a thread's first TLS_MINIMUM_AVAILABLE slots are in its environment block */
@@ -106,11 +105,13 @@ static Lists *own_lists(void) {
 static void *our_malloc(size_t size) {
     Lists *lists;
     void *block;
-    if (size > LARGEST || !(lists = own_lists()))
+    if (size > LARGEST)
         return their_malloc(size);
     unsigned class = class_of(size);
     if (class >= SMALL_CLASSES)
         return (block = shared_block(class)) ? block : their_malloc(size);
+    if (!(lists = own_lists()))
+        return their_malloc(size);
     block = lists->blocks[class];
     if (block) {
         lists->blocks[class] = *(void **)block;
