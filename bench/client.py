@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from forgec.processors import allowed, one_per_core
+
 __all__ = ["Worker", "WorkerError"]
 
 _MEMORY = Path("/dev/shm")
@@ -50,7 +52,8 @@ class Worker:
         )
         self.folder = Path(self._folder.name)
         self._log = self.folder / "stderr.txt"
-        cpus = sorted(os.sched_getaffinity(0))[:threads]
+        cores = one_per_core()
+        cpus = [*cores, *(cpu for cpu in allowed() if cpu not in cores)][:threads]
         environment = {
             **os.environ,
             **dict.fromkeys(_THREAD_VARIABLES, str(threads)),

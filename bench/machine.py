@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from forgec.processors import one_per_core
+
 __all__ = ["cpu_model", "describe", "load_average"]
 
 _PACKAGES = ("torch", "transformers", "numpy", "openvino", "onnx", "onnxscript", "onnxruntime")
@@ -19,7 +21,7 @@ def describe() -> dict[str, Any]:
     flags = set(_cpuinfo("flags").split())
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(one_per_core()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
         "system": f"{platform.system()} {platform.release()}",

@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 
 from .. import debug
+from ..processors import allowed, one_per_core, quota
 from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, styled
 from ..version import __version__
@@ -53,7 +54,8 @@ class Package:
 
 @dataclass(frozen=True)
 class Machine:
-    """Sizes in bytes; ``cores`` are those that this process may use."""
+    """Sizes in bytes; ``cores`` and logical ``processors`` are those that this process may use, ``quota`` is
+    how many of them it may keep busy, None if all."""
 
     system: str
     python: str
@@ -61,6 +63,8 @@ class Machine:
     processor: str
     instructions: list[str]
     cores: int
+    processors: int
+    quota: float | None
     memory_total: int
     memory_available: int
     disk_free: int
@@ -137,7 +141,9 @@ def _machine() -> Machine:
         forgec=__version__,
         processor=processor,
         instructions=[flag for flag in _CPU_FLAGS if flag in flags_],
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=len(one_per_core()),
+        processors=len(allowed()),
+        quota=quota(),
         memory_total=memory.total,
         memory_available=memory.available,
         disk_free=shutil.disk_usage(Path.cwd()).free,
@@ -158,6 +164,12 @@ def _processor() -> tuple[str, set[str]]:
     return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
 
 
+def _processors(m: Machine) -> str:
+    cores = f"{m.processor}, {m.cores} {'core' if m.cores == 1 else 'cores'}"
+    logical = f" with {m.processors} logical processors" if m.processors != m.cores else ""
+    return cores + logical + (f", at most {m.quota:.3g} busy by quota" if m.quota is not None else "")
+
+
 def _print(found: Diagnosis, printer: Printer) -> None:
     from ..plan.plan import HOST
 
@@ -167,7 +179,7 @@ def _print(found: Diagnosis, printer: Printer) -> None:
             ("forgec", m.forgec),
             ("python", m.python),
             ("system", m.system),
-            ("processor", f"{m.processor}, {m.cores} cores"),
+            ("processor", _processors(m)),
             ("instructions", " ".join(m.instructions) or "baseline only"),
             ("memory", f"{units.nbytes(m.memory_available)} free of {units.nbytes(m.memory_total)}"),
             (

@@ -37,7 +37,7 @@ Target = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Threads of a run.  [default: FORGEC_THREADS, or all processors]"),
+    typer.Option(metavar="N", min=1, help="Threads of a run.  [default: FORGEC_THREADS, or one per core]"),
 ]
 Tokens = Annotated[
     int | None, typer.Option(metavar="N", help="Length of the token axis.  [default: 128, or less]")

@@ -229,7 +229,7 @@ class Executable:
 
     @property
     def threads(self) -> int | None:
-        """Threads that a run uses; None leaves it to ``FORGEC_THREADS`` or the number of processors.
+        """Threads that a run uses; None leaves it to ``FORGEC_THREADS`` or one for every core.
 
         May be set at any time; states keep their values.
         """

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..plan.plan import ALIGNMENT
+from ..processors import useful_threads
 
 __all__ = ["LARGE_PAGE", "allocate", "has_large_pages", "in_large_pages", "read", "worth_holding"]
 
@@ -94,7 +95,7 @@ def read(path: str, start: int, nbytes: int) -> np.ndarray:
 
     file = os.open(path, os.O_RDONLY)
     try:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(useful_threads()) as pool:
             list(pool.map(part, range(0, nbytes, _PART)))
     finally:
         os.close(file)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import ArtifactError
 from ..plan.plan import ALIGNMENT
+from ..processors import useful_threads
 from .archive import MANIFEST, Manifest, Member, digest, in_file
 from .pages import has_large_pages, in_large_pages, read
 from .tensorfile import parse_header
@@ -164,7 +165,7 @@ class Archive:
 
 @contextmanager
 def _digesting(parts: Mapping[str, memoryview]) -> Iterator[Callable[[], Iterator[tuple[str, str]]]]:
-    """Names and digests; those of large parts are computed meanwhile, on all processors: no interpreter lock
+    """Names and digests; those of large parts are computed meanwhile, on all cores: no interpreter lock
     is held for them."""
     large = [name for name, part in parts.items() if part.nbytes >= _WORTH_THREADS]
     large.sort(key=lambda name: -parts[name].nbytes)  # the largest first, for an even end
@@ -172,7 +173,7 @@ def _digesting(parts: Mapping[str, memoryview]) -> Iterator[Callable[[], Iterato
     with ExitStack() as stack:
         computed: Iterator[str] = iter(())
         if large:
-            pool = ThreadPoolExecutor(os.cpu_count() or 1)
+            pool = ThreadPoolExecutor(useful_threads())
             stack.callback(pool.shutdown, cancel_futures=True)
             computed = pool.map(lambda name: digest(parts[name]), large)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from forgec.errors import OptionError, TargetError
+from forgec.processors import useful_threads
 
 __all__ = [
     "Team",
@@ -74,7 +75,7 @@ def isa() -> str:
 
 
 def threads_default() -> int:
-    """What ``FORGEC_THREADS`` says, else the processors that this process may use.
+    """What ``FORGEC_THREADS`` says, else :func:`forgec.processors.useful_threads`.
 
     Raises :class:`OptionError` unless it is a whole number from 1.
     """
@@ -83,7 +84,7 @@ def threads_default() -> int:
         if not wanted.isdecimal() or int(wanted) < 1:
             raise OptionError(f"{THREADS_VARIABLE} is {wanted!r}", hint="a whole number from 1")
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return useful_threads()
 
 
 class Team:
