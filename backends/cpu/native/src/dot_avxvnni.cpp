@@ -1,4 +1,4 @@
-// Integer tiles with AVX-VNNI, the 256-bit form of laptop processors: half a panel at a time.
+// Integer tiles with AVX-VNNI, the 256-bit form of laptop processors.
 #include <immintrin.h>
 
 #include <cstring>
@@ -11,31 +11,64 @@ namespace {
 
 constexpr int kRows = 6;
 
+// Columns from `col` on, of N vectors.
+template <int R, int N>
+__attribute__((always_inline)) inline void finish(const DotFinish& f, int col, __m256i (&sum)[R][N]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v, col += 8) {
+    const __m256i offsets = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(f.offsets + col));
+    const __m256 scales = _mm256_loadu_ps(f.scales + col);
+    const __m256 bias = f.bias != nullptr ? _mm256_loadu_ps(f.bias + col) : _mm256_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(f.row_scales[i]), scales);
+      __m256 y = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sum[i][v], offsets)), scale, bias);
+      if (f.residual != nullptr) y = _mm256_add_ps(y, _mm256_loadu_ps(f.residual + i * f.ldr + col));
+      _mm256_storeu_ps(f.c + i * f.ldc + col, y);
+    }
+  }
+}
+
+// Half a panel at a time, or all of it with few rows, which wait for memory.
 template <int R>
 void tile(const DotArgs& t) {
-  for (int half = 0; half < 2; ++half) {
-    __m256i sum[R][2];
+  constexpr bool few = R <= kDigits;
+  constexpr int N = few ? 4 : 2;
+  for (int col = 0; col < kCodePanel; col += N * 8) {
+    __m256i sum[R][N];
 #pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sum[i][v] = _mm256_setzero_si256();
+    }
     const char* a = t.a;
-    const char* b = t.b + half * 64;
-    for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4) {
-      const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
-      const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32));
+    const char* b = t.b + col * 4;
+    const char* ahead = t.ahead;
+    for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
+      if (col == 0 && t.ahead_step != 0) __builtin_prefetch(ahead, 0, 2);
+      if (few && t.ahead_step != 0) __builtin_prefetch(ahead + 64, 0, 2);
+      __m256i words[N];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) words[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32 * v));
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) {
         int32_t four;
         std::memcpy(&four, a + 4 * i, 4);
         const __m256i x = _mm256_set1_epi32(four);
-        sum[i][0] = _mm256_dpbusd_avx_epi32(sum[i][0], x, b0);
-        sum[i][1] = _mm256_dpbusd_avx_epi32(sum[i][1], x, b1);
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sum[i][v] = _mm256_dpbusd_avx_epi32(sum[i][v], x, words[v]);
       }
+    }
+    if (t.finish != nullptr) {
+      finish(*t.finish, col, sum);
+      continue;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      auto* c = reinterpret_cast<__m256i*>(t.c + i * kCodePanel + half * 16);
-      _mm256_storeu_si256(c, sum[i][0]);
-      _mm256_storeu_si256(c + 1, sum[i][1]);
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(t.c + i * kCodePanel + col) + v, sum[i][v]);
+      }
     }
   }
 }
@@ -56,7 +89,7 @@ struct Nibbles : Nibbles256 {
 
 }  // namespace
 
-const Dot kDotAvxVnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>());
+const Dot kDotAvxVnni = make_dot(kRows, true, std::make_integer_sequence<int, kRows>(), true);
 const NibbleDot kNibbleDotAvxVnni = make_nibble_dot<Nibbles>();
 
 }  // namespace forgec

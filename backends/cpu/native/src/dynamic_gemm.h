@@ -2,7 +2,7 @@
 // NibbleDot) are scaled when they are stored.
 #pragma once
 
-#include "gelu_table.h"
+#include "gelu_near.h"
 #include "quant_gemm.h"
 
 namespace forgec {
