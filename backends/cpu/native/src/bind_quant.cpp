@@ -5,6 +5,7 @@
 #include "bind.h"
 #include "half.h"
 #include "quant.h"
+#include "tasks.h"
 
 namespace forgec {
 namespace {
@@ -74,6 +75,7 @@ DynamicGemm rows_in_bytes(Binder& binder, const QuantGemm& q, Code code, int64_t
     p.row_scales = binder.floats(m * groups);
     p.row_sums = reinterpret_cast<int32_t*>(binder.floats(m * groups));
     p.quant.own_floats = groups * kCodePanel;
+    if (Tiles(m, p.nibble_dot->rows).count >= kWorthOpening) p.quant.own_floats += words_of(code, k) * (kOpenWord / 4);
     p.quant.own = binder.floats(p.quant.own_floats * binder.threads());
     p.own_bytes = kMaxTile * (k + 64) / 64 * 64;
     p.own = binder.take(p.own_bytes * binder.threads());

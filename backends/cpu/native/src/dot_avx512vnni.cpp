@@ -68,10 +68,7 @@ void tile(const DotArgs& t) {
 struct Nibbles : Nibbles512 {
   static constexpr int rows = 12, chunk = 0;
 
-  template <int odd>
-  static void add(Sums* s, Words w, Quad x) {
-    add_products(s, codes<odd>(w), x);
-  }
+  static void add(Sums* s, Codes c, Quad x) { add_products(s, c, x); }
 };
 
 #include "dot_tile.h"

@@ -11,12 +11,26 @@ namespace {
 
 constexpr int kRows = 6;
 
+// sum += x * b, in place: left to choose, GCC moves sums to the stack and back in every turn of a loop.
+__attribute__((always_inline)) inline void add_products(__m256i* sum, __m256i x, __m256i b) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(x), "x"(b));
+}
+
+inline __m256i load(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// Four bytes in every lane.
+inline __m256i four(const char* p) {
+  int32_t bytes;
+  std::memcpy(&bytes, p, 4);
+  return _mm256_set1_epi32(bytes);
+}
+
 // Columns from `col` on, of N vectors.
 template <int R, int N>
 __attribute__((always_inline)) inline void finish(const DotFinish& f, int col, __m256i (&sum)[R][N]) {
 #pragma GCC unroll 4
   for (int v = 0; v < N; ++v, col += 8) {
-    const __m256i offsets = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(f.offsets + col));
+    const __m256i offsets = load(reinterpret_cast<const char*>(f.offsets + col));
     const __m256 scales = _mm256_loadu_ps(f.scales + col);
     const __m256 bias = f.bias != nullptr ? _mm256_loadu_ps(f.bias + col) : _mm256_setzero_ps();
 #pragma GCC unroll 8
@@ -47,16 +61,19 @@ void tile(const DotArgs& t) {
     for (int64_t w = 0; w < t.words; ++w, a += 4 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
       if (col == 0 && t.ahead_step != 0) __builtin_prefetch(ahead, 0, 2);
       if (few && t.ahead_step != 0) __builtin_prefetch(ahead + 64, 0, 2);
-      __m256i words[N];
+      // Of 16 registers there is room for the words of two columns beside one row, or for one beside three rows.
+      constexpr int abreast = few ? 1 : N;
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) words[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32 * v));
+      for (int v = 0; v < N; v += abreast) {
+        __m256i words[abreast];
+#pragma GCC unroll 4
+        for (int u = 0; u < abreast; ++u) words[u] = load(b + 32 * (v + u));
 #pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        int32_t four;
-        std::memcpy(&four, a + 4 * i, 4);
-        const __m256i x = _mm256_set1_epi32(four);
+        for (int i = 0; i < R; ++i) {
+          const __m256i x = four(a + 4 * i);
 #pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) sum[i][v] = _mm256_dpbusd_avx_epi32(sum[i][v], x, words[v]);
+          for (int u = 0; u < abreast; ++u) add_products(&sum[i][v + u], x, words[u]);
+        }
       }
     }
     if (t.finish != nullptr) {
@@ -76,12 +93,9 @@ void tile(const DotArgs& t) {
 #include "nibbles_256.h"
 
 struct Nibbles : Nibbles256 {
-  static constexpr int rows = 4, chunk = 0;
+  static constexpr int rows = 6, chunk = 0;
 
-  template <int odd>
-  static void add(Sums* s, Words w, Quad x) {
-    *s = _mm256_dpbusd_avx_epi32(*s, codes<odd>(w), x);
-  }
+  static void add(Sums* s, Codes c, Quad x) { add_products(s, c, x); }
 };
 
 #include "dot_tile.h"

@@ -255,21 +255,32 @@ NibbleArgs nibble_args(const DynamicGemm& p, int64_t panel, float* padded) {
   return args;
 }
 
-// One panel of codes of four bits times tiles [first, last).
+// One panel of codes of four bits times tiles [first, last); the tiles of an opened one fetch panel `next`.
 template <class V>
-void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, float* padded) {
+void nibble_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next,
+                  float* padded) {
   const Gemm& g = p.quant.gemm;
   const int64_t groups = (g.k + p.quant.group - 1) / p.quant.group, col = panel * kCodePanel;
   NibbleArgs args = nibble_args<V>(p, panel, padded);
   alignas(64) float sums[kMaxTile * kCodePanel];
   args.c = sums;
+  const bool opened = last - first >= kWorthOpening;
+  if (opened) {
+    char* open = reinterpret_cast<char*>(padded + groups * kCodePanel);
+    p.nibble_dot->open(args.b, args.words, open);
+    args.b = open;
+    args.next = p.quant.codes + next * panel_bytes(Code::i4, g.k);
+    args.next_step = kCodePanel * 4 / (last - first) + 1;
+  }
+  const NibbleFunction* const of_rows = opened ? p.nibble_dot->of_rows_opened : p.nibble_dot->of_rows;
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
     args.a = p.rows + row * args.words * 8;
     args.a_scales = p.row_scales + row * groups;
     args.a_sums = p.row_sums + row * groups;
-    p.nibble_dot->of_rows[rows](args);
+    of_rows[rows](args);
+    args.next += args.words * args.next_step;
     with_act(g.act, [&](auto act) {
       store_panel<V, decltype(act)::value, true>(g, row, rows, col, [&](int v) {
         return [=](int i, V bias) { return V::load(args.c + i * kCodePanel + v) + bias; };
@@ -292,7 +303,7 @@ void linear_nibbles(const void* params, Context& context) {
   float* padded = p.quant.own + context.thread * p.quant.own_floats;
   run_tasks((g.n + kCodePanel - 1) / kCodePanel, g.m, tiles.count, context, [&](const Task& task) {
     for (int64_t panel = task.begin; panel < task.end; ++panel) {
-      nibble_panel<V>(p, tiles, panel, task.first, task.last, padded);
+      nibble_panel<V>(p, tiles, panel, task.first, task.last, panel + 1 < task.end ? panel + 1 : task.after, padded);
     }
   });
 }

@@ -5,16 +5,32 @@
 // that without VNNI sums of two products fit 16 bits, and those of `chunk` words too. The sums of a group start at
 // what takes the 8 off again.
 //
-// `I` has: rows, columns of a vector and vectors of a tile; types Sums (of 32 bits), Words and Quad; fill, load,
-// quad, plus, finish; and add<odd>(sums, words, quad) for the even or the odd k of a word. Where `chunk` is not 0, add
-// works on Short sums from `none` on, which `widen` turns into Sums.
+// `I` has: rows, columns of a vector and vectors of a tile; types Sums (of 32 bits), Words, Codes (as bytes) and Quad; fill,
+// load, quad, plus, finish; codes<odd>(words) for the even or the odd k of a word, keep and kept to store and load them; and
+// add(sums, codes, quad). Where `chunk` is not 0, add works on Short sums from `none` on, which `widen` turns into Sums.
+//
+// With many rows a panel is opened first: each word becomes two of bytes, which is half of the work of a tile otherwise.
 constexpr int64_t kWordsAhead = 64;  // for which scales are fetched before they are needed
 
-template <class I, int R>
+template <class I>
+void open_nibbles(const char* b, int64_t words, char* to) {
+  constexpr int step = I::columns * 4;
+  for (; words > 0; --words, b += kCodePanel * 4, to += kOpenWord) {
+#pragma GCC unroll 4
+    for (int at = 0; at < kCodePanel * 4; at += step) {
+      const typename I::Words w = I::load(b + at);
+      I::keep(I::template codes<0>(w), to + at);
+      I::keep(I::template codes<1>(w), to + kOpenWord / 2 + at);
+    }
+  }
+}
+
+template <class I, int R, bool open>
 void nibble_tile(const NibbleArgs& t) {
   constexpr int W = I::columns, N = R == 1 ? kCodePanel / W : I::vectors;
   constexpr int parts = R == 1 ? 2 : 1;  // one row has few independent sums
-  constexpr bool few = R <= kDigits;     // memory is the limit
+  constexpr bool few = R <= kDigits && !open;  // memory is the limit
+  constexpr int64_t word_bytes = open ? kOpenWord : kCodePanel * 4;
   // Scales of the groups some words ahead, at the end those of the panel that follows.
   const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
   const int64_t groups = (t.words + t.group_words - 1) / t.group_words;
@@ -23,31 +39,46 @@ void nibble_tile(const NibbleArgs& t) {
   for (int col = 0; col < kCodePanel; col += N * W) {
     const char* a = t.a;
     const char* b = t.b + col * 4;
+    const char* next = t.next;
     const float* a_scales = t.a_scales;
     const int32_t* a_sums = t.a_sums;
     const float* scales = t.scales + col;
     // Adds the products of the next words.
     const auto multiply = [&](auto* sums, int64_t words) __attribute__((always_inline)) {
-      for (; words > 0; --words, a += 8 * R, b += kCodePanel * 4) {
+      for (; words > 0; --words, a += 8 * R, b += word_bytes) {
         if (few && t.ahead != 0) {
 #pragma GCC unroll 4
           for (int v = 0; v < N; v += 16 / W) __builtin_prefetch(b + t.ahead + v * W * 4, 0, 2);
         }
+        if (open && col == 0) {
+          __builtin_prefetch(next, 0, 2);
+          next += t.next_step;
+        }
         typename I::Words w[N];
+        if constexpr (!open) {
 #pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) w[v] = I::load(b + v * W * 4);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-          const typename I::Quad x = I::quad(a + 4 * i);
-#pragma GCC unroll 4
-          for (int v = 0; v < N; ++v) I::template add<0>(&sums[i * N + v], w[v], x);
+          for (int v = 0; v < N; ++v) w[v] = I::load(b + v * W * 4);
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-          const typename I::Quad x = I::quad(a + 4 * (R + i));
+        const auto add = [&](auto odd, auto* to) __attribute__((always_inline)) {
+          constexpr int half = decltype(odd)::value;
+          typename I::Codes codes[N];
 #pragma GCC unroll 4
-          for (int v = 0; v < N; ++v) I::template add<1>(&sums[((parts - 1) * R + i) * N + v], w[v], x);
-        }
+          for (int v = 0; v < N; ++v) {
+            if constexpr (open) {
+              codes[v] = I::kept(b + half * (kOpenWord / 2) + v * W * 4);
+            } else {
+              codes[v] = I::template codes<half>(w[v]);
+            }
+          }
+#pragma GCC unroll 16
+          for (int i = 0; i < R; ++i) {
+            const typename I::Quad x = I::quad(a + 4 * (half * R + i));
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) I::add(&to[i * N + v], codes[v], x);
+          }
+        };
+        add(std::integral_constant<int, 0>(), sums);
+        add(std::integral_constant<int, 1>(), sums + (parts - 1) * R * N);
       }
     };
     for (int64_t left = t.words; left > 0; left -= t.group_words) {
@@ -93,7 +124,7 @@ void nibble_tile(const NibbleArgs& t) {
 
 template <class I, int... R>
 constexpr NibbleDot make_nibble_dot(std::integer_sequence<int, R...>) {
-  return {I::rows, {nullptr, &nibble_tile<I, R + 1>...}};
+  return {I::rows, {nullptr, &nibble_tile<I, R + 1, false>...}, {nullptr, &nibble_tile<I, R + 1, true>...}, open_nibbles<I>};
 }
 
 template <class I>

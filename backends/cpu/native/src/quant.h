@@ -78,13 +78,20 @@ struct NibbleArgs {
   int64_t scale_group;   // from a group's scales to the next one's
   const float* scales_after;  // those of the panel that follows
   float* c;              // [rows][32]
+  const char* next;      // where `b` is opened: what to have in the second-level cache soon, `next_step` bytes for every word
+  int64_t next_step;
 };
 using NibbleFunction = void (*)(const NibbleArgs&);
+
+constexpr int64_t kOpenWord = 2 * kCodePanel * 4;  // bytes of a word of a panel of i4 that is opened
 
 struct NibbleDot {
   int rows;              // of the largest tile
   NibbleFunction of_rows[kMaxTile + 1];
+  NibbleFunction of_rows_opened[kMaxTile + 1];  // where `b` has [words][even k, odd k][32] groups of four codes as bytes
+  void (*open)(const char* b, int64_t words, char* to);
 };
+constexpr int64_t kWorthOpening = 3;  // tiles of rows
 
 // The same with A quantised row by row at run time: C = act(s[m] scales[n] (Q W) + bias) + residual. With codes of
 // i4, by row and group.

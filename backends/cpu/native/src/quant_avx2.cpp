@@ -47,10 +47,7 @@ struct Nibbles : Nibbles256 {
 
   static Short none() { return _mm256_setzero_si256(); }
   static Sums widen(Short s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
-  template <int odd>
-  static void add(Short* s, Words w, Quad x) {
-    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(codes<odd>(w), x));
-  }
+  static void add(Short* s, Codes c, Quad x) { *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(c, x)); }
 };
 
 #include "dot_tile.h"

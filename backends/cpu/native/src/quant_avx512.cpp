@@ -47,10 +47,7 @@ struct Nibbles : Nibbles512 {
 
   static Short none() { return _mm512_setzero_si512(); }
   static Sums widen(Short s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
-  template <int odd>
-  static void add(Short* s, Words w, Quad x) {
-    *s = _mm512_add_epi16(*s, _mm512_maddubs_epi16(codes<odd>(w), x));
-  }
+  static void add(Short* s, Codes c, Quad x) { *s = _mm512_add_epi16(*s, _mm512_maddubs_epi16(c, x)); }
 };
 
 #include "dot_tile.h"

@@ -33,6 +33,9 @@ struct Nibbles {
   struct Words {
     const uint8_t* at;
   };
+  struct Codes {
+    uint8_t v[4 * columns];
+  };
   using Quad = const int8_t*;
 
   static Sums fill(int32_t x) {
@@ -47,9 +50,20 @@ struct Nibbles {
   static Words load(const char* p) { return {reinterpret_cast<const uint8_t*>(p)}; }
   static Quad quad(const char* p) { return reinterpret_cast<const int8_t*>(p); }
   template <int odd>
-  static void add(Sums* s, Words w, Quad x) {
+  static Codes codes(Words w) {
+    Codes c;
+    for (int j = 0; j < 4 * columns; ++j) c.v[j] = static_cast<uint8_t>((w.at[j] >> (4 * odd) & 15) ^ 8);
+    return c;
+  }
+  static void keep(const Codes& c, char* p) { std::memcpy(p, c.v, sizeof(c.v)); }
+  static Codes kept(const char* p) {
+    Codes c;
+    std::memcpy(c.v, p, sizeof(c.v));
+    return c;
+  }
+  static void add(Sums* s, const Codes& c, Quad x) {
     for (int j = 0; j < columns; ++j) {
-      for (int i = 0; i < 4; ++i) s->v[j] += ((w.at[4 * j + i] >> (4 * odd) & 15) ^ 8) * x[i];
+      for (int i = 0; i < 4; ++i) s->v[j] += c.v[4 * j + i] * x[i];
     }
   }
   static void finish(const Sums& s, float x, const float* scales, float* c, bool first) {
