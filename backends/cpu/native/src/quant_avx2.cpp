@@ -17,7 +17,10 @@ void tile(const DotArgs& t) {
     for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = _mm256_setzero_si256();
     const char* a = t.a;
     const char* b = t.b + half * 64;
-    for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kCodePanel * 4) {
+    const char* ahead = t.ahead;
+    for (int64_t w = 0; w < t.words; ++w, a += 8 * R, b += kCodePanel * 4, ahead += t.ahead_step) {
+      if (half == 0 && t.ahead_step != 0) __builtin_prefetch(ahead, 0, 2);
+      if (half == 0 && t.ahead_step == kCodePanel * 4) __builtin_prefetch(ahead + 64, 0, 2);
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + 16 * v)));
