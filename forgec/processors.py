@@ -1,8 +1,9 @@
 """How many processors this process may use, and how many threads of arithmetic they are worth.
 
 Two logical processors of one core share its multiply-add units and caches, so that a second thread there
-adds little and disturbs the first. A container's share of time is a limit too: threads beyond it are stopped
-for the rest of a period, all of them, in the midst of a run.
+adds little and disturbs the first. Cores of half the speed, as laptops have for a machine at rest, keep the
+others waiting at the end of every kernel. A container's share of time is a limit too: threads beyond it are
+stopped for the rest of a period, all of them, in the midst of a run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from functools import cache
 from pathlib import Path
 
 __all__ = ["allowed", "one_per_core", "quota", "useful_threads"]
+
+_SLOW = 0.6
+"""Of the fastest core's highest frequency. By Intel's data sheets low-power cores of laptops have 0.44 to 0.56,
+efficient ones 0.75 to 0.83."""
 
 
 def allowed() -> list[int]:
@@ -44,8 +49,9 @@ def quota(system: Path = Path("/")) -> float | None:
 
 
 def useful_threads(system: Path = Path("/")) -> int:
-    """Threads of a run that leave no core idle and none waiting: one for every core, within the quota."""
-    cores, most = len(one_per_core(system)), quota(system)
+    """Threads of a run: one for every core that is not slow, within the quota."""
+    rates = [_frequency(system, number) for number in one_per_core(system)]
+    cores, most = sum(rate >= _SLOW * max(rates) for rate in rates), quota(system)
     return cores if most is None else max(1, min(cores, int(most)))
 
 
@@ -53,6 +59,13 @@ def useful_threads(system: Path = Path("/")) -> int:
 def _core(system: Path, number: int) -> str:
     siblings = _text(system / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
     return siblings or f"of {number}"
+
+
+@cache
+def _frequency(system: Path, number: int) -> int:
+    """The highest, in kHz; zero if the system does not say."""
+    found = _text(system / f"sys/devices/system/cpu/cpu{number}/cpufreq/cpuinfo_max_freq")
+    return int(found) if found.isdecimal() else 0
 
 
 def _control_groups(system: Path) -> Iterator[Path]:

@@ -48,6 +48,22 @@ def test_a_thread_for_every_core(eight, tmp_path, siblings, first) -> None:
     assert useful_threads(tmp_path) == len(first)
 
 
+@pytest.mark.parametrize(
+    ("megahertz", "threads"),
+    [
+        ([4800, 4800, 3800, 3800, 3800, 3800, 2500, 2500], 6),  # fast, efficient and low-power cores
+        ([4800, 4800, 4700, 4700, 3700, 3700, 3700, 3700], 8),
+        ([3000] * 8, 8),
+        ([], 8),
+    ],
+)
+def test_no_thread_for_slow_cores(eight, tmp_path, megahertz, threads) -> None:
+    _write(tmp_path, _siblings([str(number) for number in range(8)]))
+    for number, most in enumerate(megahertz):
+        _write(tmp_path, {f"sys/devices/system/cpu/cpu{number}/cpufreq/cpuinfo_max_freq": str(1000 * most)})
+    assert useful_threads(tmp_path) == threads
+
+
 def test_only_cores_that_the_process_may_use(monkeypatch, tmp_path) -> None:
     _write(tmp_path, _siblings(["0,4", "1,5", "2,6", "3,7"] * 2))
     monkeypatch.setattr(processors, "allowed", lambda: [2, 4, 6])
