@@ -28,7 +28,7 @@ def run_latency(
 ) -> Job:
     """Latency against eager, OpenVINO, ONNX Runtime and torch.compile; CEI."""
     chosen = models or latency.MODELS
-    names = tools.INT8 if int8 else ("forgec", *tools.BASELINES)
+    names = tools.INT8 if int8 else ("forgec", *tools.BASELINES, tools.YARDSTICK)
     settings = {"tokens": tokens, "threads": threads, "rounds": repeat, "burst": burst, "layers": layers}
 
     def measure() -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ def measure(
     say: Say,
     layers: int | None = None,
     batch: int = 1,
-    names: Sequence[str] = ("forgec", *tools.BASELINES),
+    names: Sequence[str] = ("forgec", *tools.BASELINES, tools.YARDSTICK),
 ) -> tuple[dict[str, Any], list[Report]]:
     """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in.
 
@@ -75,7 +75,7 @@ def _one_model(
     say: Say,
 ) -> tuple[dict[str, Any], Report | None]:
     compiled: dict[str, dict[str, Any]] = {}
-    differences: dict[str, float] = {}
+    differences: dict[str, float | None] = {}
     documents: dict[str, str | None] = {}
 
     def prepare(name: str, worker: Worker) -> None:
@@ -122,7 +122,9 @@ def _with_cei(text: str, by_tool: Mapping[str, Any], ours: str) -> Report:
 
     forgec_ms = by_tool[ours]["latency_ms"]["median"]
     baselines = {
-        name: tool["over_forgec"]["median"] * forgec_ms for name, tool in by_tool.items() if name != ours
+        name: tool["over_forgec"]["median"] * forgec_ms
+        for name, tool in by_tool.items()
+        if name not in (ours, tools.YARDSTICK)
     }
     compile_s = by_tool[ours]["compile_ms"] / 1000
     return attach_cei(Report.from_json(text), forgec_ms, baselines, compile_s=compile_s)
@@ -134,7 +136,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     for label, model in data["models"].items():
         for name, tool in model["tools"].items():
             t, over = tool["latency_ms"], tool["over_forgec"]
-            compile_ms = ms(tool["compile_ms"]) if name != "eager" else "-"
+            compile_ms = ms(tool["compile_ms"]) if name not in ("eager", tools.YARDSTICK) else "-"
             rows.append(
                 (
                     label,
@@ -144,7 +146,7 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
                     ratio(over["median"]) if over and name != model.get("ours", "forgec") else "-",
                     compile_ms,
                     f"{tool['rows_per_s']:.4g}",
-                    f"{tool['max_abs']:.1e}",
+                    "-" if tool["max_abs"] is None else f"{tool['max_abs']:.1e}",
                 )
             )
         for row in model["cei"]:

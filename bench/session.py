@@ -95,11 +95,15 @@ class Session:
             times.append((perf_counter() - start) * 1000)
         return times
 
-    def difference(self) -> float:
-        """Largest absolute difference of the outputs from eager PyTorch's, on the example inputs."""
+    def difference(self) -> float | None:
+        """Largest absolute difference of the outputs from eager PyTorch's, on the example inputs; None if the
+        tool has none."""
         from forgec.report.metrics import max_abs
 
-        assert self._loaded is not None and self._compiled is not None and self._run is not None
+        assert self._tool is not None and self._loaded is not None
+        assert self._compiled is not None and self._run is not None
+        if not self._tool.computes:
+            return None
         ours = self._compiled.arrays(self._run())
         eager = tools.get("eager").compile(self._loaded.module, self._inputs, self._threads)
         theirs = eager.arrays(eager.bind(self._inputs)())

@@ -16,8 +16,8 @@ from pathlib import Path
 __all__ = ["allowed", "one_per_core", "quota", "useful_threads"]
 
 _SLOW = 0.6
-"""Of the fastest core's highest frequency. By Intel's data sheets low-power cores of laptops have 0.44 to 0.56,
-efficient ones 0.75 to 0.83."""
+"""Of the fastest core's highest frequency. By Intel's data sheets low-power cores of laptops have 0.44 to
+0.56, efficient ones 0.75 to 0.83."""
 
 
 def allowed() -> list[int]:

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .base import Compiled, Stages, Tool
 
-__all__ = ["BASELINES", "COMPILERS", "INT8", "Compiled", "Stages", "Tool", "get", "names"]
+__all__ = ["BASELINES", "COMPILERS", "INT8", "YARDSTICK", "Compiled", "Stages", "Tool", "get", "names"]
 
 _TOOLS = {
     "forgec": "forgec_tool:ForgecTool",
@@ -18,6 +18,7 @@ _TOOLS = {
     "torch.compile": "torch_compile:TorchCompileTool",
     "openvino-int8": "openvino_tool:OpenVinoInt8Tool",
     "onnxruntime-int8": "onnxruntime_tool:OnnxRuntimeInt8Tool",
+    "multiply-adds": "multiply_adds:MultiplyAddsTool",
 }
 COMPILERS = ("forgec", "forgec, unchecked", "openvino", "onnxruntime")
 """Tools whose compile time is compared."""
@@ -27,6 +28,9 @@ BASELINES = ("eager", "openvino", "onnxruntime", "torch.compile")
 
 INT8 = ("forgec-int8", "forgec", "openvino-int8", "onnxruntime-int8")
 """forgec's and the peers' own int8, and forgec in f32."""
+
+YARDSTICK = "multiply-adds"
+"""No tool: the arithmetic of f32 alone."""
 
 
 def names() -> tuple[str, ...]:

@@ -54,6 +54,9 @@ class Tool(ABC):
     variables: ClassVar[Mapping[str, str]] = {}
     """What the worker's environment must say for the tool."""
 
+    computes: ClassVar[bool] = True
+    """Whether it gives the module's outputs."""
+
     def missing(self) -> str | None:
         """None if the tool can be used here, else why not."""
         return None

@@ -47,8 +47,24 @@ def test_eager_is_its_own_reference_and_reports_nothing() -> None:
     assert session.report() is None
 
 
+def test_the_yardstick_does_the_models_arithmetic_and_no_more() -> None:
+    session = Session()
+    session.open(tools.YARDSTICK, 1)
+    session.load("minilm-tiny", 8)
+    session.compile()
+    module = session._loaded.module
+    parameters = sum(
+        p.numel() for n, p in module.named_parameters() if p.dim() == 2 and "embeddings" not in n
+    )
+    assert session._run() == pytest.approx(
+        2 * 8 * parameters, rel=0.2
+    )  # attention, and one row of the pooler
+    assert session.difference() is None
+    assert len(session.run(3)) == 3
+
+
 def test_every_tool_is_found_by_name() -> None:
-    assert {*tools.COMPILERS, *tools.BASELINES, *tools.INT8} == set(tools.names())
+    assert {*tools.COMPILERS, *tools.BASELINES, *tools.INT8, tools.YARDSTICK} == set(tools.names())
     assert all(isinstance(tools.get(name), tools.Tool) for name in tools.names())
 
 

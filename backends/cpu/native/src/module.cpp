@@ -163,29 +163,24 @@ py::array_t<float> pack(const py::array_t<float>& weight, const std::string& isa
   return packed;
 }
 
-struct Peak {
+struct Loop {
   const Kernels* kernels;
   int64_t rounds;
 };
 
-// Floating-point operations per second of all threads in a loop without memory accesses.
-double peak_flops(const std::shared_ptr<Team>& team, const std::string& isa) {
+// Floating-point operations that all threads together did in a loop without memory accesses.
+double multiply_adds(const std::shared_ptr<Team>& team, const std::string& isa, int64_t rounds) {
   const Kernels* kernels = kernels_for(isa);
   if (kernels == nullptr) throw std::invalid_argument("unknown instruction set " + isa);
   Program program(team);
   program.emit([](const void* p, Context&) {
-    const auto* peak = static_cast<const Peak*>(p);
-    peak->kernels->multiply_adds(peak->rounds);
-  }, Peak{kernels, 20000}, 0, true);
+    const auto* loop = static_cast<const Loop*>(p);
+    loop->kernels->multiply_adds(loop->rounds);
+  }, Loop{kernels, rounds}, 0, true);
   const py::gil_scoped_release release;
-  double best = 0;
-  for (int i = 0; i < 50; ++i) {
-    Failure failure;
-    const int64_t start = now();
-    program.run(&failure, nullptr);
-    best = std::max(best, 20000.0 * 1e9 / static_cast<double>(now() - start));
-  }
-  return best * kernels->multiply_adds(1) * team->threads();
+  Failure failure;
+  program.run(&failure, nullptr);
+  return static_cast<double>(rounds) * kernels->multiply_adds(1) * team->threads();
 }
 
 }  // namespace
@@ -210,5 +205,5 @@ PYBIND11_MODULE(_native, m) {
   m.def("allocate", &allocate, py::arg("bytes"));
   m.def("pack", &pack, py::arg("weight"), py::arg("isa"));
   add_quant_functions(m);
-  m.def("peak_flops", &peak_flops, py::arg("team"), py::arg("isa"));
+  m.def("multiply_adds", &multiply_adds, py::arg("team"), py::arg("isa"), py::arg("rounds"));
 }

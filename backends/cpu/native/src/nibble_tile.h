@@ -27,9 +27,10 @@ void open_nibbles(const char* b, int64_t words, char* to) {
 
 template <class I, int R, bool open>
 void nibble_tile(const NibbleArgs& t) {
-  constexpr int W = I::columns, N = R == 1 ? kCodePanel / W : I::vectors;
-  constexpr int parts = R == 1 ? 2 : 1;  // one row has few independent sums
   constexpr bool few = R <= kDigits && !open;  // memory is the limit
+  constexpr int W = I::columns, N = few ? kCodePanel / W : I::vectors;
+  constexpr int parts = R == 1 && !open ? 2 : 1;  // one row has few independent sums
+  constexpr int abreast = few ? 1 : N;  // vectors whose codes are in registers
   constexpr int64_t word_bytes = open ? kOpenWord : kCodePanel * 4;
   // Scales of the groups some words ahead, at the end those of the panel that follows.
   const int64_t ahead = (kWordsAhead + t.group_words - 1) / t.group_words;
@@ -61,20 +62,23 @@ void nibble_tile(const NibbleArgs& t) {
         }
         const auto add = [&](auto odd, auto* to) __attribute__((always_inline)) {
           constexpr int half = decltype(odd)::value;
-          typename I::Codes codes[N];
 #pragma GCC unroll 4
-          for (int v = 0; v < N; ++v) {
-            if constexpr (open) {
-              codes[v] = I::kept(b + half * (kOpenWord / 2) + v * W * 4);
-            } else {
-              codes[v] = I::template codes<half>(w[v]);
+          for (int first = 0; first < N; first += abreast) {
+            typename I::Codes codes[abreast];
+#pragma GCC unroll 4
+            for (int u = 0; u < abreast; ++u) {
+              if constexpr (open) {
+                codes[u] = I::kept(b + half * (kOpenWord / 2) + (first + u) * W * 4);
+              } else {
+                codes[u] = I::template codes<half>(w[first + u]);
+              }
             }
-          }
 #pragma GCC unroll 16
-          for (int i = 0; i < R; ++i) {
-            const typename I::Quad x = I::quad(a + 4 * (half * R + i));
+            for (int i = 0; i < R; ++i) {
+              const typename I::Quad x = I::quad(a + 4 * (half * R + i));
 #pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) I::add(&to[i * N + v], codes[v], x);
+              for (int u = 0; u < abreast; ++u) I::add(&to[i * N + first + u], codes[u], x);
+            }
           }
         };
         add(std::integral_constant<int, 0>(), sums);
