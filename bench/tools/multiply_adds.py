@@ -1,4 +1,4 @@
-"""No tool but a yardstick: the arithmetic of a model alone, which says what the machine gives, and how evenly."""
+"""No tool but a yardstick: a model's arithmetic alone, for what the machine gives, and how evenly."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def allocate(nbytes: int) -> np.ndarray:
 
 
 def multiply_adds(team: Team, rounds: int) -> float:
-    """Run a loop of multiply-adds of f32 in registers on all threads; floating-point operations that it did."""
+    """Floating-point operations that a loop of multiply-adds of f32 in registers did on all threads."""
     return float(extension().multiply_adds(team.native, isa(), rounds))
 
 
