@@ -16,6 +16,7 @@ _INCHES_PER_MODEL = 0.9
 def latency_plot(results: Sequence[Result], path: Path) -> None:
     """Write bars of the medians over forgec's, measured, as SVG or what the path's ending says.
 
+    Of several results for a model, its tokens and a processor the first counts.
     ``ValueError`` if no result has a ratio.
     """
     import matplotlib
@@ -25,17 +26,14 @@ def latency_plot(results: Sequence[Result], path: Path) -> None:
     from matplotlib import pyplot
 
     several = len({_processor(result) for result in results}) > 1
-    bars = [
-        (
-            f"{label}, {result.settings['tokens']} tokens" + several * f"\n{_processor(result)}",
-            name,
-            tool["over_forgec"]["median"],
-        )
-        for result in results
-        for label, model in result.data["models"].items()
-        for name, tool in model["tools"].items()
-        if tool["over_forgec"] is not None and name in _COLOURS
-    ]
+    found: dict[tuple[str, str], float] = {}
+    for result in results:
+        for label, model in result.data["models"].items():
+            place = f"{label}, {result.settings['tokens']} tokens" + several * f"\n{_processor(result)}"
+            for name, tool in model["tools"].items():
+                if tool["over_forgec"] is not None and name in _COLOURS:
+                    found.setdefault((place, name), tool["over_forgec"]["median"])
+    bars = [(place, name, value) for (place, name), value in found.items()]
     if not bars:
         raise ValueError("no latencies to draw")
     labels = list(dict.fromkeys(label for label, _, _ in bars))
