@@ -190,5 +190,9 @@ def test_latencies_are_drawn_the_same_each_time(tmp_path) -> None:
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
     assert all(word in text for word in ("gpt2, 32 tokens", "openvino", "1.25")) and "onnxruntime" not in text
+    again = {"gpt2": {"tools": {"openvino": tool(3.5)}}}
+    later = Result("latency", "2026-01-02", {}, {"tokens": 32}, (0.0, 0.0), "", {"models": again})
+    plot.latency_plot([result, later], tmp_path / "b.svg")
+    assert text == (tmp_path / "b.svg").read_text(), "the first of two results for a model counts"
     with pytest.raises(ValueError, match="no latencies"):
         plot.latency_plot([], tmp_path / "c.svg")
