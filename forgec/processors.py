@@ -35,8 +35,12 @@ def one_per_core(system: Path = Path("/")) -> list[int]:
     return list(cores.values())
 
 
+@cache
 def quota(system: Path = Path("/")) -> float | None:
-    """Processors' worth of time that Linux control groups (version 2 or 1) allow; None without a limit."""
+    """Processors' worth of time that Linux control groups (version 2 or 1) allow; None without a limit.
+
+    As it was when it was first asked for.
+    """
     limits = []
     for path in _control_groups(system):
         if path.name == "cpu.max":
@@ -51,7 +55,8 @@ def quota(system: Path = Path("/")) -> float | None:
 def useful_threads(system: Path = Path("/")) -> int:
     """Threads of a run: one for every core that is not slow, within the quota."""
     rates = [_frequency(system, number) for number in one_per_core(system)]
-    cores, most = sum(rate >= _SLOW * max(rates) for rate in rates), quota(system)
+    slow = sum(0 < rate < _SLOW * max(rates) for rate in rates)
+    cores, most = len(rates) - slow, quota(system)
     return cores if most is None else max(1, min(cores, int(most)))
 
 

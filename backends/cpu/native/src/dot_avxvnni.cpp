@@ -9,6 +9,8 @@
 namespace forgec {
 namespace {
 
+#include "nibbles_256.h"
+
 constexpr int kRows = 6;
 
 // sum += x * b, in place: left to choose, GCC moves sums to the stack and back in every turn of a loop.
@@ -16,21 +18,12 @@ __attribute__((always_inline)) inline void add_products(__m256i* sum, __m256i x,
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(x), "x"(b));
 }
 
-inline __m256i load(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-
-// Four bytes in every lane.
-inline __m256i four(const char* p) {
-  int32_t bytes;
-  std::memcpy(&bytes, p, 4);
-  return _mm256_set1_epi32(bytes);
-}
-
 // Columns from `col` on, of N vectors.
 template <int R, int N>
 __attribute__((always_inline)) inline void finish(const DotFinish& f, int col, __m256i (&sum)[R][N]) {
 #pragma GCC unroll 4
   for (int v = 0; v < N; ++v, col += 8) {
-    const __m256i offsets = load(reinterpret_cast<const char*>(f.offsets + col));
+    const __m256i offsets = Nibbles256::load(reinterpret_cast<const char*>(f.offsets + col));
     const __m256 scales = _mm256_loadu_ps(f.scales + col);
     const __m256 bias = f.bias != nullptr ? _mm256_loadu_ps(f.bias + col) : _mm256_setzero_ps();
 #pragma GCC unroll 8
@@ -67,10 +60,10 @@ void tile(const DotArgs& t) {
       for (int v = 0; v < N; v += abreast) {
         __m256i words[abreast];
 #pragma GCC unroll 4
-        for (int u = 0; u < abreast; ++u) words[u] = load(b + 32 * (v + u));
+        for (int u = 0; u < abreast; ++u) words[u] = Nibbles256::load(b + 32 * (v + u));
 #pragma GCC unroll 8
         for (int i = 0; i < R; ++i) {
-          const __m256i x = four(a + 4 * i);
+          const __m256i x = Nibbles256::quad(a + 4 * i);
 #pragma GCC unroll 4
           for (int u = 0; u < abreast; ++u) add_products(&sum[i][v + u], x, words[u]);
         }
@@ -89,8 +82,6 @@ void tile(const DotArgs& t) {
     }
   }
 }
-
-#include "nibbles_256.h"
 
 struct Nibbles : Nibbles256 {
   static constexpr int rows = 6, chunk = 0;

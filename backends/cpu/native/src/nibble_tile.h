@@ -9,7 +9,7 @@
 // load, quad, plus, finish; codes<odd>(words) for the even or the odd k of a word, keep and kept to store and load them; and
 // add(sums, codes, quad). Where `chunk` is not 0, add works on Short sums from `none` on, which `widen` turns into Sums.
 //
-// With many rows a panel is opened first: each word becomes two of bytes, which is half of the work of a tile otherwise.
+// With many rows a panel is opened first: each word becomes two of bytes, which is more than a third of a tile's instructions otherwise.
 constexpr int64_t kWordsAhead = 64;  // for which scales are fetched before they are needed
 
 template <class I>
