@@ -48,7 +48,9 @@ Constants = Callable[[Constant], np.ndarray]
 Step = Callable[[], Any]
 """Does a part of a run; what it reads and writes was settled when it was made.
 
-It may have a method ``trace()`` that does the same and gives a :class:`Span` per kernel and thread."""
+It may have a method ``trace()`` that does the same and gives a :class:`Span` per kernel and thread, and a
+method ``moved(old, new)`` that quickly gives a step which does the same with what it has in each of the
+arrays ``old`` in that of ``new`` instead; the two never run at the same time."""
 
 Memory = Callable[[Operand], Any]
 """What an operand is while the program is loaded: the numpy array that a register, constant or state has for

@@ -3,7 +3,8 @@
 Binding gives every register a numpy view at its final address, in the arena of the device that its storage is
 on, and asks each segment's backend for its steps; view ops need none, they only give their register another
 view of the same bytes. A run copies the inputs into place, calls the steps in order, and copies the results
-out, so outputs never alias the arena. Nothing is looked up or allocated per run but the outputs.
+out, so outputs never alias the arena; a large result is written where its caller gets it (:mod:`.results`).
+Nothing is looked up or allocated per run but the outputs.
 
 Constants are bound by reference. A view of a constant or state is that of its array.
 """
@@ -20,10 +21,21 @@ from forgec.backends.packing import split_name, stored_name
 
 from ..errors import InternalError, PlanError, TargetError
 from ..ir.op import Op, get
-from ..ir.program import Constant, ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+from ..ir.program import (
+    Constant,
+    ConstRef,
+    Function,
+    Instr,
+    Literal,
+    Operand,
+    Program,
+    Register,
+    StateRef,
+)
 from ..plan.plan import ALIGNMENT, Plan
 from .constants import Constants
 from .pages import allocate
+from .results import LEAST, Turns
 
 __all__ = ["BoundProgram"]
 
@@ -50,11 +62,13 @@ class BoundProgram:
         given: Mapping[Register, np.ndarray] | None = None,
     ) -> None:
         self._single = single
-        memory = _Memory(plan, constants, states, threads, single, given or {})
         main = plan.program.main
+        apart = {} if single or given else _apart(main)
+        own = {register: _memory_of(register) for register in apart.values()}
+        memory = _Memory(plan, constants, states, threads, single, given or own)
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
-        self.steps: list[Step] = []
+        steps: list[Step] = []
         for index, (segment, program) in enumerate(zip(plan.segments, segments, strict=True)):
             if all(get(instr.op).view for instr in program.main.body):
                 continue
@@ -64,7 +78,10 @@ class BoundProgram:
                 raise TargetError(f"the program needs the device {segment.device!r}: {missing}")
             compiled = code(index)
             with np.errstate(all="ignore"):
-                self.steps += device.load(program, compiled, memory)
+                steps += device.load(program, compiled, memory)
+        movable = all(hasattr(step, "moved") for step in steps)
+        handed_out = {i: self._outputs[i] for i in apart if movable and self._outputs[i].flags.c_contiguous}
+        self._turns = Turns(steps, handed_out)
 
     def run(
         self, inputs: Sequence[np.ndarray], call: Callable[[Step], Any] = lambda step: step()
@@ -72,21 +89,52 @@ class BoundProgram:
         """Outputs, new contiguous arrays, for inputs of exactly the program's types; ``call`` does a step."""
         for place, value in zip(self._inputs, inputs, strict=True):
             np.copyto(place, value)
-        self._steps(call)
-        # After a single run nobody writes to the arena again.
-        return [np.array(view, order="C", copy=not self._single or None) for view in self._outputs]
+        turn = self._turns.take()
+        _run(turn.steps, call)
+        outputs = []
+        for number, view in enumerate(self._outputs):
+            result = turn.result(number)
+            if result is None:  # after a single run nobody writes to the arena again
+                result = np.array(view, order="C", copy=not self._single or None)
+            outputs.append(result)
+        return outputs
 
     def run_in_place(self, outputs: Sequence[np.ndarray]) -> None:
         """Run on what the given inputs hold; outputs that have another place are copied to ``outputs``."""
-        self._steps(lambda step: step())
+        _run(self._turns.take().steps, lambda step: step())
         for place, view in zip(outputs, self._outputs, strict=True):
             if place is not view:
                 np.copyto(place, view)
 
-    def _steps(self, call: Callable[[Step], Any]) -> None:
-        with np.errstate(all="ignore"):
-            for step in self.steps:
-                call(step)
+
+def _run(steps: Sequence[Step], call: Callable[[Step], Any]) -> None:
+    with np.errstate(all="ignore"):
+        for step in steps:
+            call(step)
+
+
+def _apart(main: Function) -> dict[int, Register]:
+    """The large results that can have memory of their own, by number: each is all of a storage that no other
+    result has a part in."""
+    storage: dict[int, Register] = {}
+    for instr in main.body:
+        if not get(instr.op).view:
+            storage.update((r.id, r) for r in instr.results)
+        elif isinstance(instr.operands[0], Register) and instr.operands[0].id in storage:
+            storage[instr.results[0].id] = storage[instr.operands[0].id]
+    found = [storage.get(r.id) for r in main.results]
+    return {
+        number: register
+        for number, (r, register) in enumerate(zip(main.results, found, strict=True))
+        if register is not None
+        and LEAST <= r.type.nbytes == register.type.nbytes
+        and found.count(register) == 1
+    }
+
+
+def _memory_of(register: Register) -> np.ndarray:
+    t = register.type
+    return allocate(t.nbytes).view(t.dtype.numpy).reshape(t.shape)
 
 
 class _Memory:

@@ -165,6 +165,15 @@ class NativeStep:
             self.instrs.append(instr)
         return reason
 
+    def moved(self, old: Sequence[np.ndarray], new: Sequence[np.ndarray]) -> NativeStep:
+        """The same step with what lies in each of the arrays ``old`` in that of ``new`` instead.
+
+        Both have one working memory: only one of them runs at a time.
+        """
+        other = NativeStep.__new__(NativeStep)
+        other.instrs, other._program = self.instrs, self._program.moved(list(old), list(new))
+        return other
+
     @property
     def scratch_bytes(self) -> int:
         """Working memory of the kernels, beside the arena."""

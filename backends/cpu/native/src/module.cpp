@@ -83,6 +83,27 @@ class Bound {
     kept_.append(outputs);
     kept_.append(packed);
     program_.reset();
+    working_.reset();
+  }
+
+  // The same program with what it has in the arrays `from` in those of `to` instead, each of the size of the one
+  // that it stands for. Both have one working memory, so that they run one at a time.
+  std::unique_ptr<Bound> moved(const std::vector<py::array>& from, const std::vector<py::array>& to) {
+    if (program_ == nullptr) finish();
+    auto other = std::make_unique<Bound>(*this, to);
+    for (size_t i = 0; i < from.size(); ++i) {
+      const Move move{address_of(from[i]), address_of(from[i]) + from[i].nbytes(), address_of(to.at(i))};
+      if (to[i].nbytes() != from[i].nbytes()) throw std::invalid_argument("an array moves to one of another size");
+      for (size_t k = 0; k < calls_.size(); ++k) {
+        const Call& call = calls_[k];
+        for (size_t j = 0; j < call.outputs.size(); ++j) move(call.outputs[j], &other->calls_[k].outputs[j]);
+        for (size_t j = 0; j < call.inputs.size(); ++j) {
+          if (call.inputs[j]) move(*call.inputs[j], &*other->calls_[k].inputs[j]);
+        }
+      }
+    }
+    other->finish();
+    return other;
   }
 
   // Instruction, index and limit of an index out of range, or None.
@@ -117,12 +138,37 @@ class Bound {
   size_t scratch_bytes() const { return scratch_; }
 
   void finish() {
-    program_ = std::make_unique<Program>(team_);
-    Binder binder(*program_, *kernels_, program_->reserve(scratch_));
+    if (working_ == nullptr) {
+      working_ = std::make_shared<Working>();
+      working_->pages = allocate_pages(scratch_);
+    }
+    program_ = std::make_unique<Program>(team_, working_);
+    Binder binder(*program_, *kernels_, working_->pages.get());
     for (const Call& call : calls_) binder.bind(call);
   }
 
+  // What `other` is before it is bound, and it also keeps `arrays` alive.
+  Bound(const Bound& other, const std::vector<py::array>& arrays)
+      : team_(other.team_),
+        kernels_(other.kernels_),
+        calls_(other.calls_),
+        kept_(other.kept_.attr("copy")()),
+        scratch_(other.scratch_),
+        working_(other.working_) {
+    for (const py::array& array : arrays) kept_.append(array);
+  }
+
  private:
+  static char* address_of(const py::array& array) { return static_cast<char*>(const_cast<void*>(array.data())); }
+
+  struct Move {
+    char *begin, *end, *to;
+
+    void operator()(const Tensor& before, Tensor* after) const {
+      if (before.data >= begin && before.data < end) after->data = to + (before.data - begin);
+    }
+  };
+
   void execute(Failure* failure, Span* spans) {
     if (program_ == nullptr) finish();
     const py::gil_scoped_release release;
@@ -136,6 +182,7 @@ class Bound {
   std::vector<Call> calls_;
   py::list kept_;
   size_t scratch_ = 0;
+  std::shared_ptr<Working> working_;
   std::unique_ptr<Program> program_;
 };
 
@@ -196,6 +243,7 @@ PYBIND11_MODULE(_native, m) {
   py::class_<Bound>(m, "Program")
       .def(py::init<std::shared_ptr<Team>, const std::string&>(), py::arg("team"), py::arg("isa"))
       .def("add", &Bound::add)
+      .def("moved", &Bound::moved, py::arg("from"), py::arg("to"))
       .def("finish", &Bound::finish)
       .def("run", &Bound::run)
       .def("trace", &Bound::trace)

@@ -23,11 +23,6 @@ char* Program::keep(const void* bytes, size_t count) {
   return copy;
 }
 
-char* Program::reserve(size_t bytes) {
-  scratch_ = allocate_pages(bytes);
-  return scratch_.get();
-}
-
 void Program::push(Run run, void* params, int32_t instr, bool parallel, bool independent) {
   bool barrier = false;
   if (!steps_.empty()) {
@@ -73,7 +68,7 @@ void Program::walk(Context& context, Span* spans) const {
 }
 
 bool Program::run(Failure* failure, Span* spans) {
-  if (running_.exchange(true, std::memory_order_acquire)) return false;
+  if (working_->running.exchange(true, std::memory_order_acquire)) return false;
   std::atomic<bool> failing{false};
   std::atomic<int32_t> failed_step{kNever};
   *failure = Failure{};
@@ -104,7 +99,7 @@ bool Program::run(Failure* failure, Span* spans) {
   } else {
     walk(context, spans);  // alone, or another program has the team: this thread does everything
   }
-  running_.store(false, std::memory_order_release);
+  working_->running.store(false, std::memory_order_release);
   return true;
 }
 

@@ -86,9 +86,16 @@ struct Step {
   bool after_barrier;
 };
 
+// Memory that all steps of a program work in. Programs that share it run one at a time.
+struct Working {
+  Pages pages;
+  std::atomic<bool> running{false};
+};
+
 class Program {
  public:
-  explicit Program(std::shared_ptr<Team> team) : team_(std::move(team)) {}
+  explicit Program(std::shared_ptr<Team> team, std::shared_ptr<Working> working = std::make_shared<Working>())
+      : team_(std::move(team)), working_(std::move(working)) {}
 
   int threads() const { return team_->threads(); }
 
@@ -102,11 +109,8 @@ class Program {
   // Memory of its own for a step's constants, as long as the program lives.
   char* keep(const void* bytes, size_t count);
 
-  // Working memory that all steps share; they get their addresses in it when they are bound.
-  char* reserve(size_t bytes);
-
   // Runs all steps. `spans`, if given, has an entry per step and thread. Returns false if the program is running
-  // already.
+  // already, or another one on the same working memory.
   bool run(Failure* failure, Span* spans);
 
   // Parameters of the last step, for it to do more, if it runs `run`; else null.
@@ -133,8 +137,7 @@ class Program {
   std::vector<Step> steps_;
   void* last_ = nullptr;  // parameters of the step that was added last
   std::vector<std::unique_ptr<Block[]>> blocks_;
-  Pages scratch_;
-  std::atomic<bool> running_{false};
+  std::shared_ptr<Working> working_;
 };
 
 }  // namespace forgec

@@ -1,0 +1,97 @@
+"""Large results without a copy: kernels write them into memory that the caller then has.
+
+A program is bound to the memory of its results as to all its memory. So that a run leaves alone what an
+earlier one gave away, there are several *turns*: the same steps, each with results elsewhere. A turn comes
+back when nothing refers to its arrays any more, so that a loop over runs goes through two of them and touches
+no new page: logits of 128 tokens over 150,000 words are 78 MB, and to copy them into new pages takes as long
+as the product that makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from forgec.backends.base import Step
+
+from .pages import allocate
+
+__all__ = ["LEAST", "Turn", "Turns"]
+
+LEAST = 1 << 20
+"""Bytes of a result from which on it is not copied. A smaller copy is cheaper than another turn."""
+
+_KEPT = 2
+"""Turns that wait for a run at most; what a caller held for longer is released."""
+
+
+class Turns:
+    """The turns of one program.
+
+    ``own`` has, by number, the results that lie in memory of their own, contiguous. Every step has a method
+    ``moved`` if there are any of these.
+    """
+
+    def __init__(self, steps: Sequence[Step], own: Mapping[int, np.ndarray]) -> None:
+        self._first = _Bound(steps, own)
+        self._waiting = [self._first]
+
+    def take(self) -> Turn:
+        """A turn that no caller has results of."""
+        try:
+            bound = self._waiting.pop()
+        except IndexError:
+            bound = self._first.elsewhere()
+        return Turn(bound, self._give_back)
+
+    def _give_back(self, bound: _Bound) -> None:
+        if bound is self._first or len(self._waiting) < _KEPT:
+            self._waiting.append(bound)
+
+
+class _Bound:
+    """Steps, and the results that they write, by number."""
+
+    def __init__(self, steps: Sequence[Step], results: Mapping[int, np.ndarray]) -> None:
+        self.steps, self.results = steps, results
+
+    def elsewhere(self) -> _Bound:
+        """The same with other memory for the results."""
+        results = {
+            number: allocate(array.nbytes).view(array.dtype).reshape(array.shape)
+            for number, array in self.results.items()
+        }
+        old, new = list(self.results.values()), list(results.values())
+        moved = [step.moved(old, new) for step in self.steps] if new else self.steps  # type: ignore[attr-defined]
+        return _Bound(moved, results)
+
+
+class Turn:
+    """One run: its steps and results. It is over when neither this nor any of its arrays is used any more."""
+
+    def __init__(self, bound: _Bound, over: Callable[[_Bound], None]) -> None:
+        self._bound, self._over = bound, over
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        return self._bound.steps
+
+    def result(self, number: int) -> np.ndarray | None:
+        """A result for the caller to have, None if that one lies elsewhere."""
+        array = self._bound.results.get(number)
+        if array is None:
+            return None
+        data = np.asarray(_Part(array.reshape(-1).view(np.uint8), self))
+        return data.view(array.dtype).reshape(array.shape)
+
+    def __del__(self) -> None:
+        self._over(self._bound)
+
+
+class _Part:
+    """Memory of a turn, which lasts as long as an array on it does."""
+
+    def __init__(self, data: np.ndarray, turn: Turn) -> None:
+        self.__array_interface__ = data.__array_interface__
+        self._turn = turn
