@@ -9,6 +9,7 @@ import pytest
 from forgec.backends.cpu import native
 from forgec.backends.cpu.native import compressed
 from forgec.backends.cpu.native.binding import NativeStep
+from forgec.backends.cpu.native.machine import allocate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_runs import instruction, packed_operands_of, strided, team
@@ -126,6 +127,18 @@ def test_many_panels_of_few_rows_are_divided_without_a_gap(isa: str, kind: str, 
     operands = [_x(rng, 2, 272), codes, scales, None, None]
     out = np.full((2, 1000), 113, np.float32)
     check(run(operands, attrs, out, packed=True, threads=threads), expected(operands, attrs))
+
+
+@pytest.mark.parametrize("kind", ["i8", "dynamic"])
+@pytest.mark.parametrize("offset", [0, 16])
+def test_results_larger_than_caches(isa: str, kind: str, offset: int) -> None:
+    """At the start of a line and beside it, with columns that are no whole panel."""
+    rng = np.random.default_rng(offset)
+    rows, n = 36, 262_160
+    codes, scales, attrs = weight_of(rng, kind, n, 16, 0)
+    operands = [_x(rng, rows, 16), codes, scales, _x(rng, n), None]
+    out = allocate(rows * n * 4 + offset)[offset:].view(np.float32).reshape(rows, n)
+    check(run(operands, attrs, out, packed=True, threads=2), expected(operands, attrs))
 
 
 @pytest.mark.parametrize("kind", FORMATS)

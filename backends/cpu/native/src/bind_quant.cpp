@@ -112,6 +112,8 @@ bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code, bool 
   return std::min(q.group, q.gemm.k) <= kLongestSum;
 }
 
+constexpr int64_t kBeyondCaches = 32 << 20;  // bytes of a result that no cache has when it is read
+
 void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bool parallel) {
   const int64_t m = q.gemm.m, k = q.gemm.k;
   const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
@@ -144,6 +146,8 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
     if (passes > 1) p.whole = reinterpret_cast<int32_t*>(binder.floats(of_thread * p.digits * binder.threads()));
   }
   if (p.groups * p.digits > 1) p.sums = binder.floats(of_thread * binder.threads());
+  p.streams = m * q.gemm.n * 4 >= kBeyondCaches && q.gemm.residual == nullptr && q.gemm.ldc % 16 == 0 &&
+              reinterpret_cast<uintptr_t>(q.gemm.c) % 64 == 0;
   if (!dynamic) {
     p.fits = reinterpret_cast<bool*>(binder.take(sizeof(bool) * binder.threads()));
     room_for_decoding(binder, p.quant);

@@ -25,6 +25,7 @@ struct Pending {
   using Finish = void (*)(Pending& pending, int rows);
 
   const Gemm* g;
+  bool streams;    // BlockGemm's
   Finish finish;
   int rows, done;
   int64_t row, col;
@@ -86,8 +87,13 @@ void finish_sums(Pending& p, int count) {
       y[v] = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
       if (residual != nullptr) y[v] = y[v] + V::load(residual + i * g.ldr + 16 * v);
     }
-    y[0].store(c);
-    y[1].store(c + 16);
+    if (p.streams) {
+      _mm512_stream_ps(c, y[0].v);
+      _mm512_stream_ps(c + 16, y[1].v);
+    } else {
+      y[0].store(c);
+      y[1].store(c + 16);
+    }
   }
 }
 
@@ -188,6 +194,7 @@ class BlockTask {
     if (p.sums != nullptr) sums_ = p.sums + thread * kBlockTiles * kBlockFloats;
     finish_ = finish_of(p);
     pending_.g = &g;
+    pending_.streams = p.streams;
     pending_.rows = pending_.done = 0;
   }
 
@@ -206,7 +213,10 @@ class BlockTask {
     }
   }
 
-  void finish() { pending_.some(kBlockRows); }
+  void finish() {
+    pending_.some(kBlockRows);
+    _mm_sfence();  // what was streamed is there for other threads
+  }
 
  private:
   // Of a panel k in [begin, end), times a tile of rows, number `at` of this pass.
@@ -298,7 +308,7 @@ class BlockTask {
     for (int64_t s = 0; s < steps; ++s, a += p.grain, b += p.grain * kCodePanel) {
       multiply_step<halves>(a, p.row_bytes, s + 1 == steps && filled != nullptr ? filled : b);
       for (int i = 0; i < ahead_lines_; ++i, ahead_ += 64) __builtin_prefetch(ahead_, 0, 2);
-      if (last && s * fetched < rows) {
+      if (last && !p.streams && s * fetched < rows) {
         const int64_t left = rows - s * fetched;
         fetch_results(g, row + s * fetched, static_cast<int>(left < fetched ? left : fetched), pass.panel * kCodePanel);
       }

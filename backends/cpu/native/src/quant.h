@@ -135,6 +135,7 @@ struct BlockGemm {
   int64_t codes_bytes;
   int32_t* whole;        // room per thread for sums between passes, [kBlockTiles][digits][kBlockRows][32], or null
   float* sums;           // room per thread for scaled sums, [kBlockTiles][kBlockRows][32], or null with one sum only
+  bool streams;          // C is larger than caches, and is written in whole lines that are not read before
 };
 constexpr int kBlockRows = 32;
 constexpr int64_t kBlockTiles = 9;  // blocks of a task that make a pass together, at most
