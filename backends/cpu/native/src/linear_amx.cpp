@@ -25,6 +25,8 @@ constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block o
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
 constexpr int64_t kOwnTiles = 16;                // of rows that a thread splits for itself
 constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
+constexpr int64_t kBlocks = 8;                   // of a task, at least
+constexpr int64_t kEnough = 3;                   // tasks of a thread: with more, fewer rows share what is split of a panel
 
 // Room of a thread.
 struct Room {
@@ -298,14 +300,16 @@ void product(const Gemm& g, Context& context) {
     }
     return;
   }
-  // Where rows of a task do not stay in the cache it is to have several panels, which share them.
-  const int64_t shared = panels / (2 * threads);
-  const int64_t least = stays(g.m < kRowBlock ? g.m : kRowBlock, g.k) || shared < 1 ? 1 : shared < kShared ? shared : kShared;
+  // A task is to have several panels where its rows, which these share, do not stay in the cache, and because it waits for
+  // the first block to be split.
+  const int64_t blocks = (g.k + kDepth - 1) / kDepth, most = panels / (2 * threads);
+  int64_t least = stays(g.m < kRowBlock ? g.m : kRowBlock, g.k) ? (kBlocks + blocks - 1) / blocks : kShared;
+  least = most < 1 ? 1 : least < most ? least : most;
   run_tasks(panels, g.m, (tiles.count + 1) / 2, context, [&](Task task) {
     task.first *= 2;
     task.last = 2 * task.last < tiles.count ? 2 * task.last : tiles.count;
     multiply_panels(g, tiles, rooms, task, !stays((task.last - task.first) * kTileRows, g.k), room);
-  }, least);
+  }, least, kEnough);
 }
 
 }  // namespace

@@ -39,13 +39,16 @@ void run_in_order(int64_t panels, Context& context, const F& work) {
 }
 
 // work(Task) for all panels and `tiles` tiles of together `m` rows, a few panels, `least` or more, times a block of rows
-// each.
+// each. Blocks are as small as it takes for each thread to have `enough` tasks.
 template <class F>
-void run_tasks(int64_t panels, int64_t m, int64_t tiles, Context& context, const F& work, int64_t least = 1) {
+void run_tasks(int64_t panels, int64_t m, int64_t tiles, Context& context, const F& work, int64_t least = 1,
+               int64_t enough = 6) {
   if (tiles == 1) return run_in_order(panels, context, work);
   const int64_t wanted = 6 * context.threads;
   int64_t row_blocks = (m + kRowBlock - 1) / kRowBlock;
-  if (context.threads > 1 && panels * row_blocks < wanted) row_blocks = (wanted + panels - 1) / panels;
+  if (context.threads > 1 && panels * row_blocks < enough * context.threads) {
+    row_blocks = (enough * context.threads + panels - 1) / panels;
+  }
   if (row_blocks > tiles) row_blocks = tiles;
   const int64_t most = panels * row_blocks / (wanted * 2), group = most < least ? least : most;
   const int64_t groups = (panels + group - 1) / group;
