@@ -34,29 +34,29 @@ class Turns:
     """
 
     def __init__(self, steps: Sequence[Step], own: Mapping[int, np.ndarray]) -> None:
-        self._first = _Bound(steps, own)
+        self._first = _Variant(steps, own)
         self._waiting = [self._first]
 
     def take(self) -> Turn:
         """A turn that no caller has results of."""
         try:
-            bound = self._waiting.pop()
+            variant = self._waiting.pop()
         except IndexError:
-            bound = self._first.elsewhere()
-        return Turn(bound, self._give_back)
+            variant = self._first.elsewhere()
+        return Turn(variant, self._give_back)
 
-    def _give_back(self, bound: _Bound) -> None:
-        if bound is self._first or len(self._waiting) < _KEPT:
-            self._waiting.append(bound)
+    def _give_back(self, variant: _Variant) -> None:
+        if variant is self._first or len(self._waiting) < _KEPT:
+            self._waiting.append(variant)
 
 
-class _Bound:
+class _Variant:
     """Steps, and the results that they write, by number."""
 
     def __init__(self, steps: Sequence[Step], results: Mapping[int, np.ndarray]) -> None:
         self.steps, self.results = steps, results
 
-    def elsewhere(self) -> _Bound:
+    def elsewhere(self) -> _Variant:
         """The same with other memory for the results."""
         results = {
             number: allocate(array.nbytes).view(array.dtype).reshape(array.shape)
@@ -64,29 +64,29 @@ class _Bound:
         }
         old, new = list(self.results.values()), list(results.values())
         moved = [step.moved(old, new) for step in self.steps] if new else self.steps  # type: ignore[attr-defined]
-        return _Bound(moved, results)
+        return _Variant(moved, results)
 
 
 class Turn:
     """One run: its steps and results. It is over when neither this nor any of its arrays is used any more."""
 
-    def __init__(self, bound: _Bound, over: Callable[[_Bound], None]) -> None:
-        self._bound, self._over = bound, over
+    def __init__(self, variant: _Variant, over: Callable[[_Variant], None]) -> None:
+        self._variant, self._over = variant, over
 
     @property
     def steps(self) -> Sequence[Step]:
-        return self._bound.steps
+        return self._variant.steps
 
     def result(self, number: int) -> np.ndarray | None:
         """A result for the caller to have, None if that one lies elsewhere."""
-        array = self._bound.results.get(number)
+        array = self._variant.results.get(number)
         if array is None:
             return None
         data = np.asarray(_Part(array.reshape(-1).view(np.uint8), self))
         return data.view(array.dtype).reshape(array.shape)
 
     def __del__(self) -> None:
-        self._over(self._bound)
+        self._over(self._variant)
 
 
 class _Part:

@@ -25,7 +25,7 @@ constexpr int64_t kBlock = kSteps * kColumns * kPlanes * kTile;  // of a block o
 constexpr int64_t kReused = 1 << 20;             // bytes of a left factor that stay in the second-level cache
 constexpr int64_t kOwnTiles = 16;                // of rows that a thread splits for itself
 constexpr int64_t kShared = 4;                   // panels of a task that share rows that do not
-constexpr int64_t kBlocks = 8;                   // of a task, at least
+constexpr int64_t kBlocks = 4;                   // of a task, at least
 constexpr int64_t kEnough = 3;                   // tasks of a thread: with more, fewer rows share what is split of a panel
 
 // Room of a thread.
