@@ -7,6 +7,7 @@ writes.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,15 @@ from ..errors import PlanError
 from ..plan.plan import ALIGNMENT
 from ..processors import useful_threads
 
-__all__ = ["LARGE_PAGE", "allocate", "has_large_pages", "in_large_pages", "read", "worth_holding"]
+__all__ = [
+    "LARGE_PAGE",
+    "allocate",
+    "allocate_array",
+    "has_large_pages",
+    "in_large_pages",
+    "read",
+    "worth_holding",
+]
 
 LARGE_PAGE = 2 << 20
 
@@ -47,6 +56,11 @@ def allocate(nbytes: int) -> np.ndarray:
         raise PlanError(f"{nbytes:,} bytes cannot be allocated: {error}") from error
     skip = -raw.ctypes.data % unit
     return raw[skip : skip + nbytes]
+
+
+def allocate_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A contiguous array in memory of its own; :class:`PlanError` if memory is short."""
+    return allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def in_large_pages(memory: mmap.mmap) -> None:

@@ -15,15 +15,15 @@ import numpy as np
 
 from forgec.backends.base import Step
 
-from .pages import allocate
+from .pages import allocate_array
 
 __all__ = ["LEAST", "Turn", "Turns"]
 
 LEAST = 1 << 20
 """Bytes of a result from which on it is not copied. A smaller copy is cheaper than another turn."""
 
-_KEPT = 2
-"""Turns that wait for a run at most; what a caller held for longer is released."""
+_SPARE = 1
+"""Turns beside the first that wait for a run at most; more are released when they come back."""
 
 
 class Turns:
@@ -46,7 +46,8 @@ class Turns:
         return Turn(variant, self._give_back)
 
     def _give_back(self, variant: _Variant) -> None:
-        if variant is self._first or len(self._waiting) < _KEPT:
+        spare = sum(other is not self._first for other in self._waiting)
+        if variant is self._first or spare < _SPARE:
             self._waiting.append(variant)
 
 
@@ -58,10 +59,7 @@ class _Variant:
 
     def elsewhere(self) -> _Variant:
         """The same with other memory for the results."""
-        results = {
-            number: allocate(array.nbytes).view(array.dtype).reshape(array.shape)
-            for number, array in self.results.items()
-        }
+        results = {n: allocate_array(array.shape, array.dtype) for n, array in self.results.items()}
         old, new = list(self.results.values()), list(results.values())
         moved = [step.moved(old, new) for step in self.steps] if new else self.steps  # type: ignore[attr-defined]
         return _Variant(moved, results)

@@ -21,20 +21,11 @@ from forgec.backends.packing import split_name, stored_name
 
 from ..errors import InternalError, PlanError, TargetError
 from ..ir.op import Op, get
-from ..ir.program import (
-    Constant,
-    ConstRef,
-    Function,
-    Instr,
-    Literal,
-    Operand,
-    Program,
-    Register,
-    StateRef,
-)
+from ..ir.program import Constant, ConstRef, Instr, Literal, Operand, Program, Register, StateRef
+from ..plan.liveness import analyse
 from ..plan.plan import ALIGNMENT, Plan
 from .constants import Constants
-from .pages import allocate
+from .pages import allocate, allocate_array
 from .results import LEAST, Turns
 
 __all__ = ["BoundProgram"]
@@ -63,8 +54,8 @@ class BoundProgram:
     ) -> None:
         self._single = single
         main = plan.program.main
-        apart = {} if single or given else _apart(main)
-        own = {register: _memory_of(register) for register in apart.values()}
+        apart = {} if single or given else _apart(plan)
+        own = {r: allocate_array(r.type.shape, r.type.dtype.numpy) for r in apart.values()}
         memory = _Memory(plan, constants, states, threads, single, given or own)
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
@@ -80,8 +71,7 @@ class BoundProgram:
             with np.errstate(all="ignore"):
                 steps += device.load(program, compiled, memory)
         movable = all(hasattr(step, "moved") for step in steps)
-        handed_out = {i: self._outputs[i] for i in apart if movable and self._outputs[i].flags.c_contiguous}
-        self._turns = Turns(steps, handed_out)
+        self._turns = Turns(steps, {number: self._outputs[number] for number in apart} if movable else {})
 
     def run(
         self, inputs: Sequence[np.ndarray], call: Callable[[Step], Any] = lambda step: step()
@@ -113,28 +103,20 @@ def _run(steps: Sequence[Step], call: Callable[[Step], Any]) -> None:
             call(step)
 
 
-def _apart(main: Function) -> dict[int, Register]:
-    """The large results that can have memory of their own, by number: each is all of a storage that no other
-    result has a part in."""
-    storage: dict[int, Register] = {}
-    for instr in main.body:
-        if not get(instr.op).view:
-            storage.update((r.id, r) for r in instr.results)
-        elif isinstance(instr.operands[0], Register) and instr.operands[0].id in storage:
-            storage[instr.results[0].id] = storage[instr.operands[0].id]
-    found = [storage.get(r.id) for r in main.results]
-    return {
-        number: register
-        for number, (r, register) in enumerate(zip(main.results, found, strict=True))
-        if register is not None
-        and LEAST <= r.type.nbytes == register.type.nbytes
-        and found.count(register) == 1
+def _apart(plan: Plan) -> dict[int, Register]:
+    """The registers whose storage is one large result and no part of another, by number of the result."""
+    main = plan.program.main
+    large = [number for number, r in enumerate(main.results) if r.type.nbytes >= LEAST]
+    if not large:
+        return {}
+    live = analyse(plan.program, plan.host)
+    of = [live.of.get(r.id) for r in main.results]
+    found = {
+        number: live.storages[storage].register
+        for number, storage in enumerate(of)
+        if storage is not None and number in large and of.count(storage) == 1
     }
-
-
-def _memory_of(register: Register) -> np.ndarray:
-    t = register.type
-    return allocate(t.nbytes).view(t.dtype.numpy).reshape(t.shape)
+    return {n: r for n, r in found.items() if main.results[n].id in live.whole and r not in main.params}
 
 
 class _Memory:

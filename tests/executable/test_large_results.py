@@ -12,7 +12,7 @@ from executable_toy import plan_of, tensor
 
 from forgec.errors import InputError
 from forgec.executable import Executable
-from forgec.executable.results import LEAST
+from forgec.executable.results import LEAST, Turns
 from forgec.executable.signature import Signature
 
 ROWS, COLUMNS = 3, LEAST // 2
@@ -127,13 +127,29 @@ def test_a_failed_run_gives_its_place_back() -> None:
     assert address(exe.run_flat(inputs(2))[0]) == place
 
 
-def test_what_is_held_for_long_is_not_kept_twice() -> None:
-    exe = exponential()
-    held = [exe.run_flat(inputs(seed)) for seed in range(6)]
-    del held
-    again = [exe.run_flat(inputs(seed))[0] for seed in range(6)]
-    for seed, flat in enumerate(again):
-        np.testing.assert_allclose(flat, want(seed), rtol=1e-6)
+class CountedStep:
+    """A step that does nothing, and counts how often it was moved."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None: ...
+
+    def moved(self, old: list[np.ndarray], new: list[np.ndarray]) -> CountedStep:
+        self.times += 1
+        return self
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_of_what_was_held_two_places_are_kept(end: int) -> None:
+    step = CountedStep()
+    turns = Turns([step], {0: np.zeros(4, np.float32)})
+    held = [turns.take() for _ in range(6)]
+    assert step.times == 5
+    while held:
+        held.pop(end)
+    again = [turns.take() for _ in range(6)]
+    assert step.times == 9 and len(again) == 6
 
 
 def test_results_that_share_memory_are_apart_for_the_caller() -> None:
