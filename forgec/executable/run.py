@@ -54,9 +54,13 @@ class BoundProgram:
     ) -> None:
         self._single = single
         main = plan.program.main
-        apart = {} if single or given else _apart(plan)
-        own = {r: allocate_array(r.type.shape, r.type.dtype.numpy) for r in apart.values()}
-        memory = _Memory(plan, constants, states, threads, single, given or own)
+        apart = {} if single else _apart(plan, 0 if given else LEAST)
+        if given:
+            results = {r: given[main.results[number]] for number, r in apart.items()}
+            own = {**given, **{r: array.reshape(r.type.shape) for r, array in results.items()}}
+        else:
+            own = {r: allocate_array(r.type.shape, r.type.dtype.numpy) for r in apart.values()}
+        memory = _Memory(plan, constants, states, threads, single, own)
         self._inputs = [memory.array(r) for r in main.params]
         self._outputs = [memory.array(r) for r in main.results]
         steps: list[Step] = []
@@ -71,7 +75,8 @@ class BoundProgram:
             with np.errstate(all="ignore"):
                 steps += device.load(program, compiled, memory)
         movable = all(hasattr(step, "moved") for step in steps)
-        self._turns = Turns(steps, {number: self._outputs[number] for number in apart} if movable else {})
+        free = movable and not given
+        self._turns = Turns(steps, {number: self._outputs[number] for number in apart} if free else {})
 
     def run(
         self, inputs: Sequence[np.ndarray], call: Callable[[Step], Any] = lambda step: step()
@@ -93,7 +98,7 @@ class BoundProgram:
         """Run on what the given inputs hold; outputs that have another place are copied to ``outputs``."""
         _run(self._turns.take().steps, lambda step: step())
         for place, view in zip(outputs, self._outputs, strict=True):
-            if place is not view:
+            if not np.may_share_memory(place, view):
                 np.copyto(place, view)
 
 
@@ -103,10 +108,13 @@ def _run(steps: Sequence[Step], call: Callable[[Step], Any]) -> None:
             call(step)
 
 
-def _apart(plan: Plan) -> dict[int, Register]:
-    """The registers whose storage is one large result and no part of another, by number of the result."""
+def _apart(plan: Plan, least: int) -> dict[int, Register]:
+    """The registers whose storage is one result and no part of another, by number of the result.
+
+    Only of results of ``least`` bytes or more.
+    """
     main = plan.program.main
-    large = [number for number, r in enumerate(main.results) if r.type.nbytes >= LEAST]
+    large = [number for number, r in enumerate(main.results) if r.type.nbytes >= least]
     if not large:
         return {}
     live = analyse(plan.program, plan.host)
@@ -129,7 +137,7 @@ class _Memory:
         states: Mapping[str, np.ndarray],
         threads: int | None,
         single: bool,
-        given: Mapping[Register, np.ndarray],
+        own: Mapping[Register, np.ndarray],
     ) -> None:
         self._constants = constants
         self.threads = threads
@@ -141,7 +149,7 @@ class _Memory:
         arenas = _arenas(plan)
         main = plan.program.main
         for r in main.params:
-            self._registers[r.id] = given[r] if r in given else _place(r, plan, arenas, plan.host)
+            self._registers[r.id] = own[r] if r in own else _place(r, plan, arenas, plan.host)
         for instr in main.body:
             record = get(instr.op)
             if record.view:
@@ -149,7 +157,7 @@ class _Memory:
             else:
                 for r in instr.results:
                     device = instr.device or plan.host
-                    self._registers[r.id] = given[r] if r in given else _place(r, plan, arenas, device)
+                    self._registers[r.id] = own[r] if r in own else _place(r, plan, arenas, device)
 
     def array(self, register: Register) -> np.ndarray:
         return self._registers[register.id]

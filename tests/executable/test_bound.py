@@ -93,6 +93,36 @@ def test_outputs_that_have_no_memory_of_their_own() -> None:
         x += 0.5
 
 
+RESHAPED = """\
+program @main(r0 "x": f32[2,6]) -> (r2 "y": f32[3,4]) {
+  r1: f32[2,6] = exp r0
+  r2: f32[3,4] = reshape r1 {shape=[3,4]}
+  return r2
+}
+"""
+
+
+@pytest.mark.parametrize("runtime", ["native", "numpy"])
+def test_a_whole_result_in_another_shape_is_written_where_it_lies(monkeypatch, runtime) -> None:
+    monkeypatch.setenv("FORGEC_CPU", runtime)
+    signature = Signature(
+        {"kind": "tuple", "items": [tensor(0, "x", "f32[2,6]")]},
+        {"kind": "dict", "items": {}},
+        {"kind": "tuple", "items": [tensor(0, "y", "f32[3,4]")]},
+        ("x",),
+    )
+    exe = Executable(*plan_of(RESHAPED), signature, {}.__getitem__)
+    x, y = np.arange(12, dtype=np.float32).reshape(2, 6) / 7, np.zeros((3, 4), np.float32)
+    call = exe.bind([x], [y])
+    copied: list[object] = []
+    monkeypatch.setattr(np, "copyto", lambda *arguments: copied.append(arguments))
+    for _ in range(2):
+        call()
+        np.testing.assert_allclose(y, np.exp(x).reshape(3, 4), rtol=1e-6)
+        x += 0.5
+    assert not copied
+
+
 def test_states_are_those_of_the_executable() -> None:
     exe = counter()
     ones = np.ones(3, np.float32)

@@ -24,8 +24,7 @@ using V = VecAvx512;
 struct Pending {
   using Finish = void (*)(Pending& pending, int rows);
 
-  const Gemm* g;
-  bool streams;    // BlockGemm's
+  const BlockGemm* product;
   Finish finish;
   int rows, done;
   int64_t row, col;
@@ -59,7 +58,7 @@ void add_sums(Pending& p, int count) {
 // Of the last segment: `alone` if it's the only one.
 template <Act act, bool alone, bool rounded>
 void finish_sums(Pending& p, int count) {
-  const Gemm& g = *p.g;
+  const Gemm& g = p.product->quant.gemm;
   const float* row_scales = p.row_scales + p.done;
   const int32_t* whole = p.whole + p.done * kCodePanel;
   const float* sums = alone ? nullptr : p.sums + p.done * kCodePanel;
@@ -87,7 +86,7 @@ void finish_sums(Pending& p, int count) {
       y[v] = rounded ? activate_near<V, act>(x) : activate<V, act>(x);
       if (residual != nullptr) y[v] = y[v] + V::load(residual + i * g.ldr + 16 * v);
     }
-    if (p.streams) {
+    if (p.product->streams) {
       _mm512_stream_ps(c, y[0].v);
       _mm512_stream_ps(c + 16, y[1].v);
     } else {
@@ -193,8 +192,7 @@ class BlockTask {
     if (p.whole != nullptr) whole_ = p.whole + thread * kBlockTiles * p.digits * kBlockFloats;
     if (p.sums != nullptr) sums_ = p.sums + thread * kBlockTiles * kBlockFloats;
     finish_ = finish_of(p);
-    pending_.g = &g;
-    pending_.streams = p.streams;
+    pending_.product = &params;
     pending_.rows = pending_.done = 0;
   }
 

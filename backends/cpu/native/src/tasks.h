@@ -6,6 +6,7 @@
 namespace forgec {
 
 constexpr int64_t kRowBlock = 252;  // rows per task at most, about
+constexpr int64_t kTasks = 6;       // of a thread at least, so that all end together
 
 // Rows in tiles of nearly equal size.
 struct Tiles {
@@ -42,15 +43,14 @@ void run_in_order(int64_t panels, Context& context, const F& work) {
 // each. Blocks are as small as it takes for each thread to have `enough` tasks.
 template <class F>
 void run_tasks(int64_t panels, int64_t m, int64_t tiles, Context& context, const F& work, int64_t least = 1,
-               int64_t enough = 6) {
+               int64_t enough = kTasks) {
   if (tiles == 1) return run_in_order(panels, context, work);
-  const int64_t wanted = 6 * context.threads;
   int64_t row_blocks = (m + kRowBlock - 1) / kRowBlock;
   if (context.threads > 1 && panels * row_blocks < enough * context.threads) {
     row_blocks = (enough * context.threads + panels - 1) / panels;
   }
   if (row_blocks > tiles) row_blocks = tiles;
-  const int64_t most = panels * row_blocks / (wanted * 2), group = most < least ? least : most;
+  const int64_t most = panels * row_blocks / (2 * kTasks * context.threads), group = most < least ? least : most;
   const int64_t groups = (panels + group - 1) / group;
   for (int64_t number = context.claim(); number < groups * row_blocks; number = context.claim()) {
     const int64_t block = number / groups, begin = number % groups * group;
