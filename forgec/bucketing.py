@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from .capture.own_code import own_code
 from .capture.structure import parameter_names
 from .capture.tensors import as_numpy
 from .check import Rounding, checking_together
@@ -160,7 +161,7 @@ def _resized(
 def _eager(module: nn.Module, call: Call) -> list[np.ndarray]:
     """What a call of the module returns, flat."""
     args, kwargs = call
-    with torch.no_grad():
+    with own_code():
         return [
             as_numpy(x) for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, torch.Tensor)
         ]

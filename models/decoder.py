@@ -20,6 +20,7 @@ from torch.func import functional_call
 from transformers import DynamicCache, PreTrainedModel
 
 from forgec.capture.blocks import forwards, structures
+from forgec.capture.experts import static_experts
 from forgec.errors import ModelError
 
 from .cache import ModelCache, hand_out
@@ -182,9 +183,9 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
     return decoder.eval().requires_grad_(False)
 
 
-def _layers(model: nn.Module, count: int) -> list[nn.Module]:
-    """The list of ``count`` layers that the cache belongs to."""
-    for module in model.modules():
+def _layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
+    """The list of ``count`` layers that the cache belongs to, of a model that sees too those for text."""
+    for module in (*model.get_decoder().modules(), *model.modules()):
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise ModelError(f"{type(model).__name__} has no list of {count} layers, one for each entry of its cache")
@@ -206,7 +207,8 @@ def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
             kinds = list(structures({str(i): layer for i, layer in enumerate(layers)}).values())
             results: dict[Any, Any] = {}
             pairs = zip(layers, kinds, strict=True)
-            with forwards({layer: _once(layer.forward, kind, results) for layer, kind in pairs}):
+            once = forwards({layer: _once(layer.forward, kind, results) for layer, kind in pairs})
+            with static_experts(twin), once:
                 twin(input_ids=ids, past_key_values=cache, use_cache=True)
     except Exception as error:  # a model's own code raises whatever it likes
         raise ModelError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -21,6 +22,7 @@ from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, s
 from .complex_pairs import real_form
 from .experts import static_experts
 from .export import ExportedGraph, graph_of, quiet
+from .own_code import own_code
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
 from .source import first_line, user_frame
@@ -30,6 +32,8 @@ from .trace import TraceError
 from .tracers import DirectTracer, Exporter, Tracer
 
 __all__ = ["Capture", "capture"]
+
+_PACKED_KINDS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 @dataclass
@@ -84,7 +88,18 @@ def capture(
             f"cannot capture a {type(model).__name__}",
             hint="pass an nn.Module, a torch.export.ExportedProgram, or the path of a .pt2 file",
         )
+    if isinstance(model, OptimizedModule):
+        model = model._orig_mod
     name = name or type(model).__name__
+    packed = next(
+        (path for path, m in model.named_modules() if type(m).__module__.startswith(_PACKED_KINDS)), None
+    )
+    if packed is not None:
+        raise CaptureError(
+            f"{packed or name} is a {type(model.get_submodule(packed)).__name__} that torch.ao quantised, "
+            "with weights packed for its own kernels",
+            hint='compile the model as it was before, with weights="w8a8" or "int8"',
+        )
     training = next((path for path, m in model.named_modules() if m.training), None)
     if training is not None:
         raise CaptureError(
@@ -105,7 +120,7 @@ def capture(
         )
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
-    with collector_paused(), static_experts(model):
+    with collector_paused(), own_code(), static_experts(model):
         graph, result = _traced(model, name, args, kwargs, mode, fake)
     if mode == "blocks" and not graph.blocks:
         raise CaptureError(
@@ -338,5 +353,6 @@ def _run_exported(program: ExportedProgram) -> tuple[list[torch.Tensor], list[to
     args, kwargs = program.example_inputs
     given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     module = program.module()
-    result = run_unchanged(module, list(module.buffers()), args, kwargs)
+    with own_code():
+        result = run_unchanged(module, list(module.buffers()), args, kwargs)
     return given, [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]

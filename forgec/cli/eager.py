@@ -23,8 +23,10 @@ def run_eager(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, w
     import torch
     from torch.utils import _pytree as pytree
 
+    from ..capture.own_code import own_code
+
     module = model if isinstance(model, torch.nn.Module) else model.module()
-    with torch.no_grad():
+    with own_code():
         if not wide:
             return module(*args, **kwargs)
         args, kwargs = pytree.tree_map(

@@ -135,6 +135,61 @@ def test_training_mode_names_the_module():
         capture(model, (values(2, 4),))
 
 
+class Layered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def of_layers(model):
+    for number, layer in enumerate(model.layers[1:], 1):
+        model.layers[number] = torch.compile(layer)
+    return model
+
+
+def in_place(model):
+    model.compile()
+    model.layers[0].compile()
+    return model
+
+
+@pytest.mark.parametrize("compiled", [torch.compile, in_place, of_layers])
+def test_a_model_that_torch_compiles_is_captured_by_its_code(compiled):
+    exe = forgec.compile(compiled(seeded(Layered)), (values(2, 4),))
+    assert exe.report.model == "Layered"
+    x = values(2, 4, seed=1)
+    close(exe(x), seeded(Layered)(x))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_an_encoder_of_torch_with_padding(monkeypatch, shortcut):
+    """Its shortcut for such a call, nested tensors, is not what a capture sees; it is allowed again after."""
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", shortcut)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    exe = forgec.compile(encoder, (values(2, 5, 16),), {"src_key_padding_mask": padding})
+    assert torch.backends.mha.get_fastpath_enabled() is shortcut
+    with torch.no_grad():
+        x = values(2, 5, 16, seed=1)
+        wanted = encoder(x, src_key_padding_mask=padding).numpy()
+    got = exe(x, src_key_padding_mask=padding)
+    np.testing.assert_allclose(got[~padding.numpy()], wanted[~padding.numpy()], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
+def test_layers_that_torch_quantised_are_named():
+    model = torch.ao.quantization.quantize_dynamic(seeded(Nested), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(CaptureError, match=r"linear is a Linear that torch\.ao quantised"):
+        capture(model, (values(2, 4),))
+
+
 def test_inputs_that_the_model_rejects_name_its_line():
     with pytest.raises(CaptureError, match="fails on the example inputs") as caught:
         forgec.compile(seeded(Nested), (values(2, 5), (values(4), {"inner": values(4)})))

@@ -49,6 +49,45 @@ def test_a_language_model_writes_what_it_wrote_and_is_unchanged(dtype: str) -> N
     assert len(text(model)) == 8
 
 
+TINY = {
+    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "vocab_size": 128, "initializer_range": 0.2},
+    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+SEES = {
+    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"image_size": 32, "patch_size": 8},
+}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(
+            lambda: transformers.MixtralForCausalLM(transformers.MixtralConfig(**TINY)), id="experts"
+        ),
+        pytest.param(
+            lambda: transformers.Gemma3ForConditionalGeneration(
+                transformers.Gemma3Config(
+                    text_config={**TINY, "head_dim": 8},
+                    vision_config=SEES,
+                    mm_tokens_per_image=4,
+                    image_token_id=100,
+                )
+            ),
+            id="as many layers that see",
+        ),
+    ],
+)
+def test_models_that_were_built_in_memory(build) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    programs = forgec.compile_language_model(model, context=32, chunks=(8,))
+    with forgec.LLM(programs) as llm:
+        written = [piece.token for piece in llm.generate([5, 99, 41, 7], max_tokens=8, eos=())]
+    assert written == text(model)
+
+
 def test_weights_of_float32_are_shared_and_tied_ones_stay_tied() -> None:
     model = llama()
     twin = LoadedModel.of(model).module

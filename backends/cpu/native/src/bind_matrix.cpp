@@ -136,11 +136,23 @@ void bind_conv(Binder& binder, const Call& call) {
   if (call.has(2)) g.row_bias = binder.contiguous(call.input(2)).as<const float>();
   const bool parallel = worth_sharing(p.batch * p.groups * g.m, g.n, g.k);
   if (g.m < 4) {
+    const int64_t last = std::max<int64_t>(p.out[0] - 1, 0) * p.stride[0] + (p.kernel[0] - 1) * p.dilation[0];
+    const int64_t seen = (p.kernel[1] - 1) * p.dilation[1] / p.stride[1];
+    p.pitch = whole_lines(whole_lines(p.out[1]) + seen);
+    p.room_floats = (last + 1) * p.stride[1] * p.pitch;
+    p.room = binder.floats(binder.threads() * p.room_floats);
+    p.offsets = reinterpret_cast<int64_t*>(binder.take(binder.threads() * p.kernel[0] * p.kernel[1] * 8));
     binder.emit(binder.kernels().conv_direct, p, parallel);
     return;
   }
-  g.b = binder.floats(panel_floats(g.k, g.n));
-  g.packed_a = packed_left(binder, g);
+  const bool pointwise = g.k == p.channels && p.padding[0] + p.padding[1] == 0 && p.stride[0] * p.stride[1] == 1;
+  if (pointwise && p.x_row == p.in[1] * p.x_col) {  // one row then
+    p.in[1] = p.out[1] = g.n;
+    p.in[0] = p.out[0] = 1;
+  }
+  p.room_floats = panel_floats(g.k, 1);
+  p.room = binder.floats(binder.threads() * p.room_floats);
+  if (g.m > kInPlaceRows) g.packed_a = binder.floats(p.groups * left_floats(g.m, g.k));
   binder.emit(binder.kernels().conv, p, parallel);
 }
 

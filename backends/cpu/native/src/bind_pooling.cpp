@@ -33,7 +33,7 @@ void bind_pool(Binder& binder, const Call& call) {
   }
   const int64_t columns = (std::min(p.out[1], kPoolColumns) - 1) * p.stride[1];
   const int64_t seen = columns + (p.kernel[1] - 1) * p.dilation[1] + 1;
-  p.line_floats = (std::min(seen, p.in[1]) + 15) / 16 * 16;  // whole cache lines
+  p.line_floats = whole_lines(std::min(seen, p.in[1]));
   p.lines = binder.floats(p.line_floats * binder.threads());
   const Kernels& kernels = binder.kernels();
   const Run run = call.text("kind") == "max" ? kernels.max_pool : kernels.average_pool;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention.h"
-#include "conv.h"
+#include "conv_direct.h"
 #include "gemm.h"
 #include "norm.h"
 #include "pointwise.h"

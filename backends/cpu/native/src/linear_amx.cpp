@@ -11,7 +11,7 @@
 // AMX takes denormal numbers and results for zero, and a rest of infinity is no number. So where a row of the left factor
 // or a column of the right one has values beyond `in_range` in a block of k, AVX-512 multiplies them.
 #include "amx.h"
-#include "conv.h"
+#include "gemm.h"
 #include "gemm.h"
 #include "split_amx.h"
 #include "sums_amx.h"
@@ -314,6 +314,6 @@ void product(const Gemm& g, Context& context) {
 
 }  // namespace
 
-const ProductKernels kProductsAmx = {linear<V, product>, matmul<V, product>, conv<V, product>, product_floats};
+const ProductKernels kProductsAmx = {linear<V, product>, matmul<V, product>, product_floats};
 
 }  // namespace forgec

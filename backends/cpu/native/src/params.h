@@ -24,6 +24,9 @@ constexpr int kAttentionRows = 288;  // query rows of an attention task at most
 constexpr int kMostAttentionRows = 2 * kAttentionRows;  // where products cost so little that packing keys again counts
 constexpr int64_t kPoolColumns = 2048;  // of a row of results that pooling does together at most
 
+constexpr int kLine = 16;       // floats of a cache line
+constexpr int64_t whole_lines(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
+
 constexpr int64_t left_floats(int64_t rows, int64_t k) { return (k + kDepth - 1) / kDepth * rows * kLeftRow; }
 
 enum class Act : int32_t { none, gelu, gelu_tanh, relu, silu, sigmoid, tanh };
@@ -56,11 +59,15 @@ struct Matmul {
 
 // Convolution as a product weight [out, depth] x columns [depth, positions] per batch member and group.
 struct Conv {
-  Gemm gemm;                 // of the first member and group
+  Gemm gemm;                 // of the first member and group; packed_a has room for those of all groups
   const float* x;
   int64_t batch, groups, channels;  // channels of one group
   int64_t x_batch, x_channel, x_row, x_col;
   int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+  float* room;               // per thread: a panel of columns or, for conv_direct, an image
+  int64_t room_floats;
+  int64_t pitch;             // of conv_direct: floats of a line of the image
+  int64_t* offsets;          // of conv_direct: room per thread for what taps see, from the first one on
 };
 
 // Windows of each of `planes` images; a 1-d one is a row.
@@ -109,15 +116,12 @@ struct AttentionRoom {
   int64_t query, sums, keys, values, wide;
 
   explicit AttentionRoom(const Attention& p)
-      : query(p.packs ? left_floats(lines(p.part_rows), p.size) : lines(p.part_rows * p.size)),
-        sums(lines(p.part_rows) * lines(p.value_size)),
-        keys(p.packs ? (kDepth + kKeyPanel) * lines(p.size) : 0),  // of pairs, also the rows of a panel
-        values(p.packs ? kDepth * lines(p.value_size) : 0),
-        wide(p.packs && p.half ? kDepth * (lines(p.size) + lines(p.value_size)) : 0) {}
+      : query(p.packs ? left_floats(whole_lines(p.part_rows), p.size) : whole_lines(p.part_rows * p.size)),
+        sums(whole_lines(p.part_rows) * whole_lines(p.value_size)),
+        keys(p.packs ? (kDepth + kKeyPanel) * whole_lines(p.size) : 0),  // of pairs, also the rows of a panel
+        values(p.packs ? kDepth * whole_lines(p.value_size) : 0),
+        wide(p.packs && p.half ? kDepth * (whole_lines(p.size) + whole_lines(p.value_size)) : 0) {}
   int64_t total() const { return query + sums + keys + values + wide; }
-
- private:
-  static int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
 // Normalisation of rows; residual and total are null when there is nothing to add first.
@@ -189,7 +193,7 @@ extern const Run kAttentionAmx;
 
 // Kernels of products in f32 by AMX; others are those of AVX-512.
 struct ProductKernels {
-  Run linear, matmul, conv;
+  Run linear, matmul;
   int64_t (*product_floats)(int64_t m, int64_t k, int threads);
 };
 extern const ProductKernels kProductsAmx;

@@ -14,7 +14,6 @@
 
 namespace forgec {
 
-constexpr int kLine = 16;                       // floats of a cache line
 constexpr int64_t kFetchAhead = 16 * kPanel;    // of B
 
 struct TileArgs {
@@ -193,7 +192,11 @@ void copy_rows(const float* src, int64_t src_row, int64_t src_col, int64_t rows,
   for (int64_t i = 0; i < rows; ++i, src += src_row, dst += dst_row) {
     int64_t j = 0;
     for (; src_col == 1 && j + V::width <= cols; j += V::width) V::load(src + j).store(dst + j);
-    for (; j < cols; ++j) dst[j] = src[j * src_col];
+    if (src_col == 1 && j < cols) {
+      V::load_n(src + j, cols - j).store_n(dst + j, cols - j);
+    } else {
+      for (; j < cols; ++j) dst[j] = src[j * src_col];
+    }
   }
 }
 
