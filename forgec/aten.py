@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .errors import UnsupportedOpError
+from .tensors import as_numpy
 
 __all__ = ["encode", "operator", "run"]
 
@@ -71,7 +72,6 @@ def encode(
 
 def run(name: str, arguments: str, operands: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """The results of an operator on the CPU."""
-    from .capture.tensors import as_numpy  # capture reads this module in its turn
 
     def value(x: Any) -> Any:
         if isinstance(x, list):

@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 
 from .capture.own_code import own_code
 from .capture.structure import parameter_names
-from .capture.tensors import as_numpy
 from .check import Rounding, checking_together
 from .compile import Progress, planned, resolve
 from .errors import FidelityError, OptionError
@@ -23,6 +22,7 @@ from .executable.constants import Kept
 from .options import Options
 from .plan.plan import HOST
 from .report.metrics import max_abs
+from .tensors import as_numpy
 from .weights import WeightSpec
 
 __all__ = ["compile_buckets"]

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from .capture import Capture
-from .capture.tensors import as_numpy
 from .errors import FidelityError
 from .executable import Executable, Programs, SelfTest
 from .executable.pages import worth_holding
@@ -19,6 +18,7 @@ from .graph import CapturedGraph
 from .report.bounds import COMPRESSED, bounds_of, compressed, largest, lowest_precision
 from .report.metrics import differences, worst
 from .report.report import Fidelity, Phase
+from .tensors import as_numpy
 from .weights import WeightSpec
 
 __all__ = ["Rounding", "check_against_eager", "checking_together", "find_nan"]

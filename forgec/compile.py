@@ -18,7 +18,6 @@ from . import backends
 from .backends.base import RejectedError, Settings
 from .backends.prediction import Prediction
 from .capture import Capture, capture
-from .capture.tensors import as_numpy
 from .check import check_against_eager, find_nan
 from .debug import knobs, log
 from .errors import FidelityError, OptionError, TargetError
@@ -41,6 +40,7 @@ from .plan.planner import make_plan
 from .report import compose
 from .report.report import PassReport, Phase, PhaseName, Report
 from .report.verdict import verdict
+from .tensors import as_numpy
 from .together import Planned, Steps
 from .weights import FOUR_BITS, WeightSpec
 
@@ -160,7 +160,19 @@ def planned(
 def resolve(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, name: str | None, origin: str
 ) -> tuple[Model, tuple[Any, ...], Mapping[str, Any] | None, str | None, str]:
-    """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is."""
+    """A specification that ``forgec.models`` knows as a module with example inputs; all else as it is.
+
+    :class:`OptionError` for example inputs that are no tuple and no mapping by keyword.
+    """
+    if not isinstance(args, tuple | list):
+        by_keyword = isinstance(args, Mapping)
+        raise OptionError(
+            f"args is a {type(args).__name__}, and not a tuple of the arguments",
+            hint="kwargs=... takes inputs by keyword" if by_keyword else "a single argument is args=(x,)",
+        )
+    if not isinstance(kwargs, Mapping | None):
+        raise OptionError(f"kwargs is a {type(kwargs).__name__}, and not a mapping by keyword")
+    args = tuple(args)
     if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
         from .capture.onnx import OnnxModel
 
@@ -240,7 +252,9 @@ class _Job:
                 with self._phase("executable"):
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, model, unfused)
                     placed = [i for i in plan.program.main.body if i.device == backend.name]
-                    report.warnings += backend.remarks(placed) + compose.gathered_weights(plan.program)
+                    report.warnings += backend.remarks(placed)
+                    report.warnings += compose.gathered_weights(plan.program)
+                    report.warnings += compose.through_torch(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     start = time.perf_counter()
                     predicted, own_ms = yield executable.shared

@@ -4,6 +4,7 @@ cache, the tokenizer, the chat template."""
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +15,17 @@ import numpy as np
 from . import backends
 from .check import Rounding, checking_together
 from .compile import Progress, planned
-from .errors import InputError
+from .errors import InputError, ModelError
 from .executable import Programs
 from .executable.constants import Kept
 from .ir.calibrate import Calibration
 from .options import Options
 from .plan.plan import HOST
 from .report.metrics import max_abs
+from .text.chat import broken
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
 from .text.llm import LLM
-from .text.tokens import Tokenizer
+from .text.tokens import Tokenizer, token_ids
 from .together import finished_together
 from .weights import EIGHT_BIT_ACTIVATIONS, WeightSpec
 
@@ -56,9 +58,9 @@ def compile_language_model(
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
     Hugging Face model in memory stays as it is (``forgec.models.LoadedModel.of`` takes its tokenizer too). A
-    chunk longer than the context is cut to it. ``calibration`` is a text like those that the model will meet,
-    or its tokens: weights of 4 bits (int4, w4a8) are fitted to it (see ``forgec.compile``). The result is for
-    :class:`forgec.LLM`, directly or saved.
+    chunk longer than the context is cut to it; without chunks prompts are read token by token.
+    ``calibration`` is a text like those that the model will meet, or its tokens: weights of 4 bits (int4,
+    w4a8) are fitted to it (see ``forgec.compile``). The result is for :class:`forgec.LLM`, directly or saved.
 
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
     it does not know, and ``ArtifactError`` for a tokenizer that does not fit the model.
@@ -66,6 +68,7 @@ def compile_language_model(
     from .models import LoadedModel, load
     from .models.decoder import CACHE, decoder_of
 
+    context, chunks = _sizes(context, chunks)
     if isinstance(model, str | Path):
         loaded = load(model)
     else:
@@ -113,7 +116,7 @@ def compile_language_model(
     entries = dict(zip(plans, finished_together(list(plans.values())), strict=True))
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
-    _tell(programs)
+    _tell(programs, extra)
     if chosen.check:
         with checking_together(programs):
             length = min(context, max(sizes, default=1) + _COMPARED)
@@ -121,14 +124,31 @@ def compile_language_model(
     return programs
 
 
-def _tell(programs: Programs) -> None:
-    """Put what the user should know of prefill into the report of decode, which is the one that is shown."""
+def _sizes(context: int, chunks: Sequence[int]) -> tuple[int, list[int]]:
+    try:
+        whole = operator.index(context), [operator.index(chunk) for chunk in chunks]
+    except TypeError as error:
+        raise ModelError(f"context is {context!r} and chunks are {chunks!r}, not whole numbers") from error
+    if whole[0] < 2:
+        raise ModelError(
+            f"context is {context}, and must be at least 2: room for a prompt and for a token",
+            hint="give the length of the longest text, prompt and answer",
+        )
+    return whole
+
+
+def _tell(programs: Programs, files: Mapping[str, bytes]) -> None:
+    """Put what the user should know of prefill and of the template into the report of decode, which is the
+    one that is shown."""
     shown = programs.main.report
     assert shown is not None
     for name in programs:
         report = programs[name].report
         if report is not None and report is not shown:
             shown.warnings += [f"{name}: {text}" for text in report.warnings]
+    reason = broken(files[TEMPLATE_FILE].decode()) if TEMPLATE_FILE in files else None
+    if reason is not None:
+        shown.warnings.append(f"the chat template does not compile, so the model cannot chat: {reason}")
 
 
 def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: int) -> list[int]:
@@ -138,7 +158,7 @@ def _tokens(text: str | Sequence[int], files: Mapping[str, bytes], vocabulary: i
             raise InputError("the model has no tokenizer", hint="give the calibration as token ids")
         ids = Tokenizer(files[TOKENIZER_FILE], vocabulary).encode(text)
     else:
-        ids = [int(token) for token in text]
+        ids = token_ids(text, "the calibration")
     wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
     if not ids or wrong is not None:
         found = f"the token {wrong}, and the model knows {vocabulary}" if ids else "no tokens"

@@ -11,9 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 
-__all__ = ["allowed", "one_per_core", "quota", "useful_threads"]
+from .errors import OptionError
+
+__all__ = ["allowed", "one_per_core", "quota", "require_threads", "useful_threads"]
+
+_MOST_THREADS = 1024
+"""Of a run: more than any machine has processors for."""
 
 _SLOW = 0.6
 """Of the fastest core's highest frequency. By Intel's data sheets low-power cores of laptops have 0.44 to
@@ -50,6 +56,12 @@ def quota(system: Path = Path("/")) -> float | None:
         if most.isdecimal() and period.isdecimal() and int(period) > 0:  # else "max", -1 or no such file
             limits.append(int(most) / int(period))
     return min(limits, default=None)
+
+
+def require_threads(threads: object) -> None:
+    """:class:`OptionError` unless a run can have so many."""
+    if not isinstance(threads, Integral) or not 1 <= threads <= _MOST_THREADS:
+        raise OptionError(f"threads must be at least 1 and at most {_MOST_THREADS}, not {threads!r}")
 
 
 def useful_threads(system: Path = Path("/")) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.export._trace import _compiling_state_context
 from transformers import DynamicCache, PreTrainedModel
 
 from forgec.capture.blocks import forwards, structures
@@ -195,12 +196,10 @@ def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
     """Shape of every tensor of the cache, found by running one token on the meta device, through the first of
     all layers that are alike."""
     config = copy.deepcopy(model.config)
-    # With one, some models look for it among the ids, which have no values here; some types want a number.
-    vars(config)["pad_token_id"] = None
     cache: Any = DynamicCache(config=config)
     ids = torch.zeros(1, 1, dtype=torch.int64, device="meta")
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), torch.no_grad(), _compiling_state_context():
             twin = type(model)._from_config(config).eval()
             fix_frequencies(twin, 1)
             layers = _layers(twin, len(cache.layers))

@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..collector import collector_paused
 from ..debug import log
@@ -34,6 +35,7 @@ from .tracers import DirectTracer, Exporter, Tracer
 __all__ = ["Capture", "capture"]
 
 _PACKED_KINDS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_AS_BEFORE = 'compile the model as it was before, with weights="w8a8" or "int8"'
 
 
 @dataclass
@@ -91,33 +93,8 @@ def capture(
     if isinstance(model, OptimizedModule):
         model = model._orig_mod
     name = name or type(model).__name__
-    packed = next(
-        (path for path, m in model.named_modules() if type(m).__module__.startswith(_PACKED_KINDS)), None
-    )
-    if packed is not None:
-        raise CaptureError(
-            f"{packed or name} is a {type(model.get_submodule(packed)).__name__} that torch.ao quantised, "
-            "with weights packed for its own kernels",
-            hint='compile the model as it was before, with weights="w8a8" or "int8"',
-        )
-    training = next((path for path, m in model.named_modules() if m.training), None)
-    if training is not None:
-        raise CaptureError(
-            f"{name} is in training mode (module {training or name!r})", hint="call model.eval() first"
-        )
-    if not args and not kwargs:
-        raise CaptureError(
-            f"no example inputs for {name}",
-            hint="pass example_inputs=(tensor, ...) or kwargs={...} with the shapes to compile for",
-        )
-    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    strange = next((x for x in inputs if x.dtype not in TORCH_DTYPES), None)
-    if strange is not None:
-        raise CaptureError(
-            f"an input of {name} is a tensor {list(strange.shape)} of {strange.dtype}, an element type that "
-            "forgec does not have",
-            hint=f"give tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in TORCH_DTYPES)}",
-        )
+    _refuse_model(model, name)
+    inputs = _input_tensors(name, args, kwargs)
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
     with collector_paused(), own_code(), static_experts(model):
@@ -134,6 +111,45 @@ def capture(
         graph.notes.append(f"checked against PyTorch running the import only: {found}")
         return Capture(graph, inputs, results)
     return Capture(graph, inputs, found[1], found[0])
+
+
+def _refuse_model(model: nn.Module, name: str) -> None:
+    """:class:`CaptureError` for a module that is not one of plain tensors in evaluation mode."""
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(_PACKED_KINDS):
+            raise CaptureError(
+                f"{path or name} is a {type(module).__name__} that torch.ao quantised, with weights packed "
+                "for its own kernels",
+                hint=_AS_BEFORE,
+            )
+        if module.training:
+            raise CaptureError(
+                f"{name} is in training mode (module {path or name!r})", hint="call model.eval() first"
+            )
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_traceable_wrapper_subclass(tensor):
+            raise CaptureError(
+                f"{path} is a {type(tensor).__name__}, not a plain tensor, as quantised weights are",
+                hint=_AS_BEFORE,
+            )
+
+
+def _input_tensors(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors among example inputs; :class:`CaptureError` if they are none that can be compiled for."""
+    if not args and not kwargs:
+        raise CaptureError(
+            f"no example inputs for {name}",
+            hint="pass args=(tensor, ...) or kwargs={...} with the shapes to compile for",
+        )
+    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    strange = next((x for x in inputs if x.dtype not in TORCH_DTYPES), None)
+    if strange is not None:
+        raise CaptureError(
+            f"an input of {name} is a tensor {list(strange.shape)} of {strange.dtype}, an element type that "
+            "forgec does not have",
+            hint=f"give tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in TORCH_DTYPES)}",
+        )
+    return inputs
 
 
 def _recorded(

@@ -28,8 +28,8 @@ from ..errors import CaptureError
 from ..graph import TORCH_DTYPES, read_state, tensor_type, write_state
 from ..ir.lowering import is_supported
 from ..ir.types import DType
+from ..tensors import lifted_name
 from .source import node_source, user_frame
-from .tensors import lifted_name
 
 __all__ = [
     "ASSERTIONS",

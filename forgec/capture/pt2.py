@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from unittest import mock
 
 import torch
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError
+from .export import quiet
 from .source import first_line
 
 __all__ = ["load_pt2"]
@@ -20,8 +27,9 @@ _SPEC_LIMIT = 64 * 2**20
 def load_pt2(path: Path) -> ExportedProgram:
     """Load a ``.pt2`` file saved by ``torch.export.save``.
 
-    Tensors are read with torch's restricted loader. A file with pickled objects among its constants is
-    refused, because reading them would run code from the file. Raises ``CaptureError``.
+    Tensors are read with torch's restricted loader. A file with other pickled objects, among its constants,
+    weights or example inputs, is refused, because reading them would run code from the file. Raises
+    ``CaptureError``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -34,12 +42,33 @@ def load_pt2(path: Path) -> ExportedProgram:
             hint="save the program with torch.export.save(program, path)",
         ) from error
     try:
-        return torch.export.load(path)
+        with quiet(), _restricted():
+            return torch.export.load(path)
+    except UnpicklingError as error:
+        raise CaptureError(
+            f"{path} holds a pickled object that is no tensor; forgec does not unpickle files",
+            hint="set program.example_inputs = None before torch.export.save, if these hold such objects",
+        ) from error
     except Exception as error:
         raise CaptureError(
             f"torch cannot load {path}: {type(error).__name__}: {first_line(error)}",
             hint=f"it may come from another version of torch (this is {torch.__version__}); export it again",
         ) from error
+
+
+@contextmanager
+def _restricted() -> Iterator[None]:
+    """While this is open, ``torch.load`` reads nothing but tensors and plain containers in this thread. Of an
+    exported program torch would read anything."""
+    here, load = threading.get_ident(), torch.load
+
+    def restricted(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == here:
+            kwargs["weights_only"] = True
+        return load(*args, **kwargs)
+
+    with mock.patch.object(torch, "load", restricted):
+        yield
 
 
 def _refuse_objects(archive: zipfile.ZipFile, path: Path) -> None:

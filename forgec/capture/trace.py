@@ -27,13 +27,13 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ir.program import Source
+from ..tensors import lifted_name
 from .attributes import attributes_kept
 from .blocks import BLOCK_OP, empty_results
 from .changes import SCATTERED, memory_of, overlap, place_of, pure_form
 from .complex_pairs import Pairs, real_form, rule_of
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
 from .source import imported_from, user_line_of
-from .tensors import lifted_name
 
 __all__ = ["TraceError", "trace"]
 

@@ -14,6 +14,7 @@ from . import flags, latency
 from .boundary import verb
 from .output import Format, Output
 from .peers import against, calibrate
+from .programs import kind_of, kind_on, load_program
 from .subject import compile_subject, load_subject, require_targets
 
 __all__ = ["bench"]
@@ -42,7 +43,7 @@ def bench(
         Path | None,
         typer.Option("--calibrate", metavar="OUT.json", help="Fit the cost model to this machine instead."),
     ] = None,
-    target: flags.Target = "cpu",
+    target: flags.ProgramOrTarget = None,
     tokens: flags.Tokens = None,
     shape: flags.Shape = None,
     threads: flags.Threads = None,
@@ -55,7 +56,6 @@ def bench(
     --against compiles the model with other tools too, which the extra forgec[bench] installs, and lets all
     take turns.
     """
-    from .. import executable as artifact
     from ..report.stepwise import profile
     from .inputs import parse_inputs
 
@@ -69,22 +69,24 @@ def bench(
     if peers:
         if model is None:
             raise OptionError("--against compiles the model with every tool", hint="give it with -m")
-        if inputs or target != "cpu":
+        if inputs or target not in (None, "cpu"):
             raise OptionError("--against runs examples on the CPU", hint="leave out --input and --target")
         names = [name.strip() for name in peers.split(",") if name.strip()]
         return against(model, names, output, tokens=tokens, threads=threads, repeat=repeat)
     if file is not None:
-        executable = artifact.load(file, threads=threads)
+        executable = load_program(file, target=target, threads=threads)
         arrays, _ = parse_inputs(inputs or [], executable)
     else:
         if inputs:
             raise OptionError("--input is for a FILE.forge", hint="compile the model first")
+        target = target or "cpu"
         require_targets([target])
         subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
         executable = compile_subject(subject, output, target=target)
         executable.threads = threads
         arrays = executable.signature.flatten(*subject.draw(0))
-    timing = latency.measure(lambda: executable.run_flat(arrays), repeat)
+    made_for = executable.info.target
+    timing = latency.measure(lambda: executable.run_flat(arrays), repeat, kind_of([executable]))
     steps = profile(executable, arrays, repeat)
     by_op: dict[tuple[str, str], list[float]] = {}
     for step in steps:
@@ -93,6 +95,7 @@ def bench(
     whole = sum(step.ms for step in steps)
 
     def text(printer: Printer) -> None:
+        printer.line(styled("target   ", DIM), made_for)
         printer.line(styled("latency  ", DIM), str(timing))
         printer.gap()
         printer.table(
@@ -104,9 +107,16 @@ def bench(
         )
 
     document = {
+        "target": made_for,
         "latency": timing,
         "ops": [
-            {"op": op, "device": device, "count": len(times), "ms": sum(times), "kind": "measured"}
+            {
+                "op": op,
+                "device": device,
+                "count": len(times),
+                "ms": sum(times),
+                "kind": kind_on(executable, device),
+            }
             for (op, device), times in rows
         ],
         "instructions": steps,

@@ -7,6 +7,7 @@ a closed pipe with 141, as any program that such a signal ends; what was started
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
@@ -14,11 +15,11 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
@@ -26,6 +27,7 @@ from .. import debug
 from ..errors import ForgecError, InternalError, OptionError
 from ..report.terminal import BAD, Printer, styled
 from ..version import __version__
+from .signals import EXIT_SIGNAL, Signalled, unwinding
 
 __all__ = [
     "EXIT_CHECK",
@@ -33,13 +35,16 @@ __all__ = [
     "EXIT_UNSUPPORTED",
     "Verb",
     "boundary",
-    "heed_signals",
+    "outermost",
     "verb",
     "wrote",
 ]
 
 EXIT_CHECK, EXIT_UNSUPPORTED, EXIT_TARGET = 1, 3, 5
-_EXIT_SIGNAL, _EXIT_PIPE = 128, 141
+_EXIT_PIPE = 141
+
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+"""What a write fails with by no fault of forgec."""
 
 _written: list[Path] = []
 
@@ -73,43 +78,23 @@ def wrote(path: Path) -> None:
     _written.append(path)
 
 
-class _Signalled(KeyboardInterrupt):
-    """A signal that asks the process to end; it unwinds the stack as Ctrl-C does."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-def heed_signals() -> None:
-    """Unwind the stack at SIGTERM and SIGHUP, unless the process was started to ignore them."""
-
-    def end(number: int, _: Any) -> NoReturn:
-        raise _Signalled(number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
-
-
 @contextmanager
 def boundary() -> Iterator[None]:
     """Turn what goes wrong inside into a message on stderr and ``typer.Exit``."""
     _written.clear()
     try:
-        yield
-        sys.stdout.flush()
+        with unwinding():
+            yield
+            sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt as end:
-        number = end.number if isinstance(end, _Signalled) else signal.SIGINT
+        number = end.number if isinstance(end, Signalled) else signal.SIGINT
         files = ", ".join(map(str, _written))
         _message("interrupted, " + (f"written before: {files}" if files else "no file written"))
-        raise typer.Exit(_EXIT_SIGNAL + number) from None
+        raise typer.Exit(EXIT_SIGNAL + number) from None
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         raise typer.Exit(_EXIT_PIPE) from None
     except InternalError as error:
         _internal(error, error.text())
@@ -123,16 +108,78 @@ def boundary() -> Iterator[None]:
         _message("out of memory\n  try: fewer --tokens, --batch or --layers")
         raise typer.Exit(1) from None
     except Exception as error:
-        _internal(error, f"{type(error).__name__}: {error}")
-        raise typer.Exit(1) from None
+        known = _refusal(error) if isinstance(error, OSError) else None
+        if known is None:
+            _internal(error, f"{type(error).__name__}: {error}")
+            raise typer.Exit(1) from None
+        _message(known.text())
+        raise typer.Exit(known.exit_code) from None
+
+
+@contextmanager
+def outermost() -> Iterator[None]:
+    """The boundary around the command itself: help, a version, and what is still to be written at the end."""
+    try:
+        yield
+    except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _abandon_stdout()
+            if not isinstance(error, BrokenPipeError):
+                _message(_stdout_refused(error).text())
+            end.code = _EXIT_PIPE if isinstance(error, BrokenPipeError) else 1
+        raise
+    except OSError as error:
+        known = _refusal(error)
+        if known is None:
+            raise
+        _message(known.text())
+        raise SystemExit(known.exit_code) from None
+
+
+def _refusal(error: OSError) -> ForgecError | None:
+    """What the system would not let be written, if that is what failed: stdout, or a file of the dump."""
+    dump = _dump()
+    if (
+        dump is not None
+        and error.filename is not None
+        and Path(os.fsdecode(error.filename)).is_relative_to(dump)
+    ):
+        return OptionError(
+            f"the dump cannot be written: {error.strerror}",
+            os.fsdecode(error.filename),
+            "another folder for --dump or FORGEC_DUMP",
+        )
+    if error.errno not in _REFUSED or error.filename is not None:
+        return None
+    try:
+        print(flush=True)
+    except OSError:
+        _abandon_stdout()
+        return _stdout_refused(error)
+    return ForgecError(f"a file cannot be written: {error.strerror}")
+
+
+def _stdout_refused(error: OSError) -> ForgecError:
+    return ForgecError(
+        f"the results cannot be written to stdout: {error.strerror}", hint="send them elsewhere"
+    )
+
+
+def _abandon_stdout() -> None:
+    """Give what is left in stdout somewhere to go: Python flushes it once more when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message(text: str) -> None:
     first, _, rest = text.partition("\n")
-    printer = Printer(sys.stderr)
-    printer.line(styled("error: ", BAD), first)
-    if rest:
-        printer.line(rest)
+    with suppress(OSError):
+        printer = Printer(sys.stderr)
+        printer.line(styled("error: ", BAD), first)
+        if rest:
+            printer.line(rest)
 
 
 def _internal(error: BaseException, what: str) -> None:
@@ -150,6 +197,13 @@ def _internal(error: BaseException, what: str) -> None:
     _message(f"internal error, a bug in forgec: {what}\n  at: {where}\n  try: send us that file")
     if _debugging():
         print(trace, file=sys.stderr)
+
+
+def _dump() -> Path | None:
+    try:
+        return debug.knobs().dump
+    except OptionError:
+        return None
 
 
 def _debugging() -> bool:

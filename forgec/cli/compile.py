@@ -7,14 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InternalError, OptionError
+from .. import debug
+from ..errors import ArtifactError, InternalError, OptionError
 from ..options import CAPTURE_MODES, FOLD_MODES, Options
 from ..report import terminal, trace
 from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
-from .files import read_text, require_writable, write_text
+from .files import read_text, require_regular, require_writable, write_text
 from .output import Format, Output
-from .subject import Subject, compile_subject, compile_text_model, load_subject, require_targets
+from .subject import (
+    Subject,
+    compile_subject,
+    compile_text_model,
+    files_of_model,
+    load_subject,
+    require_targets,
+)
 
 __all__ = ["compile", "options_of"]
 
@@ -114,9 +122,14 @@ def compile(
     )
     if report is not None and report.suffix not in (".json", ".html"):
         raise OptionError(f"--report {report} has no known form", hint="name it .json or .html")
-    for path in (out, report, trace_file, emit_ir):
-        require_writable(path)
 
+    def check_outputs(out: Path | None) -> None:
+        files = {"--out": out, "--report": report, "--trace": trace_file, "--emit-ir": emit_ir}
+        read = files_of_model(model) + ([] if calibrate is None else [calibrate])
+        require_writable(files, read, {"--emit": emit, "--dump": debug.knobs().dump})
+        require_regular(out)
+
+    check_outputs(out)
     shapes = flags.parse_shapes(shape)
     sizes: dict[str, Any] = {"tokens": tokens, "batch": batch, "shapes": shapes}
     targets = [name.strip() for name in target.split(",") if name.strip()]
@@ -134,9 +147,10 @@ def compile(
             flag = "--chunk" if chunk else "--calibrate"
             raise OptionError(f"{flag} is for models that write text", hint="give --context N too")
         subject = load_subject(model, output, **sizes, seed=seed, part=part, attn=attn, layers=layers)
+        out = out or Path(f"{subject.name}.forge")
+        check_outputs(out)
         executable = compile_subject(subject, output, target=target, options=options)
         result = executable.report
-        out = out or Path(f"{subject.name}.forge")
         executable.save(out)
     else:
         if tokens is not None or batch != 1 or shapes:
@@ -160,7 +174,10 @@ def compile(
         executable = programs.main
         result = executable.report
         out = out or Path(f"{executable.info.name}.forge")
+        check_outputs(out)
         programs.save(out)
+    from ..plan.plan import HOST
+
     if result is None:
         raise InternalError("a compile made no report")
     wrote(out)
@@ -176,7 +193,8 @@ def compile(
         write_text(emit_ir, to_text(executable.program))
         wrote(emit_ir)
 
-    if emit is not None:
+    on_device = any(segment.device != HOST for segment in executable.plan.segments)
+    if emit is not None and on_device:
         from ..executable.vendor_files import write_vendor_files
 
         for path in write_vendor_files(executable, emit):
@@ -186,6 +204,12 @@ def compile(
     output.result(result, lambda printer: terminal.print_report(result, printer.file))
     for path in filter(None, (out, report, trace_file, emit_ir)):
         output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
+    if emit is not None and not on_device:
+        raise ArtifactError(
+            f"--emit {emit} has nothing to write: placement put the whole program on the CPU",
+            where=f"{out}, which is written and runs there",
+            hint=f"forgec analyze -m {model} -t {target} says why, and what would help",
+        )
     if result.fidelity is not None and not result.fidelity.passed:
         raise typer.Exit(EXIT_CHECK)
 
@@ -209,6 +233,7 @@ def _for_targets(
             origin=subject.weights,
         )
     out = out or Path(f"{subject.name}.forge")
+    require_regular(out)
     programs.save(out)
     wrote(out)
     reports = [executable.report for executable in programs.values()]

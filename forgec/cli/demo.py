@@ -14,7 +14,7 @@ from ..report import units
 from ..report.terminal import BAD, DIM, GOOD, HEAD, Printer, print_report, styled
 from . import flags, latency
 from .boundary import EXIT_CHECK, verb, wrote
-from .files import require_writable
+from .files import require_regular, require_writable
 from .output import Format, Output
 from .subject import Subject, compile_subject
 
@@ -55,7 +55,8 @@ def demo(
     from . import sentences
 
     output = Output(fmt, quiet)
-    require_writable(out)
+    require_writable({"--out": out})
+    require_regular(out)
     folder = models.sentence_encoder_dir()
     batches = sentences.tokenise(folder, tokens)
     output.note(f"loading {_NAME}")

@@ -19,6 +19,8 @@ __all__ = [
     "ModelFlag",
     "OptionalModel",
     "Part",
+    "Program",
+    "ProgramOrTarget",
     "Quiet",
     "Seed",
     "Shape",
@@ -34,6 +36,19 @@ ModelFlag = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_
 OptionalModel = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
 Target = Annotated[
     str, typer.Option("--target", "-t", metavar="TARGET", help="Device to compile for; auto: what is here.")
+]
+Program = Annotated[
+    str | None,
+    typer.Option("--target", "-t", metavar="TARGET", help="Of a file for several: the program to take."),
+]
+ProgramOrTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="TARGET",
+        help="Of a file for several: the program to take; with -m: device to compile for.  [default: cpu]",
+    ),
 ]
 Threads = Annotated[
     int | None,

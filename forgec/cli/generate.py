@@ -14,7 +14,9 @@ from ..report import units
 from ..report.terminal import Printer
 from . import flags, text_flags
 from .boundary import verb
+from .files import require_file
 from .output import Format, Output
+from .programs import kind_of
 
 if TYPE_CHECKING:
     from ..text import LLM, Piece, Sampling
@@ -49,6 +51,7 @@ def generate(
 
     output = Output(fmt, quiet)
     sampling = replace(sampling, logprobs=logprobs)
+    require_file(model)
     text = sys.stdin.read() if prompt == "-" else prompt
     with LLM(model) as llm:
         if fmt is Format.text:
@@ -80,6 +83,7 @@ def chat(
     from ..text import LLM
 
     output = Output(Format.text, quiet)
+    require_file(model)
     messages = [] if system is None else [{"role": "system", "content": system}]
     with LLM(model) as llm:
         while turn := _read_turn(output):
@@ -123,15 +127,7 @@ def _summary(llm: LLM) -> str:
         f"decode {s.decode_rate:.1f} tokens/s" if s.tokens > 1 else "",
         f"peak memory {units.nbytes(peak_rss())}",
     ]
-    return "; ".join(filter(None, parts)) + f" ({_kind(llm)})"
-
-
-def _kind(llm: LLM) -> str:
-    """ "emulated" if any device of the programs is a stand-in here, whose times say nothing of it."""
-    from .. import backends
-
-    devices = {segment.device for name in llm.programs for segment in llm.programs[name].plan.segments}
-    return "emulated" if any(backends.get(name).kind == "emulated" for name in devices) else "measured"
+    return "; ".join(filter(None, parts)) + f" ({kind_of(llm.programs.values())})"
 
 
 def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
@@ -145,7 +141,7 @@ def _document(llm: LLM, pieces: list[Piece]) -> dict[str, Any]:
             for p in pieces
         ],
         "finish": s.finish,
-        "kind": _kind(llm),
+        "kind": kind_of(llm.programs.values()),
         "measured": {
             "prompt_tokens": s.prompt_tokens,
             "kept_tokens": s.kept_tokens,

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..executable import Executable
 from ..executable.signature import TensorLeaf
 
-__all__ = ["parse_inputs"]
+__all__ = ["files_of", "parse_inputs"]
 
 
 def parse_inputs(texts: Sequence[str], executable: Executable) -> tuple[list[np.ndarray], list[str]]:
@@ -58,6 +58,11 @@ def parse_inputs(texts: Sequence[str], executable: Executable) -> tuple[list[np.
         arrays.append(array)
         origins.append(origin)
     return arrays, origins
+
+
+def files_of(texts: Sequence[str]) -> list[Path]:
+    """The files that the texts name."""
+    return [Path(text.partition("=")[2] or text) for text in texts if text.endswith((".npy", ".npz"))]
 
 
 def _leaf(name: str, by_name: Mapping[str, TensorLeaf]) -> TensorLeaf:

@@ -64,7 +64,7 @@ def calibrate(path: Path, output: Output, threads: int | None) -> None:
     """Fit the cost model to this machine's kernels and write the calibration; takes some minutes."""
     from ..bench import calibrate as calibration
 
-    require_writable(path)
+    require_writable({"--calibrate": path})
     data = calibration.measure(threads=_threads(threads), say=output.note)
     write_text(path, calibration.text(data))
     _show(data, calibration.tables(data), output)

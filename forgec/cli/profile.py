@@ -13,6 +13,7 @@ from . import flags
 from .boundary import verb, wrote
 from .files import require_writable
 from .output import Format, Output
+from .programs import kind_of, load_program
 
 __all__ = ["profile"]
 
@@ -31,6 +32,7 @@ def profile(
     program: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a file with several.  [default: the main one]")
     ] = None,
+    target: flags.Program = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs; the fastest is shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write a Chrome trace.")] = None,
     threads: flags.Threads = None,
@@ -41,19 +43,16 @@ def profile(
 
     One row per op and shape: wall time, the part of it that threads waited for each other, and speed.
     """
-    from .. import executable as artifact
     from ..report import kernels
     from ..report.trace import save
-    from .inputs import parse_inputs
+    from .inputs import files_of, parse_inputs
 
     output = Output(fmt, quiet)
-    require_writable(trace)
-    chosen = artifact.load(file) if program is None else artifact.load_programs(file)[program]
-    with chosen as executable:
-        executable.threads = threads
+    require_writable({"--trace": trace}, [file, *files_of(inputs or [])])
+    with load_program(file, target=target, program=program, threads=threads) as executable:
         arrays, _ = parse_inputs(inputs or [], executable)
         run = kernels.trace(executable, arrays, repeat)
-        name = executable.info.name
+        name, made_for, kind = executable.info.name, executable.info.target, kind_of([executable])
     if trace is not None:
         save(kernels.chrome_trace(run, name), trace)
         wrote(trace)
@@ -61,8 +60,9 @@ def profile(
     rest = run.ms - sum(row.ms for row in rows)
 
     def text(printer: Printer) -> None:
-        took = f"{units.duration_us(run.ms * 1000)} (measured, fastest of {repeat}, {run.threads} threads)"
-        printer.line(styled("run  ", DIM), took)
+        took = f"{units.duration_us(run.ms * 1000)} ({kind}, fastest of {repeat}, {run.threads} threads)"
+        printer.line(styled("target  ", DIM), made_for)
+        printer.line(styled("run     ", DIM), took)
         printer.gap()
         printer.table(
             ("op", "operands", ">count", ">ms", ">share", ">waited ms", ">GFLOP/s", ">GB/s"),
@@ -84,8 +84,9 @@ def profile(
 
     document = {
         "file": str(file),
+        "target": made_for,
         "ms": run.ms,
-        "kind": "measured",
+        "kind": kind,
         "threads": run.threads,
         "between_kernels_ms": rest,
         "kernels": rows,

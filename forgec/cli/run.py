@@ -12,6 +12,7 @@ from . import flags, latency
 from .boundary import verb, wrote
 from .files import output_file, require_writable
 from .output import Format, Output
+from .programs import kind_of, load_program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +43,7 @@ def run(
         Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Write the outputs.")
     ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs to time.")] = 1,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", metavar="TARGET", help="Of a file for several: the program to run."),
-    ] = None,
+    target: flags.Program = None,
     threads: flags.Threads = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
@@ -54,22 +52,22 @@ def run(
 
     Prints type and first values of every output, and the latency.
     """
-    from .. import executable as artifact
-    from .inputs import parse_inputs
+    from .inputs import files_of, parse_inputs
 
     output = Output(fmt, quiet)
-    require_writable(out)
-    with artifact.load(file, threads=threads, target=target) as executable:
+    require_writable({"--out": out}, [file, *files_of(inputs or [])])
+    with load_program(file, target=target, threads=threads) as executable:
         arrays, origins = parse_inputs(inputs or [], executable)
         names = [leaf.name or f"output{leaf.index}" for leaf in executable.signature.results]
         results = executable.run_flat(arrays)
-        timing = latency.measure(lambda: executable.run_flat(arrays), repeat)
-        leaves = executable.signature.inputs
+        timing = latency.measure(lambda: executable.run_flat(arrays), repeat, kind_of([executable]))
+        leaves, made_for = executable.signature.inputs, executable.info.target
     if out is not None:
         _save(out, dict(zip(names, results, strict=True)))
         wrote(out)
     document = {
         "file": str(file),
+        "target": made_for,
         "inputs": [
             {"name": leaf.name, "type": str(leaf.type), "from": origin}
             for leaf, origin in zip(leaves, origins, strict=True)
@@ -89,6 +87,7 @@ def run(
             [_row(name, array) for name, array in zip(names, results, strict=True)],
         )
         printer.gap()
+        printer.line(styled("target   ", DIM), made_for)
         printer.line(styled("latency  ", DIM), str(timing))
 
     output.result(document, text)

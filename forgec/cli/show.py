@@ -14,6 +14,7 @@ from ..report.terminal import Printer, print_report
 from . import flags
 from .boundary import verb
 from .output import Format, Output
+from .programs import load_program
 from .subject import compile_subject, load_subject, require_targets
 
 if TYPE_CHECKING:
@@ -38,23 +39,22 @@ def show(
     ] = False,
     weights: Annotated[bool, typer.Option("--weights", help="The constants and how each is made.")] = False,
     report: Annotated[bool, typer.Option("--report", help="The report of the compile.")] = False,
-    target: flags.Target = "cpu",
+    target: flags.ProgramOrTarget = None,
     tokens: flags.Tokens = None,
     shape: flags.Shape = None,
     fmt: flags.FormatFlag = Format.text,
     quiet: flags.Quiet = False,
 ) -> None:
     """Show a compiled program, whole or in part."""
-    from .. import executable as artifact
-
     if (file is None) == (model is None):
         raise OptionError("show needs a FILE.forge or -m MODEL", hint="give one of the two")
     if manifest and file is None:
         raise OptionError("--manifest shows a file, and there is none with -m", hint="give FILE.forge")
     output = Output(fmt, quiet)
     if file is not None:
-        executable = artifact.load(file)
+        executable = load_program(file, target=target)
     else:
+        target = target or "cpu"
         require_targets([target])
         subject = load_subject(str(model), output, tokens=tokens, shapes=flags.parse_shapes(shape))
         executable = compile_subject(subject, output, target=target)

@@ -18,6 +18,7 @@ __all__ = [
     "Subject",
     "compile_subject",
     "compile_text_model",
+    "files_of_model",
     "is_exported",
     "is_onnx",
     "load_subject",
@@ -26,6 +27,13 @@ __all__ = [
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword inputs."""
+
+
+_MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.index.json", "tokenizer*", "vocab*",
+    "merges.txt", "special_tokens_map.json", "chat_template*",
+)  # fmt: skip
+"""What is read of a model's directory, if it is there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,19 @@ def is_exported(spec: str) -> bool:
 def is_onnx(spec: str) -> bool:
     """Whether a specification names an ONNX file, whose inputs have shapes of their own."""
     return spec.endswith(".onnx")
+
+
+def files_of_model(spec: str) -> list[Path]:
+    """The files that are read for a specification, as far as their names tell."""
+    from .. import models
+
+    path = Path(spec)
+    if spec in models.names():
+        return []
+    if path.is_dir():
+        return [file for pattern in _MODEL_FILES for file in path.glob(pattern)]
+    external = [*path.parent.glob(f"{path.name}[._]data*")] if is_onnx(spec) and path.is_file() else []
+    return [path, *external]
 
 
 def require_targets(names: Iterable[str]) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import OptionError
 from ..report import units
-from ..report.terminal import BAD, GOOD, Printer, styled
+from ..report.terminal import BAD, DIM, GOOD, Printer, styled
 from . import flags
 from .boundary import EXIT_CHECK, verb
 from .output import Format, Output
+from .programs import load_program
 from .subject import is_exported, is_onnx, load_subject
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _SUSPECT = (
 def verify(
     file: flags.Artifact,
     model: flags.OptionalModel = None,
+    target: flags.Program = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Fresh inputs to compare on, with -m.")] = 2,
     part: flags.Part = None,
     attn: flags.Attention = "auto",
@@ -53,12 +56,19 @@ def verify(
     the model that it was compiled from: eager PyTorch too, on inputs that the compiler has not seen, and for
     an ONNX file also ONNX Runtime where that is installed. If the executable and the interpreter differ, the
     first instruction where they do is named; inside of an NPU's segment it is found by compiling parts of it.
+    A language model's programs are compared with the model when they are compiled, and here without it.
     """
-    from .. import executable as artifact
+    from ..text.info import FILE as TEXT
     from .comparison import divergence, fresh_cases, sizes, stored_case
 
     output = Output(fmt, quiet)
-    with artifact.load(file) as executable:
+    with load_program(file, target=target) as executable:
+        made_for = executable.info.target
+        if model is not None and TEXT in executable.extra_names:
+            raise OptionError(
+                f"{file} has the programs of a language model, which are compared with it as they are compiled",
+                hint="verify it without -m: that checks the stored example of the first of them",
+            )
         if model is None:
             cases = [stored_case(executable)]
         else:
@@ -83,12 +93,19 @@ def verify(
     suspect = _SUSPECT if any(case.rewrite_suspect for case in cases) and differs is None else None
     document = {
         "file": str(file),
+        "target": made_for,
         "passed": passed,
         "comparisons": comparisons,
         "first_divergence": differs,
         "suspect": suspect,
     }
-    output.result(document, lambda printer: _print(comparisons, differs, suspect, passed, printer))
+
+    def text(printer: Printer) -> None:
+        printer.line(styled("target  ", DIM), made_for)
+        printer.gap()
+        _print(comparisons, differs, suspect, passed, printer)
+
+    output.result(document, text)
     if not passed:
         raise typer.Exit(EXIT_CHECK)
 

@@ -7,7 +7,6 @@ model's own memory is used as it is wherever numpy can; a file's tensors are rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..errors import ArtifactError, InternalError
 from ..ir.program import Constant, Leaf
 from ..ir.recipes import Evaluator
 from ..ir.types import TensorType
+from .locks import forkable_lock
 
 __all__ = ["Constants", "Kept", "from_file", "from_recipes"]
 
@@ -33,7 +33,7 @@ class Kept:
         """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
         self.nans: dict[str, int] = {}
         """How many NaN there are in source tensors that were looked at, by name."""
-        self.lock = Lock()
+        self.lock = forkable_lock()
 
     def clear(self) -> None:
         """Forget what was computed: some sources give something else from now on."""
@@ -71,11 +71,9 @@ class Constants:
         array = self.kept.arrays.get(constant.key)
         if array is None:
             array = self._compute(constant).view()
-            if TensorType.of(array) != constant.type:
-                raise InternalError(
-                    f"constant {constant.name} is {TensorType.of(array)}, not {constant.type}"
-                )
             array.flags.writeable = False
+        if TensorType.of(array) != constant.type:
+            raise InternalError(f"constant {constant.name} is {TensorType.of(array)}, not {constant.type}")
         return array
 
 

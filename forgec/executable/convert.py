@@ -83,7 +83,7 @@ def _view(value: Any, name: str) -> np.ndarray:
             return np.from_dlpack(value)
         if hasattr(value, "__array__"):
             return np.asarray(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a foreign array's own code
         raise InputError(f"input {name!r}, a {type(value).__name__}, cannot be read: {error}") from error
     raise InputError(
         f"input {name!r} must be an array, not a {type(value).__name__}",

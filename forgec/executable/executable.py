@@ -10,9 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property, partial
-from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,16 +21,18 @@ from forgec.backends.base import Constants as Values
 from forgec.backends.prediction import Prediction
 
 from ..collector import collector_paused
-from ..errors import ArtifactError, BackendError, InputError, InternalError, OptionError
+from ..errors import ArtifactError, BackendError, InputError, InternalError
 from ..ir.op import get
 from ..ir.program import Program, Register
 from ..ir.types import TensorType
 from ..plan.plan import Plan
+from ..processors import require_threads
 from ..report.report import Report
 from .archive import Info
 from .bound import BoundCall
 from .constants import Constants, Kept, from_recipes
 from .convert import to_array
+from .locks import forkable_lock
 from .run import BoundProgram
 from .samples import SelfTest, sampled
 from .segments import segment_programs
@@ -70,7 +71,7 @@ class Shared:
         self._make_report = report
         self._stored_code = code
         self._code: dict[int, bytes] = {}
-        self._lock = Lock()
+        self._lock = forkable_lock()
         self._check_types()
 
     def _check_types(self) -> None:
@@ -237,8 +238,8 @@ class Executable:
 
     @threads.setter
     def threads(self, value: int | None) -> None:
-        if value is not None and value < 1:
-            raise OptionError(f"threads must be at least 1, not {value}")
+        if value is not None:
+            require_threads(value)
         with self._states.lock:
             if value != self._threads:
                 self._threads, self._bound = value, None
@@ -312,6 +313,9 @@ class Executable:
     def __repr__(self) -> str:
         return f"<forgec executable {self.info.name!r} for {self.info.target}: {self.signature}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an executable is not pickled or copied: load its file there, or take a clone()")
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on inputs given as the module takes them, and nest the outputs as it does.
 
@@ -355,8 +359,6 @@ class Executable:
 
     def _run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         with self._states.lock:
-            if self._closed:
-                raise InputError("the executable is closed", hint="load it again")
             if self._bound is None:
                 self._bound = self._bind(self._states)
             return self._bound.run(inputs)
@@ -365,6 +367,8 @@ class Executable:
     def _bind(
         self, states: States, single: bool = False, given: Mapping[Register, np.ndarray] | None = None
     ) -> BoundProgram:
+        if self._closed:
+            raise InputError("the executable is closed", hint="load it again")
         shared = self._shared
         return BoundProgram(
             shared.plan,

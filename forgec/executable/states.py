@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Lock
 
 import numpy as np
 
 from ..errors import InternalError
 from ..ir.types import TensorType
+from .locks import forkable_lock
 
 __all__ = ["States"]
 
@@ -25,7 +25,7 @@ class States:
                 raise InternalError(f"the initial value {TensorType.of(array)} fits no state {name!r}")
         self.types = types
         self.initial = initial
-        self.lock = Lock()
+        self.lock = forkable_lock()
         self._arrays: dict[str, np.ndarray] = {}
 
     def arrays(self) -> dict[str, np.ndarray]:

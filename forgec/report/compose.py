@@ -48,6 +48,7 @@ __all__ = [
     "prediction_reports",
     "refuse_fallbacks",
     "rss_report",
+    "through_torch",
     "versions",
 ]
 
@@ -167,6 +168,14 @@ def gathered_weights(program: Program) -> list[str]:
         f"matrices, {units.nbytes(largest)} at once, and the model holds {units.nbytes(held)}; "
         "smaller chunks copy less"
     ]
+
+
+def through_torch(program: Program) -> list[str]:
+    """A warning if a flat program has operators that PyTorch computes: it does not run without it."""
+    targets = sorted({str(i.attrs["target"]) for i in program.main.body if i.op == "aten"})
+    if not targets:
+        return []
+    return [f"runs only where PyTorch is installed, which computes {', '.join(targets)}"]
 
 
 def cost_report(unfused_us: float, fused_us: float, cost: CostModel) -> CostReport:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from .chat import render
 from .info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
 from .sampling import Sampler, Sampling, log_probabilities
 from .stats import Stats
-from .tokens import StopTexts, Tokenizer
+from .tokens import StopTexts, Tokenizer, token_ids
 
 __all__ = ["LLM", "Piece"]
 
@@ -47,7 +48,8 @@ class Piece:
 class LLM:
     """A ``.forge`` file with prefill and decode programs, as ``forgec compile --context`` writes it.
 
-    One text is generated at a time: starting another ends the one before. What both begin with stays in the
+    One text is generated at a time: starting another, which is asking for its first piece, ends the one
+    before, in any thread; going on with that is an :class:`InputError`. What both begin with stays in the
     cache and is not read again. Weights are mapped, and processes share them. Where the system does not map
     the file in large pages, from which decoding reads faster, they are read into such of this process if they
     take at most half of the memory available, unless ``hold_weights=False``. Raises :class:`ArtifactError` if
@@ -65,13 +67,19 @@ class LLM:
                 hint="compile the model with --context N",
             )
         self.info = GenerationInfo.from_bytes(main.extra(FILE))
-        for name in (DECODE, *map(prefill_name, self.info.chunks)):
+        # A file of one program has no name for it.
+        self._decode = DECODE if self.info.chunks or DECODE in self.programs else ""
+        for name in (self._decode, *map(prefill_name, self.info.chunks)):
             if name not in self.programs:
-                raise ArtifactError(f"the file lacks the program {name!r}", hint="compile the model again")
+                raise ArtifactError(
+                    f"the file lacks the program {name or DECODE!r}", hint="compile the model again"
+                )
         self.tokenizer: Tokenizer | None = None
         if TOKENIZER_FILE in main.extra_names:
             self.tokenizer = Tokenizer(main.extra(TOKENIZER_FILE), self.info.vocabulary)
         self.stats = Stats()
+        self._lock = Lock()
+        """Held while the programs run: the cache, which text it is of and what it holds change together."""
         self._texts = 0
         self._held: list[tuple[int, bool]] = []
         """Tokens in the cache, and whether they were read as part of a text over the border."""
@@ -82,28 +90,32 @@ class LLM:
         """Continue a text, given as such or as token ids, piece by piece.
 
         ``sampling`` and further keywords are those of :class:`Sampling`. ``stats`` has the times of the last
-        call. Raises :class:`InputError` for an empty prompt, one that leaves no room in the context, and
-        tokens that the model does not know; :class:`OptionError` for an unknown or illegal option.
+        call. Raises :class:`InputError` for an empty prompt, one that leaves no room in the context, text
+        that is no valid unicode, and tokens that the model does not know; :class:`OptionError` for an unknown
+        or illegal option.
         """
         chosen = _sampling(sampling, named)
         start = perf_counter()
         ids = self._ids(prompt)
-        self._texts += 1
-        self.stats = Stats(prompt_tokens=len(ids))
-        return self._run(ids, chosen, self._texts, self.stats, start)
+        self.stats = stats = Stats(prompt_tokens=len(ids))
+        return self._run(ids, chosen, stats, start)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], sampling: Sampling | None = None, **named: Any
     ) -> Iterator[Piece]:
         """The model's turn in a conversation of messages with ``role`` and ``content``.
 
-        Raises what :meth:`generate` raises, and :class:`InputError` if the model has no chat template or that
-        refuses the conversation.
+        Raises what :meth:`generate` raises, :class:`InputError` if the messages are none, the model has no
+        chat template or that refuses the conversation, and :class:`ArtifactError` for a template that fails.
         """
         main = self.programs.main
         if TEMPLATE_FILE not in main.extra_names or self.tokenizer is None:
             raise InputError("the model has no chat template", hint="generate continues a plain text")
-        text = render(main.extra(TEMPLATE_FILE).decode(), messages, self.info.special)
+        try:
+            template = main.extra(TEMPLATE_FILE).decode()
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"the chat template cannot be read: {error}") from error
+        text = render(template, messages, self.info.special)
         return self.generate(self.tokenizer.encode(text, special=False), sampling, **named)
 
     def logits(self, ids: Sequence[int], prompt: int) -> Iterator[np.ndarray]:
@@ -112,18 +124,20 @@ class LLM:
         Raises :class:`InputError` as :meth:`generate` does.
         """
         tokens = self._ids(ids)
-        self._texts += 1
-        yield self._prefill(tokens[:prompt], self._kept(tokens[:prompt]))
+        number, _, logits = self._begin(tokens[:prompt])
+        yield logits
         for length in range(prompt + 1, len(tokens) + 1):
-            yield self._next(tokens[:length])
+            yield self._go_on(number, tokens[:length])
 
     def forget(self) -> None:
         """Empty the cache: the next prompt is read as a whole."""
-        self._held.clear()
+        with self._lock:
+            self._held = []
 
     def close(self) -> None:
         """Release the memory of the programs."""
-        self.programs.close()
+        with self._lock:
+            self.programs.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -139,7 +153,7 @@ class LLM:
                 raise InputError("the file has no tokenizer", hint="pass token ids in place of text")
             ids = self.tokenizer.encode(prompt)
         else:
-            ids = [int(token) for token in prompt]
+            ids = token_ids(prompt, "the prompt")
         if not ids:
             raise InputError("the prompt has no tokens", hint="give at least one word or token")
         wrong = next((token for token in ids if not 0 <= token < self.info.vocabulary), None)
@@ -155,17 +169,14 @@ class LLM:
             )
         return ids
 
-    def _run(
-        self, ids: list[int], sampling: Sampling, number: int, stats: Stats, start: float
-    ) -> Iterator[Piece]:
+    def _run(self, ids: list[int], sampling: Sampling, stats: Stats, start: float) -> Iterator[Piece]:
         sampler = Sampler(sampling, ids)
         stream = None if self.tokenizer is None else self.tokenizer.stream(ids)
         stops = StopTexts(sampling.stop)
         eos = set(self.info.eos if sampling.eos is None else sampling.eos)
         room = self.info.context - len(ids)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        stats.kept_tokens = self._kept(ids)
-        logits = self._prefill(ids, stats.kept_tokens)
+        number, stats.kept_tokens, logits = self._begin(ids)
         stats.prefill_s = perf_counter() - start
         written = list(ids)
         while True:
@@ -187,15 +198,28 @@ class LLM:
             yield piece
             if stats.finish:
                 return
+            began = perf_counter()
+            written.append(token)
+            logits = self._go_on(number, written)
+            stats.decode_s += perf_counter() - began
+
+    def _begin(self, ids: list[int]) -> tuple[int, int, np.ndarray]:
+        """Read a prompt, which ends the text before: the text's number, how many of the tokens were in the
+        cache, and the logits."""
+        with self._lock:
+            self._texts += 1
+            kept = self._kept(ids)
+            return self._texts, kept, self._prefill(ids, kept)
+
+    def _go_on(self, number: int, ids: list[int]) -> np.ndarray:
+        """Logits after the text of that number, whose last token only is not in the cache."""
+        with self._lock:
             if number != self._texts:
                 raise InputError(
                     "another text was begun, and a model writes one at a time",
                     hint="finish a text before the next, or load the file twice",
                 )
-            began = perf_counter()
-            written.append(token)
-            logits = self._next(written)
-            stats.decode_s += perf_counter() - began
+            return self._next(ids)
 
     def _kept(self, ids: list[int]) -> int:
         """How many tokens of a prompt are in the cache; at least the last is to be read, for its logits."""
@@ -236,10 +260,14 @@ class LLM:
             inputs.append(np.array(count))
         if self.info.border is not None:
             inputs.append(np.array(length))
-        del self._held[position:]
-        program = self.programs[DECODE if size == 1 else prefill_name(size)]
-        logits = program.run_flat(inputs)[0][0]
-        self._held += [(int(token), self._long(length)) for token in tokens[0, :count]]
+        # An interrupted program leaves a cache of which nothing is known.
+        held, self._held = self._held, []
+        del held[position:]
+        program = self.programs[self._decode if size == 1 else prefill_name(size)]
+        logits: np.ndarray = program.run_flat(inputs)[0][0]
+        if len(held) == position:  # a text that goes on after ``forget`` holds nothing
+            held += [(int(token), self._long(length)) for token in tokens[0, :count]]
+            self._held = held
         return logits
 
     def _chunk(self, left: int) -> int:
@@ -256,13 +284,13 @@ class LLM:
 
 
 def _sampling(given: Sampling | None, named: Mapping[str, Any]) -> Sampling:
-    try:
-        return replace(given or Sampling(), **named)
-    except TypeError as error:
+    if not isinstance(given, Sampling | None):
+        raise OptionError(f"sampling is {given!r:.60}, and must be a Sampling", hint="give options by name")
+    unknown = [name for name in named if name not in Sampling.__dataclass_fields__]
+    if unknown:
         known = ", ".join(Sampling.__dataclass_fields__)
-        raise OptionError(
-            f"unknown option among {', '.join(named)}", hint=f"the options are {known}"
-        ) from error
+        raise OptionError(f"unknown option {', '.join(unknown)}", hint=f"the options are {known}")
+    return replace(given or Sampling(), **named)
 
 
 def _piece(text: str, token: int, logits: np.ndarray, count: int | None) -> Piece:

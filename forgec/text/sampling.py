@@ -7,8 +7,10 @@ then a draw. All work is in float64 on one row of logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -43,40 +45,64 @@ class Sampling:
     """Give log probabilities of the chosen token and of so many most likely ones."""
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "eos", None if self.eos is None else tuple(self.eos))
-        legal = {
-            "temperature": (_is_number(self.temperature) and self.temperature >= 0, "0 or more"),
-            "top_k": (_is_integer(self.top_k) and self.top_k >= 0, "0 or more, whole"),
-            "top_p": (_is_number(self.top_p) and 0 < self.top_p <= 1, "over 0 and at most 1"),
-            "min_p": (_is_number(self.min_p) and 0 <= self.min_p <= 1, "from 0 to 1"),
-            "repetition_penalty": (
-                _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
-                "over 0",
-            ),
-            "seed": (self.seed is None or (_is_integer(self.seed) and self.seed >= 0), "0 or more, whole"),
-            "max_tokens": (
-                self.max_tokens is None or (_is_integer(self.max_tokens) and self.max_tokens > 0),
-                "1 or more, whole",
-            ),
-            "stop": (all(isinstance(text, str) and text for text in stop), "texts that are not empty"),
-            "logprobs": (
-                self.logprobs is None or (_is_integer(self.logprobs) and self.logprobs >= 0),
-                "0 or more, whole",
-            ),
-        }
-        for name, (fits, values) in legal.items():
+        for name, (read, legal, values) in _RULES.items():
+            given = getattr(self, name)
+            try:
+                value = read(given)
+                fits = legal(value)
+            except (TypeError, ValueError, OverflowError):
+                fits = False
             if not fits:
-                raise OptionError(f"{name} is {getattr(self, name)!r}, and must be {values}")
+                raise OptionError(f"{name} is {given!r}, and must be {values}")
+            object.__setattr__(self, name, value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(number := float(value)):
+        raise TypeError("no number")
+    return number
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _whole(value: Any) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError("no whole number")
+    return int(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _tokens(value: Any) -> tuple[int, ...]:
+    if isinstance(value, bytes | bytearray):
+        raise TypeError("bytes are no tokens")
+    return tuple(_whole(token) for token in value)
+
+
+def _unless_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_RULES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] = {
+    "temperature": (_number, lambda v: v >= 0, "0 or more"),
+    "top_k": (_whole, lambda v: v >= 0, "0 or more, whole"),
+    "top_p": (_number, lambda v: 0 < v <= 1, "over 0 and at most 1"),
+    "min_p": (_number, lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "repetition_penalty": (_number, lambda v: v > 0, "over 0"),
+    "seed": (_unless_none(_whole), lambda v: v is None or v >= 0, "0 or more, whole"),
+    "max_tokens": (_unless_none(_whole), lambda v: v is None or v > 0, "1 or more, whole"),
+    "stop": (_texts, lambda v: all(isinstance(t, str) and t for t in v), "texts that are not empty"),
+    "eos": (
+        _unless_none(_tokens),
+        lambda v: v is None or all(token >= 0 for token in v),
+        "a list of token ids",
+    ),
+    "logprobs": (_unless_none(_whole), lambda v: v is None or v >= 0, "0 or more, whole"),
+}
+"""For each option how it is read, numpy's numbers too, whether what was read is legal, and what is."""
+
+
+_FINITE = float(np.finfo(np.float64).max)
 
 
 class Sampler:
@@ -91,11 +117,17 @@ class Sampler:
         """The next token for logits [vocabulary]."""
         s = self._sampling
         scores = logits.astype(np.float64)
-        if s.repetition_penalty != 1.0 and self._seen:
-            seen = np.fromiter(self._seen, np.int64)
-            old = scores[seen]
-            scores[seen] = np.where(old > 0, old / s.repetition_penalty, old * s.repetition_penalty)
-        token = int(scores.argmax()) if s.temperature == 0 else self._draw(scores / s.temperature)
+        # What overflows is far from the largest, or as large as a number can be.
+        with np.errstate(over="ignore"):
+            if s.repetition_penalty != 1.0 and self._seen:
+                seen = np.fromiter(self._seen, np.int64)
+                old = scores[seen]
+                penal = np.where(old > 0, old / s.repetition_penalty, old * s.repetition_penalty)
+                scores[seen] = np.clip(penal, -_FINITE, _FINITE)
+            if s.temperature == 0:
+                token = int(scores.argmax())
+            else:
+                token = self._draw((scores - scores.max()) / s.temperature)
         self._seen.add(token)
         return token
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ArtifactError, InputError
+from ..errors import ArtifactError, ForgecError, InputError
 
-__all__ = ["StopTexts", "Stream", "Tokenizer"]
+__all__ = ["StopTexts", "Stream", "Tokenizer", "token_ids"]
+
+
+def token_ids(given: object, name: str) -> list[int]:
+    """The tokens of what is ``name`` in messages; :class:`InputError` unless it is a row of whole numbers."""
+    unordered = isinstance(given, str | bytes | bytearray | memoryview | Mapping | Set)
+    if unordered or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise InputError(
+            f"{name} is {given!r:.60}, which is neither a text nor a row of token ids",
+            hint="give a text, or whole numbers like [5, 17]",
+        )
+    ids: list[int] = []
+    for token in given:
+        try:
+            if isinstance(token, bool):
+                raise TypeError("a truth value is no token")
+            ids.append(operator.index(token))
+        except TypeError as error:
+            raise InputError(
+                f"token {len(ids)} of {name} is {token!r:.60}, and must be a whole number",
+                hint="give a text, or whole numbers like [5, 17]",
+            ) from error
+    return ids
 
 
 class Tokenizer:
@@ -22,11 +46,11 @@ class Tokenizer:
                 "texts need the package tokenizers, which is not installed",
                 hint="pip install tokenizers, or pass token ids in place of text",
             ) from error
-        try:
+        with _failing_as(ArtifactError, "the tokenizer cannot be read"):
             self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises plain Exceptions
-            raise ArtifactError(f"the tokenizer cannot be read: {error}") from error
-        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+            # The special tokens around a text are looked up when there is one.
+            self._tokenizer.encode("")
+            largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if largest >= vocabulary:
             raise ArtifactError(
                 f"the tokenizer has the token {largest}, and the model knows {vocabulary} tokens",
@@ -34,12 +58,24 @@ class Tokenizer:
             )
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of a text; with ``special``, also those that the tokenizer puts around it."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        """Token ids of a text; with ``special``, also those that the tokenizer puts around it.
+
+        Raises :class:`InputError` for a text with lone surrogates, or one that the tokenizer fails on.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the text is no valid unicode: its character {error.start} is {text[error.start]!r}",
+                hint="give it as UTF-8",
+            ) from error
+        with _failing_as(InputError, "the tokenizer fails on the text"):
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
-        return str(self._tokenizer.decode(list(ids)))
+        with _failing_as(InputError, "the tokens have no text"):
+            return str(self._tokenizer.decode(list(ids)))
 
     def stream(self, prompt: Sequence[int]) -> Stream:
         """Texts of the tokens that come after a prompt, one by one."""
@@ -59,17 +95,16 @@ class Stream:
 
     def add(self, token: int) -> str:
         """The text that a token adds, perhaps none yet."""
-        try:
+        with _failing_as(InputError, f"token {token} has no text"):
             text = self._stream.step(self._tokenizer, token) or ""
-        except Exception as error:  # the library raises plain Exceptions
-            raise InputError(f"token {token} has no text: {error}") from error
         self._pending = [] if text else [*self._pending, token]
         return text
 
     def rest(self) -> str:
         """At the end of the text, what stands for a character that was not finished."""
         pending, self._pending = self._pending, []
-        return str(self._tokenizer.decode(pending)) if pending else ""
+        with _failing_as(InputError, "the last tokens have no text"):
+            return str(self._tokenizer.decode(pending)) if pending else ""
 
 
 class StopTexts:
@@ -95,6 +130,17 @@ class StopTexts:
         """What was held back, at the end of the text."""
         rest, self._held = self._held, ""
         return rest
+
+
+@contextmanager
+def _failing_as(kind: type[ForgecError], what: str) -> Iterator[None]:
+    """Errors of the library as ``kind``: plain Exceptions, and panics of its Rust code, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {error}") from error
 
 
 def _overlap(text: str, stop: str) -> int:

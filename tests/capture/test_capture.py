@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 
 import forgec
 from forgec.capture import capture
-from forgec.errors import CaptureError, UnsupportedOpError
+from forgec.errors import CaptureError, OptionError, UnsupportedOpError
 
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -112,6 +114,35 @@ def test_pt2_with_pickled_objects_is_refused(tmp_path):
         forgec.compile(path)
 
 
+class Runs:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("place", ["example inputs", "weights"])
+def test_pt2_runs_no_code(tmp_path, place):
+    good, path, mark = tmp_path / "good.pt2", tmp_path / "bad.pt2", tmp_path / "mark"
+    torch.export.save(torch.export.export(nn.Linear(4, 4).eval(), (values(2, 4),)), good)
+    evil = io.BytesIO()
+    torch.save(Runs(mark), evil)
+    with zipfile.ZipFile(good) as archive, zipfile.ZipFile(path, "w") as copy:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if place == "weights" and name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+                assert b"true" in content
+            replaced = "/sample_inputs/" if place == "example inputs" else "/weights/weight_"
+            copy.writestr(name, evil.getvalue() if replaced in name else content)
+    with pytest.raises(CaptureError, match="does not unpickle"):
+        forgec.compile(path)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "there is no file"), (b"hello", "is not a .pt2 file")]
 )
@@ -188,6 +219,42 @@ def test_layers_that_torch_quantised_are_named():
     model = torch.ao.quantization.quantize_dynamic(seeded(Nested), {nn.Linear}, dtype=torch.qint8)
     with pytest.raises(CaptureError, match=r"linear is a Linear that torch\.ao quantised"):
         capture(model, (values(2, 4),))
+
+
+class Wrapped(torch.Tensor):
+    """A tensor in the place of another, as quantised ones are."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __tensor_flatten__(self):
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        unwrapped = torch.utils._pytree.tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
+        return func(*unwrapped[0], **unwrapped[1])
+
+
+def test_weights_that_are_no_plain_tensors_are_named():
+    model = seeded(Nested)
+    model.linear.weight = nn.Parameter(Wrapped(model.linear.weight.detach()), requires_grad=False)
+    with pytest.raises(CaptureError, match=r"linear\.weight is a Wrapped"):
+        capture(model, (values(2, 4),))
+
+
+def test_example_inputs_that_are_no_tuple():
+    model = nn.Linear(4, 4).eval()
+    with pytest.raises(OptionError, match="args is a Tensor") as caught:
+        forgec.compile(model, values(2, 4))
+    assert "(x,)" in (caught.value.hint or "")
+    with pytest.raises(OptionError, match="args is a dict") as caught:
+        forgec.compile(model, {"input": values(2, 4)})
+    assert "kwargs=" in (caught.value.hint or "")
 
 
 def test_inputs_that_the_model_rejects_name_its_line():

@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import forgec
-from forgec.capture.tensors import as_numpy
 from forgec.errors import FidelityError, OptionError
 from forgec.executable import constants
 from forgec.executable.selftest import run_selftest
@@ -24,6 +23,7 @@ from forgec.ir.interpreter import Interpreter
 from forgec.ir.program import Apply, Recipe
 from forgec.ir.recipes import Evaluator
 from forgec.report.metrics import cosine, sqnr_db
+from forgec.tensors import as_numpy
 
 FORMATS = ["bf16", "int8", "w8a8", "int4:32", "w4a8:32"]
 

@@ -45,8 +45,9 @@ def test_threads_of_an_executable_its_clones_and_a_load(asked, tmp_path) -> None
     exe.save(tmp_path / "toy.forge")
     load(tmp_path / "toy.forge", threads=1).run_flat(_example(0))
     assert asked == [3, 1]
-    with pytest.raises(OptionError, match="at least 1, not 0"):
-        exe.threads = 0
+    for wrong in (0, -1, 2**40, "2", 1.5):
+        with pytest.raises(OptionError, match="at least 1 and at most 1024, not"):
+            exe.threads = wrong
 
 
 def test_the_environment_says_how_many_unless_the_executable_does(asked, monkeypatch) -> None:

@@ -16,12 +16,12 @@ from torch.utils import _pytree as pytree
 import forgec
 from forgec import aten
 from forgec.capture import capture
-from forgec.capture.tensors import as_numpy
 from forgec.errors import TargetError, UnsupportedOpError
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.lowering import lower
 from forgec.ir.op import get
 from forgec.ir.verifier import verify
+from forgec.tensors import as_numpy
 
 GEN = torch.Generator().manual_seed(11)
 

@@ -23,12 +23,12 @@ from torch.utils import _pytree as pytree
 
 from forgec.capture import Capture, capture
 from forgec.capture.evaluate import apply, evaluate
-from forgec.capture.tensors import as_numpy
 from forgec.graph import CapturedGraph, call_block, operators, read_state, tensor_type, write_state
 from forgec.ir.interpreter import Interpreter
 from forgec.ir.lowering import lower
 from forgec.ir.verifier import verify
 from forgec.options import Options
+from forgec.tensors import as_numpy
 
 _FUSED = {op.__name__ for op in FUSED}
 

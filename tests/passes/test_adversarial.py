@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import forgec
-from forgec.capture.tensors import as_numpy
 from forgec.errors import ForgecError
+from forgec.tensors import as_numpy
 
 
 def leaves(result):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from forgec.errors import InputError
+from forgec.errors import InputError, TargetError
 from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import get, literal_array
 from forgec.ir.program import ConstRef, Instr, Literal, Operand
@@ -18,7 +18,7 @@ from forgec.ir.types import DType, TensorType, contiguous_strides
 from ...base import Packing, Span
 from ...packing import stored_name
 from . import compressed
-from .machine import Team, extension, isa
+from .machine import THREADS_VARIABLE, Team, extension, isa
 
 __all__ = [
     "PANEL",
@@ -184,8 +184,14 @@ class NativeStep:
         self._program.finish()
 
     def __call__(self) -> None:
-        """Run; :class:`InputError` if an index is out of range."""
-        failure = self._program.run()
+        """Run. :class:`InputError` if an index is out of range, :class:`TargetError` without threads."""
+        try:
+            failure = self._program.run()
+        except OSError as error:
+            raise TargetError(
+                f"the threads of a run cannot be started: {error}",
+                hint=f"give fewer with threads= or {THREADS_VARIABLE}",
+            ) from None
         if failure is not None:
             number, value, limit = failure
             instr = self.instrs[number]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from forgec.errors import OptionError, TargetError
-from forgec.processors import useful_threads
+from forgec.processors import require_threads, useful_threads
 
 __all__ = [
     "Team",
@@ -100,8 +100,7 @@ class Team:
 
     def __init__(self, threads: int | None = None) -> None:
         wanted = threads_default() if threads is None else threads
-        if wanted < 1:
-            raise OptionError(f"threads must be at least 1, not {wanted}")
+        require_threads(wanted)
         self.native = extension().Team(wanted)
 
     @property

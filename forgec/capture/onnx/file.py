@@ -90,6 +90,11 @@ def load_onnx(path: str | Path) -> OnnxFile:
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise CaptureError(f"{path} has no outputs")
+    twice = next((name for name in outputs if outputs.count(name) > 1), None)
+    if twice is not None:
+        raise CaptureError(
+            f"the output {twice!r} is listed {outputs.count(twice)} times", str(path), "list it once"
+        )
     return OnnxFile(path, graph, inputs, outputs, opsets, constants, external)
 
 

@@ -20,6 +20,7 @@ from onnx import AttributeProto, TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...errors import CaptureError, ForgecError
+from ...tensors import content_digest
 from ..source import first_line
 from . import ops  # noqa: F401  (registers the converters)
 from .file import OnnxFile, initializers
@@ -323,9 +324,12 @@ class _Importer:
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size == 1 else id(array)
         unique = self.names.get(key)
         if unique is None:
-            unique = self.names[key] = name
+            tensor = to_tensor(array)
+            # What is computed here is another constant for other shapes of inputs.
+            stored = name in self.file.constants
+            unique = self.names[key] = name if stored else f"{name}@{content_digest(tensor)}"
             self.kept.append(array)  # an id stands for an array as long as that lives
-            self.constants[unique] = to_tensor(array)
+            self.constants[unique] = tensor
         return Constant(unique)
 
     def _fake_constant(self, name: str) -> torch.Tensor:

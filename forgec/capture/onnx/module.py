@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import traceback
 
+from ...tensors import as_numpy
 from ..source import IMPORTED
-from ..tensors import as_numpy
 from .file import OnnxFile, shapes_of
 from .importer import import_graph
 from .runtime import run_onnxruntime

@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from ...errors import InternalError
+from ...tensors import as_numpy
 from ..layout import Layout, view_layout
 from ..op import get
 from ..program import (
@@ -151,7 +152,7 @@ class FunctionBuilder:
 
     def tensor(self, tensor: torch.Tensor) -> Const:
         """A constant with the values of a small tensor."""
-        return Const(self.constants.literal(np.asarray(tensor.detach().numpy(), order="C")))
+        return Const(self.constants.literal(np.asarray(as_numpy(tensor), order="C")))
 
     def cast(self, value: Value, dtype: DType) -> Any:
         """The value in an element type; itself if it has it already."""

@@ -268,7 +268,13 @@ def to(b: FunctionBuilder, self: Any) -> Any:
 
 
 @lowers(
-    "aten.alias", "aten.clone", "aten.contiguous", "aten.detach", "aten.lift_fresh_copy", "aten.lift_fresh"
+    "aten.alias",
+    "aten.clone",
+    "aten.contiguous",
+    "aten.detach",
+    "aten.lift_fresh",
+    "aten.lift_fresh_copy",
+    "aten.real",
 )
 def identity(b: FunctionBuilder, self: Any) -> Any:
     return self

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,16 +275,96 @@ def test_unknown_instruction_set_and_threads(monkeypatch: pytest.MonkeyPatch) ->
         Team(0)
 
 
-def test_a_forked_child_runs(isa: str) -> None:
-    exe, arrays = _native(2)
-    exe.run([IDS_A])
-    reader, writer = os.pipe()
+WIDE = TensorType(DType.F32, (512, 512))
+MANY_IDS = np.arange(128) % 512
+
+
+def _wide(threads: int) -> tuple[NativeProgram, np.ndarray]:
+    """A product that threads share, and its result of ``MANY_IDS``."""
+    b = _Builder()
+    weight = ConstRef("weight", WIDE)
+    ids = b.register(TensorType(DType.I64, MANY_IDS.shape))
+    y = b.add("linear", b.add("embedding", weight, ids), weight, None, None)
+    main = Function("main", (ids,), ("ids",), b.body, (y,), ("y",))
+    program = Program("main", {"main": main}, {"weight": Constant("weight", WIDE, Leaf("weight", WIDE))})
+    array = np.random.default_rng(0).standard_normal(WIDE.shape).astype(np.float32)
+    return NativeProgram(program, b.offsets, b.nbytes, {"weight": array}, threads), array[MANY_IDS] @ array.T
+
+
+def _right_in_a_child(exe: NativeProgram, expected: np.ndarray) -> bool:
+    """Whether a forked child runs the program rightly, and in less than a minute."""
     child = os.fork()
     if child == 0:
-        (got,) = exe.run([IDS_A])
-        good = np.allclose(got, _expected(arrays, IDS_A, 3.0), rtol=1e-5, atol=1e-4)
-        os.write(writer, b"y" if good else b"n")
-        os._exit(0)
-    os.close(writer)
-    assert os.read(reader, 1) == b"y"
-    os.waitpid(child, 0)
+        signal.alarm(60)
+        other = threading.Thread(target=time.sleep, args=(0.01,))
+        other.start()
+        good = all(np.allclose(exe.run([MANY_IDS])[0], expected, atol=1e-2) for _ in range(3))
+        other.join()
+        os._exit(0 if good else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("sleeping", [False, True])
+def test_a_forked_child_runs(isa: str, sleeping: bool) -> None:
+    """The threads of its parent, which it has not, may have been on their way or asleep; it has another."""
+    exe, expected = _wide(3)
+    exe.run([MANY_IDS])
+    if sleeping:
+        time.sleep(0.1)
+    assert _right_in_a_child(exe, expected)
+    np.testing.assert_allclose(exe.run([MANY_IDS])[0], expected, atol=1e-2)
+
+
+def test_a_child_that_is_forked_during_a_run(isa: str) -> None:
+    exe, expected = _wide(2)
+    stop = threading.Event()
+
+    def run_on() -> None:
+        while not stop.is_set():
+            exe.run([MANY_IDS])
+
+    runner = threading.Thread(target=run_on)
+    runner.start()
+    try:
+        assert all(_right_in_a_child(exe, expected) for _ in range(10))
+    finally:
+        stop.set()
+        runner.join()
+
+
+WITHOUT_THREADS = """
+import resource, threading
+from pathlib import Path
+import numpy as np
+from test_program import MANY_IDS, _wide
+from forgec.errors import TargetError
+
+tasks = lambda: len(list(Path("/proc/self/task").iterdir()))
+exe, expected = _wide(60)
+before = tasks()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+try:
+    exe.run([MANY_IDS])
+    raise SystemExit("it ran")
+except TargetError as error:
+    assert "cannot be started" in str(error), error
+    assert tasks() == before
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+np.testing.assert_allclose(exe.run([MANY_IDS])[0], expected, atol=1e-2)
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_cannot_be_started() -> None:
+    """None is left behind, and the program runs when there are some again."""
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent, os.environ.get("PYTHONPATH", ""))))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THREADS],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

@@ -41,6 +41,16 @@ WIDE = {**GROUPED, "pk": EMPTY, "pv": EMPTY}
 PACKED = {"x": f(3, 40), "weight": ids(6, 3, 8, high=256, dtype=np.uint8), "scales": f(18)}
 
 CODES = ids(9, 16, high=256, dtype=np.uint8)
+GEMM = {"a": f(3, 4), "b": f(5, 4), "c": f(5)}
+INTEGERS = {
+    "a": ids(2, 3, 40, high=256, dtype=np.uint8), "weight": ids(40, 6, high=64, dtype=np.uint8),
+    "a_scale": np.array(0.02, np.float32), "scales": np.abs(f(6)),
+}  # fmt: skip
+ACTIVATIONS = {
+    "Relu": {}, "Tanh": {}, "Sigmoid": {}, "Softplus": {}, "Softsign": {}, "LeakyRelu": {"activation_alpha": 0.2},
+    "Elu": {"activation_alpha": 0.5}, "HardSigmoid": {"activation_alpha": 0.3, "activation_beta": 0.4},
+    "Selu": {"activation_alpha": 1.5, "activation_gamma": 1.2}, "ThresholdedRelu": {"activation_alpha": 0.5},
+}  # fmt: skip
 
 CASES = {
     "Gelu": ("Gelu", {"x": f(3, 4)}, 1, {}),
@@ -82,6 +92,27 @@ CASES = {
         "GatherBlockQuantized",
         {"table": CODES, "ids": ids(2, 5), "scales": f(9, 2), "zeros": ids(9, 1, high=256, dtype=np.uint8)}, 1,
         {"block_size": 16, "bits": 4},
+    ),
+    **{
+        f"FusedGemm, {activation}": ("FusedGemm", GEMM, 1, {"activation": activation, "transB": 1, **more})
+        for activation, more in ACTIVATIONS.items()
+    },
+    "FusedGemm, scaled": (
+        "FusedGemm", {"a": f(4, 3), "b": f(4, 5), "c": f(3, 1)}, 1,
+        {"activation": "Tanh", "transA": 1, "alpha": 0.5, "beta": 2.0},
+    ),
+    "MatMulIntegerToFloat": ("MatMulIntegerToFloat", INTEGERS, 1, {}),
+    "MatMulIntegerToFloat, zero points, bias": (
+        "MatMulIntegerToFloat",
+        {**INTEGERS, "a_zero": np.array(120, np.uint8), "zeros": ids(6, high=64, dtype=np.uint8), "bias": f(6)}, 1, {},
+    ),
+    "DynamicQuantizeMatMul": (
+        "DynamicQuantizeMatMul", {"x": f(2, 3, 40), "weight": INTEGERS["weight"], "scales": np.float32(0.1)}, 1, {},
+    ),
+    "DynamicQuantizeMatMul, zero points, bias": (
+        "DynamicQuantizeMatMul",
+        {"x": f(2, 3, 40), "weight": INTEGERS["weight"], "scales": np.abs(f(6)),
+         "zeros": ids(6, high=64, dtype=np.uint8), "bias": f(6)}, 1, {},
     ),
     "QuantizeLinear, 16 bits": (
         "QuantizeLinear", {"x": f(40), "scales": np.float32(2e-5), "zeros": np.uint16(40000)}, 1, {},

@@ -58,6 +58,9 @@ def test_graphs_that_are_not_well_formed(tmp_path):
         path = save_graph(tmp_path / "m.onnx", nodes, X, ["b"])
         with pytest.raises(CaptureError, match=message):
             load_onnx(path)
+    path = save_graph(tmp_path / "m.onnx", [node("Neg", ["x"], ["b"])], X, ["b", "b"])
+    with pytest.raises(CaptureError, match="the output 'b' is listed 2 times"):
+        load_onnx(path)
 
 
 def test_forms_and_shapes_that_cannot_be_imported(tmp_path):
@@ -219,3 +222,26 @@ def test_quantised_pairs_round(tmp_path):
     assert executable.report.fidelity.reference == "ONNX Runtime", executable.report.warnings
     rounded = (np.clip(np.round(x / np.float32(0.1)) + 3, 0, 255) - 3) * np.float32(0.1)
     np.testing.assert_allclose(executable(x)["y"], rounded @ (constants["w"] * constants["sw"]), rtol=1e-5)
+
+
+def test_what_sizes_fold_to_is_their_own(tmp_path):
+    """Two sizes of one file have other constants where these come from shapes: y = x + (n - 1, ..., 1, 0)."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["n"]),
+        helper.make_node("Sub", ["n", "one"], ["last"]),
+        helper.make_node("Range", ["zero", "n", "one"], ["upwards"]),
+        helper.make_node("Sub", ["last", "upwards"], ["downwards"]),
+        helper.make_node("Cast", ["downwards"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "floats"], ["y"]),
+    ]
+    constants = {"zero": np.array(0), "one": np.array(1)}
+    x = np.zeros((1, 16), np.float32)
+    path = save_graph(tmp_path / "m.onnx", nodes, {"x": x}, ["y"], constants, dims={"x": [1, "n"]})
+    shapes = {"x": {1: forgec.Dim("n", 8, 16, 32)}}
+    # What is behind an input counts in this model, so that padding would change it.
+    buckets = forgec.compile_buckets(path, (), {"x": torch.from_numpy(x)}, dynamic_shapes=shapes, check=False)
+    buckets.save(tmp_path / "m.forge")
+    for found in (buckets, forgec.Buckets(tmp_path / "m.forge")):
+        for n in (8, 16, 32):
+            np.testing.assert_array_equal(found(x=np.ones((1, n), "f"))["y"], [np.arange(n, 0, -1)])

@@ -16,14 +16,14 @@ from forgec.errors import CaptureError
 
 # Modules of cases by operator; those of poolings take half a minute to import.
 _NAMES = """
-    abs add and_ argmax argmin attention batch_normalization bitwiseand cast castlike clip concat constantofshape conv
+    abs add and_ argmax argmin attention batch_normalization bitwiseand cast castlike celu clip concat constantofshape conv
     convtranspose cumsum depthtospace dequantizelinear div dynamicquantizelinear einsum elu equal erf expand eyelike flatten gather
-    gatherelements gathernd gelu gemm globalaveragepool greater groupnormalization hardsigmoid hardswish identity
+    gatherelements gathernd gelu gemm globalaveragepool greater groupnormalization hardmax hardsigmoid hardswish identity
     instance_normalization isinf isnan layernormalization leakyrelu less logsoftmax lpnormalization matmul matmulinteger
     max mean mish mod mul neg not_ onehot or_ pad pow prelu quantizelinear rangeop reciprocal reduce_log_sum_exp reducel2
     reducemax reducemean reduceprod reducesum reducesumsquare relu reshape resize rmsnormalization rotaryembedding round
     scatterelements scatternd selu shape sigmoid size slice softmax softplus spacetodepth split sqrt squeeze sub sum
-    swish tanh tile topk transpose trilu unsqueeze upsample where xor
+    swish tanh thresholdedrelu tile topk transpose trilu unsqueeze upsample where xor
 """
 _REFUSED = re.compile(
     "has a form that forgec does not import|does not import:|is none that forgec computes with|that forgec has not|"

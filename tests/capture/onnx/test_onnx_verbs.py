@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from onnx_files import save_graph
 from typer.testing import CliRunner
 
 import forgec
+from forgec.capture.onnx import registry
 from forgec.cli.main import app
 from forgec.ir.printer import to_text
 
@@ -68,6 +70,27 @@ def test_compile_verify_analyze(tmp_path):
     for wrong in (("--shape", "x=2;5"), ("--layers", 2), ("--shape", "w=1")):
         assert run("compile", "-m", other, "-o", out, *wrong).exit_code == 2
     assert run("compile", "-m", "gpt2-tiny", "--shape", "input_ids=1,8", "-o", out).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["floats", "ids"])
+def test_verify_finds_an_import_that_is_wrong(kind, tmp_path, monkeypatch):
+    """By ONNX Runtime: the imported module, in float64 too, has the same error."""
+    pytest.importorskip("onnxruntime")
+    path, out = tmp_path / "m.onnx", tmp_path / "m.forge"
+    if kind == "floats":
+        mlp(path, 16, [2, 5, 16])
+    else:
+        nodes = [node("Gather", ["table", "input_ids"], ["a"]), node("Gelu", ["a"], ["y"])]
+        table = np.random.default_rng(0).standard_normal((11, 8)).astype(np.float32)
+        save_graph(path, nodes, {"input_ids": np.zeros((1, 6), np.int64)}, ["y"], {"table": table})
+    (converter,) = registry._TABLE["", "Gelu"].converters
+    wrong = replace(converter, function=lambda x, approximate="none": x.tanh())
+    monkeypatch.setattr(registry._TABLE["", "Gelu"], "converters", [wrong])
+    assert run("compile", "-m", path, "-o", out, "--no-check").exit_code == 0
+    result = run("verify", out, "-m", path, "--seeds", 1, "--format", "json")
+    assert result.exit_code == 1, result.stderr
+    failed = {c["reference"] for c in json.loads(result.stdout)["comparisons"] if not c["passed"]}
+    assert failed == {"ONNX Runtime"}
 
 
 def test_hexagon_compiles_an_onnx_file(tmp_path):

@@ -171,10 +171,11 @@ class Bound {
 
   void execute(Failure* failure, Span* spans) {
     if (program_ == nullptr) finish();
-    const py::gil_scoped_release release;
-    if (!program_->run(failure, spans)) {
-      throw std::runtime_error("the program is running in another thread; give each thread a clone");
-    }
+    const bool ran = [&] {
+      const py::gil_scoped_release release;
+      return program_->run(failure, spans);
+    }();
+    if (!ran) throw std::runtime_error("the program is running in another thread; give each thread a clone");
   }
 
   std::shared_ptr<Team> team_;
@@ -237,6 +238,13 @@ PYBIND11_MODULE(_native, m) {
   using namespace forgec;
   m.doc() = "Native CPU kernels; the Python face is forgec.backends.cpu.native.";
   py::register_exception<Unsupported>(m, "Unsupported");
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const std::system_error& error) {
+      PyErr_SetString(PyExc_OSError, error.what());
+    }
+  });
   py::class_<Team, std::shared_ptr<Team>>(m, "Team")
       .def(py::init<int>(), py::arg("threads"))
       .def_property_readonly("threads", &Team::threads);

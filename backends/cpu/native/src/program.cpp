@@ -69,6 +69,8 @@ void Program::walk(Context& context, Span* spans) const {
 
 bool Program::run(Failure* failure, Span* spans) {
   if (working_->running.exchange(true, std::memory_order_acquire)) return false;
+  const auto rest = [](Working* working) { working->running.store(false, std::memory_order_release); };
+  const std::unique_ptr<Working, decltype(rest)> run(working_.get(), rest);
   std::atomic<bool> failing{false};
   std::atomic<int32_t> failed_step{kNever};
   *failure = Failure{};
@@ -84,6 +86,8 @@ bool Program::run(Failure* failure, Span* spans) {
       Context context;
       Span* spans;
     };
+    const auto release = [](Team* team) { team->release(); };
+    const std::unique_ptr<Team, decltype(release)> taken(team_.get(), release);
     context.team = team_.get();
     context.threads = team_->threads();
     Job job{this, context, spans};
@@ -95,11 +99,9 @@ bool Program::run(Failure* failure, Span* spans) {
           shared_job.program->walk(own, shared_job.spans);
         },
         &job);
-    team_->release();
   } else {
     walk(context, spans);  // alone, or another program has the team: this thread does everything
   }
-  working_->running.store(false, std::memory_order_release);
   return true;
 }
 

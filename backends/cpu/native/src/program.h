@@ -87,9 +87,12 @@ struct Step {
 };
 
 // Memory that all steps of a program work in. Programs that share it run one at a time.
-struct Working {
+struct Working final : Forked {
   Pages pages;
   std::atomic<bool> running{false};
+
+ private:
+  void renew() override { running.store(false); }
 };
 
 class Program {
@@ -110,7 +113,7 @@ class Program {
   char* keep(const void* bytes, size_t count);
 
   // Runs all steps. `spans`, if given, has an entry per step and thread. Returns false if the program is running
-  // already, or another one on the same working memory.
+  // already, or another one on the same working memory. Throws as Team::run() does.
   bool run(Failure* failure, Span* spans);
 
   // Parameters of the last step, for it to do more, if it runs `run`; else null.

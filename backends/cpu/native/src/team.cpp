@@ -1,14 +1,10 @@
 #include "team.h"
 
 #include <chrono>
+#include <new>
 
 #if defined(__linux__)
 #include <sched.h>
-#endif
-#if defined(_WIN32)
-#include <process.h>
-#else
-#include <unistd.h>
 #endif
 
 namespace forgec {
@@ -28,14 +24,6 @@ void pause() {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
-#endif
-}
-
-long process_id() {
-#if defined(_WIN32)
-  return _getpid();
-#else
-  return getpid();
 #endif
 }
 
@@ -64,27 +52,36 @@ void Gate::advance() {
 
 Team::Team(int threads) : threads_(threads < 1 ? 1 : threads), processors_(static_cast<size_t>(threads_)) {}
 
-Team::~Team() {
-  if (process_ != process_id()) {  // a forked child has no workers to join
-    for (std::thread& worker : workers_) worker.detach();
-    return;
-  }
+Team::~Team() { stop_workers(); }
+
+void Team::stop_workers() {
   stopping_.store(true);
   start_.advance();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+  stopping_.store(false);
 }
 
-// Threads start with the first job, and again in a forked child, which inherits none.
-void Team::start_workers() {
-  const long here = process_id();
-  if (process_ == here) return;
-  for (std::thread& worker : workers_) worker.detach();
-  workers_.clear();
-  process_ = here;
+// In a child these are of threads that it has not: their destructors would wait for them, or take others for them.
+void Team::renew() {
+  new (&workers_) std::vector<std::thread>;
+  new (&start_) Gate;
+  new (&passed_) Gate;
   arrived_.store(0);
   next_.store(0);
+  busy_.store(false);
+}
+
+// Threads start with the first job.
+void Team::start_workers() {
+  if (static_cast<int>(workers_.size()) + 1 == threads_) return;
   const uint32_t seen = start_.value();
-  for (int t = 1; t < threads_; ++t) workers_.emplace_back([this, t, seen] { work(t, seen); });
+  try {
+    for (int t = 1; t < threads_; ++t) workers_.emplace_back([this, t, seen] { work(t, seen); });
+  } catch (...) {
+    stop_workers();
+    throw;
+  }
 }
 
 void Team::run(Job job, void* argument) {

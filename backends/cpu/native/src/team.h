@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "fork.h"
+
 namespace forgec {
 
 // A counter that threads wait on until it moves.
@@ -30,14 +32,12 @@ class Gate {
   std::condition_variable moved_;
 };
 
-class Team {
+class Team final : Forked {
  public:
   using Job = void (*)(void* argument, int thread);
 
   explicit Team(int threads);
   ~Team();
-  Team(const Team&) = delete;
-  Team& operator=(const Team&) = delete;
 
   int threads() const { return threads_; }
 
@@ -45,7 +45,8 @@ class Team {
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
   void release() { busy_.store(false, std::memory_order_release); }
 
-  // Runs job(argument, t) for every thread t and returns when all are done.
+  // Runs job(argument, t) for every thread t and returns when all are done. Throws std::system_error if there are no
+  // threads to be had.
   void run(Job job, void* argument);
 
   // Called by all threads of a running job: nobody leaves before everybody came. Resets claim().
@@ -56,6 +57,8 @@ class Team {
 
  private:
   void start_workers();
+  void stop_workers();
+  void renew() override;
   void work(int thread, uint32_t seen);
   // A thread that runs on the processor of one of the threads below `before` goes to another one.
   void part_ways(int thread, int before);
@@ -67,7 +70,6 @@ class Team {
   std::atomic<bool> stopping_{false};
   Job job_ = nullptr;
   void* argument_ = nullptr;
-  long process_ = 0;
   std::vector<std::thread> workers_;
   std::vector<std::atomic<int>> processors_;  // where each thread was when it last looked
   Gate start_;

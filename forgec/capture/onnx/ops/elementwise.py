@@ -127,6 +127,11 @@ def clip(x: Tensor, low: Number | None = None, high: Number | None = None) -> Te
     return x if low is None and high is None else torch.clamp(x, low, high)
 
 
+@converts("Clip", since=6)
+def old_clip(x: Tensor, *, min: float | None = None, max: float | None = None) -> Tensor:
+    return clip(x, min, max)
+
+
 @converts("IsInf")
 def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
     if detect_negative and detect_positive:
@@ -210,9 +215,19 @@ def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(x, alpha)
 
 
+@converts("ThresholdedRelu", since=10)
+def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return torch.where(x > alpha, x, 0.0)
+
+
 @converts("Elu")
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(x, alpha)
+
+
+@converts("Celu", since=12)
+def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return torch.clamp_min(x, 0) + torch.clamp_max(alpha * (torch.exp(x / alpha) - 1), 0)
 
 
 @converts("Selu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,14 +11,21 @@ from torch import Tensor
 from ..registry import Array, Number, Unsupported, converts
 
 
-@converts("Gather")
-def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+def from_table(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Whether a stored table is looked up by ids, which count from its start only."""
+    x, indices = inputs
+    stored = isinstance(indices, np.ndarray)
+    attributes["table"] = int(isinstance(x, np.ndarray) and not (stored and (indices < 0).any()))
+    return inputs, attributes
+
+
+@converts("Gather", prepare=from_table)
+def gather(x: Tensor, indices: Tensor, *, axis: int = 0, table: int = 0) -> Tensor:
     axis %= x.ndim
-    if axis == 0 and x.ndim == 2 and x.is_floating_point():
+    if table and axis == 0 and x.ndim == 2 and x.is_floating_point():
         return torch.nn.functional.embedding(indices, x)
-    if indices.ndim == 0 and indices.dtype in (torch.int64, torch.int32):
-        return x.index_select(axis, indices.reshape(1)).squeeze(axis)
-    return x[(slice(None),) * axis + (indices.long(),)]
+    places = (slice(None),) * axis + (indices.reshape(indices.shape or (1,)).long(),)
+    return x[places] if indices.ndim else x[places].squeeze(axis)
 
 
 @converts("GatherElements")
@@ -36,12 +45,45 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return x[(*leading, *indices.unbind(-1))]
 
 
-@converts("ScatterND")
-def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+_COMBINED = {"max": torch.maximum, "min": torch.minimum, "mul": torch.mul}
+
+
+def _with_places(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Constant indices also as an attribute, where a place that is written twice must be known."""
+    if attributes.get("reduction") in _COMBINED:
+        attributes["places"] = inputs[1] if isinstance(inputs[1], np.ndarray) else None
+    return inputs, attributes
+
+
+@converts("ScatterND", prepare=_with_places)
+def scatter_nd(
+    x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none", places: Any = None
+) -> Tensor:
+    if reduction in _COMBINED:
+        return _combined(x, places, updates, reduction)
     if reduction not in ("none", "add"):
         raise Unsupported(f"reduction {reduction}")
-    places = tuple(indices.long().unbind(-1))
-    return torch.index_put(x, places, updates, accumulate=reduction == "add")
+    return torch.index_put(x, tuple(indices.long().unbind(-1)), updates, accumulate=reduction == "add")
+
+
+def _combined(x: Tensor, places: np.ndarray | None, updates: Tensor, reduction: str) -> Tensor:
+    """Updates in turns, in each of which no place comes twice."""
+    if places is None:
+        raise Unsupported(f"reduction {reduction} at indices that are no constants")
+    rows = places.reshape(-1, places.shape[-1])
+    rows = np.where(rows < 0, rows + np.asarray(x.shape[: rows.shape[1]]), rows)
+    updates = updates.reshape(len(rows), *x.shape[rows.shape[1] :])
+    counts: dict[tuple[int, ...], int] = {}
+    turns: list[list[int]] = []
+    for number, row in enumerate(map(tuple, rows.tolist())):
+        turn = counts[row] = counts.get(row, -1) + 1
+        turns += [[] for _ in range(turn + 1 - len(turns))]
+        turns[turn].append(number)
+    for turn_rows in turns:
+        at = tuple(torch.from_numpy(np.ascontiguousarray(column)) for column in rows[turn_rows].T)
+        now = updates if len(turns) == 1 else updates[torch.tensor(turn_rows)]
+        x = torch.index_put(x, at, _COMBINED[reduction](x[at], now))
+    return x
 
 
 @converts("ScatterElements", "Scatter")

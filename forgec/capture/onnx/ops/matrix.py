@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import CONTRIB, Unsupported, converts
+from .elementwise import elu, hard_sigmoid, leaky_relu, selu, thresholded_relu
 
 __all__ = ["spatial_padding"]
 
@@ -59,6 +61,35 @@ def gemm(
     if c is None:
         return product
     return product + (c if beta == 1 else c * beta)
+
+
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "Relu": F.relu, "Tanh": torch.tanh, "Sigmoid": torch.sigmoid, "Softplus": F.softplus,
+    "Softsign": F.softsign, "LeakyRelu": leaky_relu, "Elu": elu, "HardSigmoid": hard_sigmoid, "Selu": selu,
+    "ThresholdedRelu": thresholded_relu,
+}  # fmt: skip
+
+
+@converts("FusedGemm", domain=CONTRIB)
+def fused_gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    activation: str = "",
+    activation_alpha: float | None = None,
+    activation_beta: float | None = None,
+    activation_gamma: float | None = None,
+) -> Tensor:
+    if activation not in _ACTIVATIONS:
+        raise Unsupported(f"activation {activation!r}")
+    given = {"alpha": activation_alpha, "beta": activation_beta, "gamma": activation_gamma}
+    y = gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
+    return _ACTIVATIONS[activation](y, **{name: x for name, x in given.items() if x is not None})
 
 
 @converts("Einsum")

@@ -175,6 +175,15 @@ def group_norm(
     return F.group_norm(x, num_groups, scale, bias, epsilon)
 
 
+@converts("GroupNormalization", since=18)
+def old_group_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5
+) -> Tensor:
+    """With a scale and a bias per group."""
+    scale, bias = (p.repeat_interleave(x.shape[1] // num_groups) for p in (scale, bias))
+    return F.group_norm(x, num_groups, scale, bias, epsilon)
+
+
 @converts("LpNormalization")
 def lp_norm(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     norm = torch.sqrt((x * x).sum(axis, True)) if p == 2 else torch.abs(x).sum(axis, True)

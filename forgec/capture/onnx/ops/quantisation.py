@@ -3,6 +3,7 @@ dequantise around activations, which run as rounding of floats."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from ..registry import CONTRIB, Unsupported, converts
+from ..registry import CONTRIB, Prepare, Unsupported, converts
 from ..tensors import torch_type, type_name
-from .indexing import gather
+from .indexing import from_table, gather
 
 _CODES: dict[int, tuple[int, int, torch.dtype]] = {
     TensorProto.UINT8: (0, 255, torch.uint8), TensorProto.INT8: (-128, 127, torch.int8),
@@ -21,6 +22,10 @@ _CODES: dict[int, tuple[int, int, torch.dtype]] = {
     TensorProto.UINT4: (0, 15, torch.uint8), TensorProto.INT4: (-8, 7, torch.int8),
 }  # fmt: skip
 """Range of the codes of an element type, and the type that holds them here."""
+
+
+_LARGEST, _EXACT = 255, 2**24
+"""Size of a code of 8 bits less its zero point, and up to which a float holds every integer."""
 
 
 def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
@@ -103,15 +108,84 @@ def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
-@converts("MatMulInteger")
-def matmul_integer(
-    a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
+def _parts(codes: np.ndarray, zero: np.ndarray | None) -> int:
+    """Into how many parts sums of products of a weight [.., K, N] with codes are split to be exact."""
+    sizes = np.abs(codes.astype(np.int32) - (0 if zero is None else zero.astype(np.int32)))
+    sizes = np.moveaxis(sizes, -2, 0).reshape(codes.shape[-2], -1)
+    for parts in range(1, max(len(sizes), 1)):
+        starts = np.arange(0, len(sizes), -(-len(sizes) // parts))
+        if np.add.reduceat(sizes, starts, 0, np.int64).max(initial=0) * _LARGEST <= _EXACT:
+            return parts
+    return max(len(sizes), 1)
+
+
+def _with_parts(at: int) -> Prepare:
+    """Says how many parts a weight that is known needs; ``at`` is the input of its zero points."""
+
+    def prepare(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        codes, zero = inputs[1], inputs[at] if len(inputs) > at else None
+        if isinstance(codes, np.ndarray) and (zero is None or isinstance(zero, np.ndarray)):
+            attributes["parts"] = _parts(codes if codes.ndim > 1 else codes[:, None], zero)
+        return inputs, attributes
+
+    return prepare
+
+
+def _integer_product(
+    a: Tensor, b: Tensor, a_zero: Tensor | None, b_zero: Tensor | None, parts: int
 ) -> Tensor:
-    """Products of integers in float, which are exact up to 2^24."""
+    """The product in float, or in int32 where a float does not hold every sum of it."""
     x, y = a.float(), b.float()
     x = x if a_zero is None else x - (a_zero.float() if a_zero.ndim == 0 else a_zero.float()[..., None])
     y = y if b_zero is None else y - b_zero.float()
-    return torch.matmul(x, y).to(torch.int32)
+    length = x.shape[-1]
+    parts = parts or max(-(-length * _LARGEST**2 // _EXACT), 1)
+    if parts == 1:
+        return torch.matmul(x, y)
+    along, step = max(y.ndim - 2, 0), -(-length // parts)
+    pairs = zip(x.split(step, -1), y.split(step, along), strict=True)
+    return functools.reduce(torch.add, (torch.matmul(p, q).to(torch.int32) for p, q in pairs))
+
+
+@converts("MatMulInteger", prepare=_with_parts(3))
+def matmul_integer(
+    a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None, *, parts: int = 0
+) -> Tensor:
+    """Products of integers in float, which are exact up to 2^24; longer sums are split."""
+    return _integer_product(a, b, a_zero, b_zero, parts).to(torch.int32)
+
+
+@converts("MatMulIntegerToFloat", domain=CONTRIB, prepare=_with_parts(5))
+def matmul_integer_to_float(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    a_zero: Tensor | None = None,
+    b_zero: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    parts: int = 0,
+) -> Tensor:
+    if a_scale.numel() > 1 or (a_zero is not None and a_zero.numel() > 1):
+        raise Unsupported("several scales of the first input")
+    a_zero = None if a_zero is None else a_zero.reshape(())
+    y = _integer_product(a, b, a_zero, b_zero, parts).to(a_scale.dtype) * (a_scale.reshape(()) * b_scale)
+    return y if bias is None else y + bias
+
+
+@converts("DynamicQuantizeMatMul", domain=CONTRIB, prepare=_with_parts(3))
+def dynamic_quantize_matmul(
+    x: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    parts: int = 0,
+) -> Tensor:
+    a, scale, zero = dynamic_quantize_linear(x)
+    return matmul_integer_to_float(a, b, scale, b_scale, zero, b_zero, bias, parts=parts)
 
 
 def _unpack_weight(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -150,12 +224,12 @@ def _unpack_table(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[A
 
     codes = data.astype(np.float32) - (offset if zeros is None else spread(zeros))
     table = (codes * spread(scales)).astype(scales.dtype)
-    return [table, indices], {"axis": int(attributes.get("gather_axis", 0))}
+    return from_table([table, indices], {"axis": int(attributes.get("gather_axis", 0))})
 
 
 @converts("GatherBlockQuantized", domain=CONTRIB, prepare=_unpack_table)
-def gather_block_quantized(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    return gather(x, indices, axis=axis)
+def gather_block_quantized(x: Tensor, indices: Tensor, *, axis: int = 0, table: int = 0) -> Tensor:
+    return gather(x, indices, axis=axis, table=table)
 
 
 def _n_bits_weight(

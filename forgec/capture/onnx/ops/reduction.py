@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +20,41 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x
 
 
+def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    """Means of integers are rounded towards zero."""
+    if x.is_floating_point():
+        return torch.mean(x, axes, keep)
+    count = math.prod(x.shape[axis] for axis in axes)
+    total = torch.sum(x, axes, keep, dtype=torch.int64)
+    return torch.div(total, count, rounding_mode="trunc").to(x.dtype)
+
+
+def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return torch.sqrt(torch.sum(x * x, axes, keep))
+
+
+def _log_sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return torch.log(torch.sum(x, axes, keep))
+
+
+def _in_float(function: _Reduce, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    """A function of floats; what it gives for integers is rounded towards zero."""
+    if x.is_floating_point():
+        return function(x, axes, keep)
+    return function(x.double(), axes, keep).to(x.dtype)
+
+
 _REDUCTIONS: dict[str, _Reduce] = {
     "ReduceSum": lambda x, axes, keep: torch.sum(x, axes, keep, dtype=x.dtype),
-    "ReduceMean": lambda x, axes, keep: torch.mean(x, axes, keep),
+    "ReduceMean": lambda x, axes, keep: _mean(x, axes, keep),
     "ReduceMax": lambda x, axes, keep: torch.amax(x, axes, keep),
     "ReduceMin": lambda x, axes, keep: torch.amin(x, axes, keep),
     "ReduceProd": _product,
     "ReduceL1": lambda x, axes, keep: torch.sum(torch.abs(x), axes, keep, dtype=x.dtype),
-    "ReduceL2": lambda x, axes, keep: torch.sqrt(torch.sum(x * x, axes, keep)),
+    "ReduceL2": lambda x, axes, keep: _in_float(_norm, x, axes, keep),
     "ReduceSumSquare": lambda x, axes, keep: torch.sum(x * x, axes, keep, dtype=x.dtype),
-    "ReduceLogSum": lambda x, axes, keep: torch.log(torch.sum(x, axes, keep)),
-    "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x, axes, keep),
+    "ReduceLogSum": lambda x, axes, keep: _in_float(_log_sum, x, axes, keep),
+    "ReduceLogSumExp": lambda x, axes, keep: _in_float(torch.logsumexp, x, axes, keep),
 }
 _AXES_ARE_INPUTS = {"ReduceSum": 13}
 """Versions from which axes are an input; 18 for all others."""
@@ -98,6 +123,19 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.log_softmax(x, axis)
 
 
+def _hardmax(x: Tensor, axis: int) -> Tensor:
+    """One at the first of the largest elements, zero elsewhere."""
+    view = [1] * x.ndim
+    view[axis] = -1
+    first = torch.argmax(x, axis, keepdim=True)
+    return (torch.arange(x.shape[axis]).reshape(view) == first).to(x.dtype)
+
+
+@converts("Hardmax", since=13)
+def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    return _hardmax(x, axis)
+
+
 def _flattened(function: Callable[[Tensor, int], Tensor], x: Tensor, axis: int) -> Tensor:
     """Before opset 13 all axes from the given one on count as one."""
     axis %= x.ndim
@@ -114,3 +152,8 @@ def old_softmax(x: Tensor, *, axis: int = 1) -> Tensor:
 @converts("LogSoftmax")
 def old_log_softmax(x: Tensor, *, axis: int = 1) -> Tensor:
     return _flattened(torch.log_softmax, x, axis)
+
+
+@converts("Hardmax")
+def old_hardmax(x: Tensor, *, axis: int = 1) -> Tensor:
+    return _flattened(_hardmax, x, axis)

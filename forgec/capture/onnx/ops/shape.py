@@ -150,6 +150,15 @@ def pad(
     *,
     mode: str = "constant",
 ) -> Tensor:
+    return _padded(x, pads, value or 0, axes, mode)
+
+
+@converts("Pad", since=2)
+def old_pad(x: Tensor, *, pads: Any, value: float = 0.0, mode: str = "constant") -> Tensor:
+    return _padded(x, pads, value, None, mode)
+
+
+def _padded(x: Tensor, pads: Any, value: float, axes: Any, mode: str) -> Tensor:
     axes = tuple(range(x.ndim)) if axes is None else axes
     if mode != "constant":
         for i, axis in enumerate(axes):
@@ -161,7 +170,11 @@ def pad(
         sides[at], sides[at + 1] = pads[i], pads[len(axes) + i]
     while sides and not any(sides[-2:]):
         sides = sides[:-2]
-    return F.pad(x, sides, value=value or 0) if sides else x
+    if not sides:
+        return x
+    if x.dtype is torch.bool:
+        return F.pad(x.to(torch.int32), sides, value=int(bool(value))).to(torch.bool)
+    return F.pad(x, sides, value=value)
 
 
 def _mirrored(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import xxhash
 
-__all__ = ["as_numpy", "lifted_name"]
+__all__ = ["as_numpy", "content_digest", "lifted_name"]
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -21,7 +21,12 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
 def lifted_name(tensor: torch.Tensor) -> str:
     """Name of a constant that is no parameter or buffer. It is that of its content: programs share constants
     by their names, and code may make another table for every size."""
+    return f"lifted.{content_digest(tensor)}"
+
+
+def content_digest(tensor: torch.Tensor) -> str:
+    """What only tensors of one type and content have."""
     content = as_numpy(tensor.contiguous().reshape(-1).view(torch.uint8))
     digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(content.data)
-    return f"lifted.{digest.hexdigest()}"
+    return digest.hexdigest()
