@@ -15,7 +15,7 @@ from .errors import FidelityError
 from .executable import Executable, Programs, SelfTest
 from .executable.pages import worth_holding
 from .graph import CapturedGraph
-from .report.bounds import COMPRESSED, bounds_of, compressed, largest, lowest_precision
+from .report.bounds import CODES, COMPRESSED, bounds_of, compressed, largest, lowest_precision
 from .report.metrics import differences, worst
 from .report.report import Fidelity, Phase
 from .tensors import as_numpy
@@ -30,7 +30,10 @@ wrong rewrite or a wrong block differs by far more, rounding by far less."""
 _LOW_PRECISION = 5e-2
 """The same for programs and models with 16-bit floats, and for devices that compute in them."""
 
-_HINT = "`forgec verify` finds the first instruction that differs; FORGEC_PASSES=-name skips a pass"
+_HINT = (
+    "`forgec verify` of a file compiled with check=false (--no-check) finds the first instruction that "
+    "differs; FORGEC_PASSES=-name skips a pass"
+)
 _COMPRESSED_HINT = "keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false"
 
 _HALVES = {torch.float16, torch.bfloat16}
@@ -39,10 +42,12 @@ _HALVES = {torch.float16, torch.bfloat16}
 @dataclass(frozen=True)
 class Rounding:
     """How far rounding may put a program's outputs from those of eager PyTorch: that of ``weights``, if they
-    are compressed, and that of floats, of which some have ``low`` precision."""
+    are compressed, that of activations, if the model has ``codes`` of them, and that of floats, of which some
+    have ``low`` precision."""
 
     weights: WeightSpec
     low: bool
+    codes: bool = False
 
     @classmethod
     def of(
@@ -50,12 +55,13 @@ class Rounding:
     ) -> Rounding:
         """For programs of a model that has weights of these types."""
         precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in executables}
-        return cls(weights, precisions != {"f32"} or not _HALVES.isdisjoint(dtypes))
+        low = precisions != {"f32"} or not _HALVES.isdisjoint(dtypes)
+        return cls(weights, low, CODES in precisions)
 
     def require(self, what: str, ours: np.ndarray, theirs: np.ndarray, difference: float, hint: str) -> None:
         """Raises ``FidelityError`` with the sentence's start and the hint if two outputs, whose largest
         difference is known, differ by more."""
-        if self.weights.compresses:
+        if self.weights.compresses or self.codes:
             self._require_compressed(what, ours, theirs, hint)
             return
         if not np.isfinite(difference):
@@ -70,12 +76,12 @@ class Rounding:
         finite = np.isfinite(theirs)
         if not np.array_equal(finite, np.isfinite(ours)):
             raise FidelityError(f"{what} in where it is finite")
-        least = self.weights.least_exact.name
+        least = self.weights.least_exact.name if self.weights.compresses else "w8a8"
         distance = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         share = distance / max(float(np.linalg.norm(theirs[finite].astype(np.float64))), 1e-30)
         if share > COMPRESSED[least]:
             raise FidelityError(
-                f"{what} by {share:.2f} of its norm, more than rounding weights to {least} explains",
+                f"{what} by {share:.2f} of its norm, more than rounding to {least} explains",
                 hint=hint,
             )
 

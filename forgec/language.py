@@ -250,6 +250,9 @@ def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
         settings = _settings(folder / "tokenizer_config.json")
         special = {name: text for name in _SPECIAL if (text := _text(settings.get(name))) is not None}
         template = settings.get("chat_template")
+        if isinstance(template, list):  # several by name
+            named = {entry["name"]: entry.get("template") for entry in template if "name" in entry}
+            template = named.get("default")
         if (folder / TEMPLATE_FILE).is_file():
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         if isinstance(template, str):

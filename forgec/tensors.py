@@ -26,7 +26,7 @@ def lifted_name(tensor: torch.Tensor) -> str:
 
 def content_digest(tensor: torch.Tensor) -> str:
     """What only tensors of one type and content have."""
-    content = as_numpy(tensor.contiguous().reshape(-1).view(torch.uint8))
+    content = np.ascontiguousarray(as_numpy(tensor)).reshape(-1).view(np.uint8)
     digest = xxhash.xxh3_64(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(content.data)
     return digest.hexdigest()

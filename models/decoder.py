@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.export._trace import _compiling_state_context
+from torch.func import functional_call
 from transformers import DynamicCache, PreTrainedModel
 
 from forgec.capture.blocks import forwards, structures

@@ -104,6 +104,8 @@ def capture(
             f"{name} has no repeated blocks", hint='use capture="full" or leave capture="auto"'
         )
     results = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
+    if isinstance(model, Referenced):
+        graph.notes += model.remarks()
     if fake or not isinstance(model, Referenced):
         return Capture(graph, inputs, None if fake else results)
     found = model.reference_results(args, kwargs)

@@ -19,6 +19,9 @@ class Referenced(Protocol):
     def for_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.nn.Module:
         """The module for the shapes of these inputs."""
 
+    def remarks(self) -> list[str]:
+        """What the user should know of the import."""
+
     def reference_results(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[str, list[torch.Tensor]] | str:

@@ -10,7 +10,7 @@ import typer
 from .. import debug
 from ..errors import ArtifactError, InternalError, OptionError
 from ..options import CAPTURE_MODES, FOLD_MODES, Options
-from ..report import terminal, trace
+from ..report import terminal, trace, units
 from . import flags
 from .boundary import EXIT_CHECK, verb, wrote
 from .files import read_text, require_regular, require_writable, write_text
@@ -142,6 +142,11 @@ def compile(
             )
         subject = load_subject(model, output, **sizes, seed=seed, part=part, attn=attn, layers=layers)
         return _for_targets(subject, targets, options, out, output)
+    if emit is not None and not _off_host(target):
+        raise OptionError(
+            "--emit writes the files of an NPU's compiler, and the target is the CPU",
+            hint="compile for one of the NPUs that `forgec targets` lists",
+        )
     if context is None:
         if chunk or calibrate:
             flag = "--chunk" if chunk else "--calibrate"
@@ -176,8 +181,6 @@ def compile(
         out = out or Path(f"{executable.info.name}.forge")
         check_outputs(out)
         programs.save(out)
-    from ..plan.plan import HOST
-
     if result is None:
         raise InternalError("a compile made no report")
     wrote(out)
@@ -193,18 +196,18 @@ def compile(
         write_text(emit_ir, to_text(executable.program))
         wrote(emit_ir)
 
-    on_device = any(segment.device != HOST for segment in executable.plan.segments)
-    if emit is not None and on_device:
+    placed = any(_off_host(segment.device) for segment in executable.plan.segments)
+    if emit is not None and placed:
         from ..executable.vendor_files import write_vendor_files
 
         for path in write_vendor_files(executable, emit):
             wrote(path)
-            output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
+            output.note(f"wrote {path} ({units.nbytes(path.stat().st_size)})")
 
     output.result(result, lambda printer: terminal.print_report(result, printer.file))
     for path in filter(None, (out, report, trace_file, emit_ir)):
-        output.note(f"wrote {path} ({terminal.units.nbytes(path.stat().st_size)})")
-    if emit is not None and not on_device:
+        output.note(f"wrote {path} ({units.nbytes(path.stat().st_size)})")
+    if emit is not None and not placed:
         raise ArtifactError(
             f"--emit {emit} has nothing to write: placement put the whole program on the CPU",
             where=f"{out}, which is written and runs there",
@@ -245,9 +248,17 @@ def _for_targets(
                 printer.gap()
 
     output.result({"reports": reports}, text)
-    output.note(f"wrote {out} ({terminal.units.nbytes(out.stat().st_size)})")
+    output.note(f"wrote {out} ({units.nbytes(out.stat().st_size)})")
     if any(r is not None and r.fidelity is not None and not r.fidelity.passed for r in reports):
         raise typer.Exit(EXIT_CHECK)
+
+
+def _off_host(target: str) -> bool:
+    """Whether a target, by any of its names, is a device other than the CPU."""
+    from .. import backends
+    from ..plan.plan import HOST
+
+    return bool(backends.resolve(target) != HOST)
 
 
 def options_of(assignments: list[str] | tuple[str, ...], **flagged: object) -> Options:

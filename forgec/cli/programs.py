@@ -44,4 +44,5 @@ def kind_of(executables: Iterable[Executable]) -> Kind:
 
 def kind_on(executable: Executable, device: str) -> Kind:
     """What times of a program's device are here."""
-    return executable.shared.backend(device).kind
+    kind: Kind = executable.shared.backend(device).kind
+    return kind

@@ -66,7 +66,7 @@ def verify(
         made_for = executable.info.target
         if model is not None and TEXT in executable.extra_names:
             raise OptionError(
-                f"{file} has the programs of a language model, which are compared with it as they are compiled",
+                f"{file} is of a language model, whose programs are compared with it when they are compiled",
                 hint="verify it without -m: that checks the stored example of the first of them",
             )
         if model is None:

@@ -21,7 +21,7 @@ from ..errors import ArtifactError
 
 __all__ = ["atomic_file"]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
@@ -31,6 +31,7 @@ def atomic_file(path: str | os.PathLike[str], size: int) -> Iterator[BinaryIO]:
     Raises :class:`ArtifactError` if the destination is no place for a file, before anything is written if the
     disk has no room, and for every failure of the system.
     """
+    _check_kind(path)
     target = Path(os.path.realpath(path))
     _check_destination(target, size)
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
@@ -49,13 +50,24 @@ def atomic_file(path: str | os.PathLike[str], size: int) -> Iterator[BinaryIO]:
         raise
 
 
+def _check_kind(path: str | os.PathLike[str]) -> None:
+    """Refuse what is there and can hold no file; a link to a pipe has no path to resolve."""
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+            raise ArtifactError(
+                f"the output exists and is no regular file: it is {kind}",
+                os.fspath(path),
+                "name another file",
+            )
+
+
 def _check_destination(target: Path, size: int) -> None:
     if target.is_dir():
         raise ArtifactError("the output is a directory", str(target), "name a file, for example model.forge")
     if not target.parent.is_dir():
         raise ArtifactError("the output's directory does not exist", str(target), f"mkdir -p {target.parent}")
-    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-        raise ArtifactError("the output exists and is no regular file", str(target), "name another file")
     if _free(target) < size:
         raise _disk_full(target, size)
 
@@ -63,7 +75,23 @@ def _check_destination(target: Path, size: int) -> None:
 def _explain(error: OSError, target: Path, size: int) -> ArtifactError:
     if error.errno in _FULL:
         return _disk_full(target, size)
+    if error.errno == errno.EFBIG:
+        return ArtifactError(
+            f"the file is larger than files may be here: it needs {size:,} bytes{_limit()}",
+            str(target),
+            "raise the limit, see ulimit -f, or write to another file system",
+        )
     return ArtifactError(f"the file cannot be written: {error.strerror or error}", str(target))
+
+
+def _limit() -> str:
+    """The process's limit on the size of a file, in words; empty if there is none."""
+    try:
+        import resource
+    except ImportError:
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return "" if limit == resource.RLIM_INFINITY else f", and the limit is {limit:,}"
 
 
 def _disk_full(target: Path, size: int) -> ArtifactError:

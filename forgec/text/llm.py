@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from threading import Lock
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, OptionError
 from ..executable import Programs, load_programs
+from ..executable.locks import forkable_lock
 from .chat import render
 from .info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
 from .sampling import Sampler, Sampling, log_probabilities
@@ -78,7 +78,7 @@ class LLM:
         if TOKENIZER_FILE in main.extra_names:
             self.tokenizer = Tokenizer(main.extra(TOKENIZER_FILE), self.info.vocabulary)
         self.stats = Stats()
-        self._lock = Lock()
+        self._lock = forkable_lock()
         """Held while the programs run: the cache, which text it is of and what it holds change together."""
         self._texts = 0
         self._held: list[tuple[int, bool]] = []

@@ -69,4 +69,4 @@ def test_a_calibration_is_written_for_compile_to_use(forgec, tmp_path, monkeypat
     assert CostModel.load(tmp_path / "mine.json") == CostModel.load()
     monkeypatch.setattr(calibrate, "measure", lambda **settings: pytest.fail("measured before the refusal"))
     result = forgec("bench", "--calibrate", tmp_path / "none" / "mine.json")
-    assert result.exit_code == 1 and "there is no directory" in result.stderr
+    assert result.exit_code == 2 and "there is no directory" in result.stderr

@@ -168,10 +168,33 @@ def test_a_closed_pipe_is_quiet(forge):
     assert (process.wait(timeout=60), err) == (141, "")
 
 
+@pytest.mark.parametrize("arguments", [("show", "FILE", "--ir"), ("--help",), ("--version",)])
+def test_a_full_disk_under_stdout_is_no_bug_of_ours(forge, arguments):
+    with open("/dev/full", "w") as full:
+        process = command(*(forge if a == "FILE" else a for a in arguments), stdout=full)
+        err = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    assert err.startswith("error: the results cannot be written to stdout: No space left on device\n")
+    assert err.count("\n") == 2
+
+
+def test_a_closed_stdout_is_an_error(forge):
+    process = command("run", forge, preexec_fn=lambda: os.close(1))
+    err = process.stderr.read()
+    assert (process.wait(timeout=60), "error: stdout is closed" in err) == (1, True)
+    assert "Traceback" not in err and "internal" not in err
+
+
+def test_a_closed_stdin_or_stderr_is_none_of_our_business(forge):
+    process = command("run", forge, preexec_fn=lambda: (os.close(0), os.close(2)))
+    assert "latency" in process.stdout.read()
+    assert process.wait(timeout=60) == 0
+
+
 def test_ascii_output_shows_what_it_cannot_write(tmp_path):
     process = command("run", tmp_path / "nä.forge", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert r"n\xe4.forge" in err
     assert "Traceback" not in err
 
@@ -237,3 +260,26 @@ def test_a_signal_in_a_compile(number, code, tmp_path):
     assert err == "error: interrupted, no file written\n"
     assert out_text == ""
     assert list(tmp_path.iterdir()) == []
+
+
+STARTING = """
+import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+real = builtins.__import__
+def slow(name, *more, **others):
+    if name == "typer":
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return real(name, *more, **others)
+from forgec.cli.main import main
+assert "typer" not in sys.modules
+builtins.__import__ = slow
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_verbs_are_imported(number, code):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", STARTING, str(int(number))], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "error: interrupted\n")

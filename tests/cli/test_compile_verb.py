@@ -105,7 +105,7 @@ def test_an_unknown_target_is_found_before_the_model_is_loaded(forgec, fake_comp
 def test_a_missing_directory_is_found_before_the_model_is_loaded(forgec, fake_compile, tmp_path):
     for flag in ("-o", "--trace", "--emit-ir"):
         result = forgec("compile", "-m", "toy", flag, tmp_path / "none" / "x")
-        assert (result.exit_code, "there is no directory" in result.stderr) == (1, True)
+        assert (result.exit_code, "there is no directory" in result.stderr) == (2, True)
     assert fake_compile.loads == []
 
 

@@ -71,6 +71,13 @@ def test_profile_takes_one_of_the_programs(forgec, file):
     assert result.exit_code == 2 and "one of: decode, prefill.8" in result.stderr
 
 
+def test_verify_with_the_model_says_what_to_do(forgec, file, folder):
+    result = forgec("verify", file, "-m", str(folder))
+    assert result.exit_code == 2
+    assert "compared with it when they are compiled" in result.stderr and "without -m" in result.stderr
+    assert "position" not in result.stderr
+
+
 def test_chat_takes_turns(forgec, file):
     result = forgec("chat", "-m", str(file), "-n", "2", input="hey\n\n")
     assert result.exit_code == 0, result.stderr

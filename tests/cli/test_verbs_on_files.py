@@ -107,14 +107,14 @@ def test_a_file_without_example_needs_inputs(forgec, tmp_path):
 @pytest.mark.parametrize("verb", ["run", "show", "verify", "bench", "profile"])
 def test_no_such_file(forgec, verb):
     result = forgec(verb, "/none.forge")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "No such file" in result.stderr
     assert "/none.forge" in result.stderr
 
 
 def test_unwritable_outputs_are_found_before_the_work(forgec, forge, tmp_path):
     result = forgec("run", forge, "-o", tmp_path / "none" / "out.npz")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "there is no directory" in result.stderr
     assert result.stdout == ""
     assert "it is a directory" in forgec("run", forge, "-o", tmp_path).stderr

@@ -129,6 +129,33 @@ def test_destinations_that_are_no_files(tmp_path) -> None:
         toy().save(tmp_path / "file" / "model.forge")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="there are no paths of open files")
+def test_a_pipe_that_is_reached_by_a_link_is_no_full_disk() -> None:
+    ends = os.pipe()
+    try:
+        with pytest.raises(ArtifactError, match="no regular file: it is a pipe"):
+            toy().save(f"/dev/fd/{ends[1]}")
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def test_a_limit_on_the_size_of_files_is_no_full_disk(old, monkeypatch) -> None:
+    resource = pytest.importorskip("resource")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(atomic.os, "fsync", fail)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (102400, -1))
+    with pytest.raises(
+        ArtifactError, match=r"larger than files may be here: .*the limit is 102,400(.|\n)*ulimit"
+    ):
+        toy().save(old)
+    monkeypatch.undo()
+    assert is_old(old)
+
+
 def test_a_folder_without_permission(old, monkeypatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import runpy
 import subprocess
 import sys
@@ -128,10 +130,16 @@ class TestRunning:
         with load(tmp_path / "a") as exe:
             clone = exe.clone()
             out = exe(*example())
-        with pytest.raises(InputError, match="closed"):
-            exe(*example())
+        for use in (exe.run_flat, exe.run_single, exe.bind):
+            with pytest.raises(InputError, match="closed"):
+                use(example())
         exe.close()
         np.testing.assert_array_equal(clone(*example())["logits"], out["logits"])
+
+    @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+    def test_copies_are_refused(self, copied) -> None:
+        with pytest.raises(TypeError, match="load its file"):
+            copied(toy())
 
     def test_program_signature_and_tensors_must_agree(self) -> None:
         program, plan = plan_of(TEXT)

@@ -11,6 +11,7 @@ import pytest
 from executable_toy import SIGNATURE, tensor
 
 from forgec.errors import ArtifactError, InputError
+from forgec.executable.convert import to_array
 from forgec.executable.signature import Signature
 from forgec.ir.types import DType, TensorType
 
@@ -213,6 +214,14 @@ class TestConversion:
         x = np.arange(12, dtype=np.float32).reshape(3, 4).T[::2, ::-1]
         np.testing.assert_array_equal(self.flat("f32[2,3]", x), x)
         np.testing.assert_array_equal(self.flat("f32[2,3]", x.astype(">f4")), x)
+
+    def test_an_array_whose_own_code_fails(self) -> None:
+        class Fails:
+            def __array__(self, *args, **kwargs):
+                raise KeyError("inside")
+
+        with pytest.raises(InputError, match="a Fails, cannot be read: 'inside'"):
+            to_array(Fails(), TensorType(DType.F32, (2,)), "x")
 
     def test_dlpack_array_protocol_and_lists(self) -> None:
         class Dlpack:

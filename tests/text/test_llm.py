@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,8 +194,81 @@ def test_wrong_prompts(llm):
     for token in (131, -1):
         with pytest.raises(InputError, match="131 tokens"):
             llm.generate([3, token])
-    with pytest.raises(OptionError, match="temprature"):
-        llm.generate([3], temprature=1.0)
+    for wrong in (None, 5, b"hello", [1.5, 2.7], ["a"], np.array([[5, 6]])):
+        with pytest.raises(InputError, match=r"the prompt is|of the prompt is"):
+            llm.generate(wrong)
+    with pytest.raises(InputError, match=r"its character 1 is '\\udcff'"):
+        llm.generate("a\udcff")
+
+
+def test_wrong_options(llm):
+    with pytest.raises(OptionError, match="unknown option temprature\n"):
+        llm.generate([3], temprature=1.0, max_tokens=3)
+    with pytest.raises(OptionError, match="eos is 5, and must be a list of token ids"):
+        llm.generate([3], eos=5, max_tokens=3)
+    with pytest.raises(OptionError, match="stop is None, and must be"):
+        llm.generate([3], stop=None)
+    with pytest.raises(OptionError, match=r"sampling is {'seed': 1}"):
+        llm.generate([3], {"seed": 1})
+
+
+def test_wrong_conversations(llm):
+    for wrong in ("hi", [5], [{"role": "user"}], [{"content": "hi"}]):
+        with pytest.raises(InputError, match="messages are like"):
+            llm.chat(wrong)
+
+
+def test_a_template_that_is_no_text(path):
+    programs = forgec.load_programs(path)
+    programs.main.add_extra({TEMPLATE_FILE: b"\xff"})
+    with pytest.raises(ArtifactError, match="the chat template cannot be read"):
+        forgec.LLM(programs).chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    ("template", "warned"),
+    [
+        (TEMPLATE, False),
+        ([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": TEMPLATE}], False),
+        ("{% for message in messages %}", True),
+    ],
+)
+def test_the_template_of_a_model_is_compiled_with_it(model, tmp_path, template, warned):
+    (tmp_path / TOKENIZER_FILE).write_bytes(tokenizer())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    loaded = replace(model, tokenizer_dir=tmp_path)
+    programs = forgec.compile_language_model(loaded, context=16, chunks=[], check=False)
+    found = [text for text in programs.main.report.warnings if "the chat template does not compile" in text]
+    assert bool(found) == warned
+    with forgec.LLM(programs) as llm:
+        if not warned:
+            assert list(llm.chat([{"role": "user", "content": "hi"}], max_tokens=1))
+            return
+        with pytest.raises(ArtifactError, match="the chat template fails"):
+            llm.chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize("chunks", [[], [1], [8]])
+def test_the_least_context_and_no_chunks(model, chunks, tmp_path):
+    programs = forgec.compile_language_model(model, context=2, chunks=chunks)
+    programs.save(tmp_path / "m.forge")
+    with forgec.LLM(programs) as ours, forgec.LLM(tmp_path / "m.forge") as stored:
+        for llm in (ours, stored):
+            assert [piece.token for piece in llm.generate([5], eos=())] == generated(model, [5], 1)
+
+
+def test_sizes_that_are_none(model):
+    for context in (1, 0, -3, True):
+        with pytest.raises(ModelError, match=f"context is {context}, and must be at least 2"):
+            forgec.compile_language_model(model, context=context)
+    for wrong in (
+        {"context": 2.5},
+        {"context": "8"},
+        {"context": 8, "chunks": [2.5]},
+        {"context": 8, "chunks": 5},
+    ):
+        with pytest.raises(ModelError, match="not whole numbers"):
+            forgec.compile_language_model(model, **wrong)
 
 
 def test_a_tokenizer_that_does_not_match(path, tmp_path):
@@ -244,7 +318,11 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
         programs.save(tmp_path / "m.forge")
     with forgec.LLM(tmp_path / "m.forge") as llm:
         assert len(list(llm.generate(ids[:9], max_tokens=5))) == 5
-    for wrong, message in (([], "no tokens"), ([3, 131], "the token 131, and the model knows 131")):
+    for wrong, message in (
+        ([], "no tokens"),
+        ([3, 131], "the token 131, and the model knows 131"),
+        ([3, 1.5], "token 1 of the calibration is 1.5"),
+    ):
         with pytest.raises(InputError, match=message):
             forgec.compile_language_model(
                 load("llama", None), context=24, weights="int4", calibration=wrong, check=False

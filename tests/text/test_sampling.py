@@ -96,9 +96,55 @@ def test_log_probabilities():
         {"seed": -1},
         {"stop": ("",)},
         {"logprobs": -1},
+        {"temperature": "1"},
+        {"temperature": 10**400},
+        {"temperature": True},
+        {"top_k": np.bool_(True)},
+        {"stop": None},
+        {"stop": 5},
+        {"stop": b"ab"},
+        {"eos": 5},
+        {"eos": ["x"]},
+        {"eos": "x"},
+        {"eos": b"ab"},
+        {"eos": [1.5]},
+        {"eos": [-1]},
     ],
 )
 def test_illegal_options_name_themselves(wrong):
     (name,) = wrong
-    with pytest.raises(OptionError, match=name):
+    with pytest.raises(OptionError, match=f"{name} is .*, and must be"):
         Sampling(**wrong)
+
+
+def test_numbers_may_be_numpy_s():
+    given = Sampling(
+        temperature=np.float32(0.5),
+        top_p=np.float16(0.5),
+        top_k=np.int64(5),
+        seed=np.uint8(7),
+        max_tokens=np.int32(3),
+        eos=np.array([1, 2]),
+        logprobs=np.int16(1),
+    )
+    assert given == Sampling(
+        temperature=0.5, top_p=0.5, top_k=5, seed=7, max_tokens=3, eos=(1, 2), logprobs=1
+    )
+    assert {type(x) for x in (given.temperature, given.top_k, given.seed, *given.eos)} == {float, int}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-300])
+@pytest.mark.parametrize("limits", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}])
+def test_the_least_temperatures_take_the_most_likely_token(temperature, limits):
+    for seed in range(5):
+        sampler = Sampler(Sampling(temperature=temperature, seed=seed, **limits), [])
+        assert sampler.choose(logits(seed)) == logits(seed).argmax()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("penalty", [5e-324, 1e308])
+def test_the_extreme_penalties_give_tokens(penalty):
+    scores = np.array([30.0, -30.0, 2.0, 1.0], np.float32)
+    sampler = Sampler(Sampling(temperature=1.0, repetition_penalty=penalty, seed=SEED), [0, 1])
+    assert sampler.choose(scores) in ({0} if penalty < 1 else {0, 2, 3})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from forgec.errors import ArtifactError
-from forgec.text.tokens import StopTexts, Tokenizer
+from forgec.errors import ArtifactError, InputError
+from forgec.text.tokens import StopTexts, Tokenizer, token_ids
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,79 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(content):
 def test_a_damaged_tokenizer_is_refused():
     with pytest.raises(ArtifactError, match="cannot be read"):
         Tokenizer(b"{}", 100)
+
+
+def test_a_tokenizer_that_panics_is_refused(content):
+    made = json.loads(content)
+    parts = [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    other = {"Sequence": {"id": "B", "type_id": 1}}
+    made["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": parts,
+        "pair": [*parts, other],
+        "special_tokens": {},
+    }
+    with pytest.raises(ArtifactError, match="the tokenizer cannot be read"):
+        Tokenizer(json.dumps(made).encode(), 300)
+
+
+class PanicException(BaseException):
+    """What Rust code raises that panics."""
+
+
+class Failing:
+    """A tokenizer whose every call fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def encode(self, *_, **named):
+        raise self.error
+
+    decode = encode
+
+
+@pytest.mark.parametrize("error", [PanicException("no entry"), Exception("no entry")])
+def test_texts_and_tokens_that_the_library_fails_on(content, error):
+    tokenizer = Tokenizer(content, 300)
+    stream = tokenizer.stream([])
+    character = tokenizer.encode("狐")
+    stream.add(character[0])
+    tokenizer._tokenizer = stream._tokenizer = Failing(error)
+    for call in (lambda: tokenizer.encode("a"), lambda: tokenizer.decode([3]), stream.rest):
+        with pytest.raises(InputError, match="no entry"):
+            call()
+
+
+def test_an_interruption_is_no_failure_of_the_tokenizer(content):
+    tokenizer = Tokenizer(content, 300)
+    tokenizer._tokenizer = Failing(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode("a")
+
+
+def test_text_that_is_no_unicode_is_refused_with_its_place(content):
+    with pytest.raises(InputError, match=r"its character 1 is '\\udcff'"):
+        Tokenizer(content, 300).encode("a\udcffb")
+
+
+def test_rows_of_whole_numbers_are_tokens():
+    for given in ([5, 17], (5, 17), np.array([5, 17]), np.array([5, 17], np.uint8), iter([5, 17])):
+        assert token_ids(given, "the prompt") == [5, 17]
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 5, b"ab", bytearray(b"ab"), {5: 1}, {5}, np.array([[5, 6]]), np.array(5)]
+)
+def test_what_is_no_row_is_no_tokens(wrong):
+    with pytest.raises(InputError, match=r"the prompt is .*neither a text nor a row"):
+        token_ids(wrong, "the prompt")
+
+
+@pytest.mark.parametrize("wrong", [1.5, "a", None, [5], True, np.float32(1)])
+def test_what_is_no_whole_number_is_no_token(wrong):
+    with pytest.raises(InputError, match="token 1 of the prompt is"):
+        token_ids([5, wrong], "the prompt")
 
 
 def test_stop_texts_in_any_pieces():

@@ -34,6 +34,8 @@ _FOLDED_ELEMENTS = 2**16
 """Size up to which integer arithmetic over known values is evaluated here."""
 _FOLDED_FLOATS = 64
 """The same where there are floats among them: weights stay expressions, which the passes know to handle."""
+_OF_CODES = ("QLinear", "QGemm", "QAttention", "QEmbed", "ConvInteger")
+"""How names of operators begin that compute with codes throughout."""
 _CONTROL = ("If", "Constant")
 
 
@@ -105,7 +107,9 @@ class _Importer:
         raise CaptureError(
             f"{self.file.path} has {sum(counts.values())} nodes of operators that forgec does not import:\n  "
             + "\n  ".join(lines),
-            hint="export the model with another opset or without the exporter's own optimisation",
+            hint="quantise with quant_format=QDQ, which keeps the operators of the model"
+            if all(op.startswith(_OF_CODES) for _, op in missing)
+            else "export the model with another opset or without the exporter's own optimisation",
         )
 
     def _find(self, node: Any) -> Converter | None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import traceback
 
+from ...report import units
 from ...tensors import as_numpy
 from ..source import IMPORTED
 from .file import OnnxFile, shapes_of
@@ -18,6 +19,10 @@ from .steps import Constant, Operand, Value, run_step
 from .tensors import to_tensor
 
 __all__ = ["OnnxModule"]
+
+_CODES = {"int8", "uint8", "int4", "uint4"}
+_FEW_CODES = 1 << 16
+"""Bytes that are not worth a word."""
 
 
 class OnnxModule(nn.Module):
@@ -64,6 +69,16 @@ class OnnxModule(nn.Module):
         given = inspect.signature(self.forward).bind(*args, **kwargs).arguments
         found = run_onnxruntime(self.file, [as_numpy(given[i.key]) for i in self.file.inputs])
         return found if isinstance(found, str) else ("ONNX Runtime", [to_tensor(x) for x in found])
+
+    def remarks(self) -> list[str]:
+        """What is lost on the way: codes of weights, which are computed with as floats."""
+        codes = sum(x.nbytes for x in self.file.constants.values() if x.dtype.name in _CODES and x.size > 1)
+        if codes < _FEW_CODES:
+            return []
+        return [
+            f"{units.nbytes(codes)} of quantised weights in the file become f32, four or eight times as "
+            "large; compressed again by weights=int8 or int4 they are rounded a second time"
+        ]
 
     def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}

@@ -13,8 +13,8 @@ from onnx_files import export
 
 import forgec
 from forgec.capture.onnx import OnnxModel, run_onnxruntime
-from forgec.capture.tensors import as_numpy
 from forgec.errors import CaptureError, ModelError
+from forgec.tensors import as_numpy
 
 BOUND = 2.1e-5
 

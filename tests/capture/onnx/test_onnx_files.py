@@ -33,6 +33,14 @@ def test_foreign_and_cut_files(tmp_path):
         load_onnx(tmp_path / "absent.onnx")
 
 
+def test_operators_on_codes_have_another_way(tmp_path):
+    nodes = [node("QLinearAdd", ["x"] * 6, ["y"], domain="com.microsoft")]
+    path = save_graph(tmp_path / "m.onnx", nodes, X, ["y"])
+    with pytest.raises(CaptureError, match="QLinearAdd") as caught:
+        imported(path, X)
+    assert "quant_format=QDQ" in (caught.value.hint or "")
+
+
 def test_all_unknown_operators_in_one_message(tmp_path):
     nodes = [
         node("Mystery", ["x"], ["a"], "one", domain="org.example"),

@@ -150,9 +150,11 @@ void bind_conv(Binder& binder, const Call& call) {
     p.in[1] = p.out[1] = g.n;
     p.in[0] = p.out[0] = 1;
   }
-  p.room_floats = panel_floats(g.k, 1);
-  p.room = binder.floats(binder.threads() * p.room_floats);
-  if (g.m > kInPlaceRows) g.packed_a = binder.floats(p.groups * left_floats(g.m, g.k));
+  const int64_t floats = panel_floats(std::max<int64_t>(g.k, 1), 1), most = panel_floats(g.k, g.n) / floats;
+  p.room_floats = floats * std::max<int64_t>(binder.threads(), std::min(most, kSliceFloats / floats));
+  p.room = binder.floats(p.room_floats);
+  const int64_t left = std::max(p.groups * left_floats(g.m, g.k), binder.kernels().product_floats(g.m, g.k, binder.threads()));
+  if (g.m > kInPlaceRows) g.packed_a = binder.floats(left);
   binder.emit(binder.kernels().conv, p, parallel);
 }
 

@@ -50,44 +50,70 @@ void pack_columns(const Conv& p, const float* x, int64_t panel, float* to) {
   }
 }
 
+// The input of a member, a group of channels of one of the batch.
+inline const float* input_of(const Conv& p, int64_t member) {
+  return p.x + member / p.groups * p.x_batch + member % p.groups * p.channels * p.x_channel;
+}
+
+// The product of a member and panels [begin, end), whose columns are or will be at `columns`.
+inline Gemm product_of(const Conv& p, int64_t member, int64_t begin, int64_t end, float* columns) {
+  const int64_t group = member % p.groups;
+  Gemm g = p.gemm;
+  g.a += group * g.m * g.k;
+  if (g.row_bias != nullptr) g.row_bias += group * g.m;
+  g.b = columns;
+  g.c += member * g.m * g.n + begin * kPanel;
+  g.n = g.n - begin * kPanel < (end - begin) * kPanel ? g.n - begin * kPanel : (end - begin) * kPanel;
+  return g;
+}
+
 template <class V>
 void conv(const void* params, Context& context) {
   const Conv& p = *static_cast<const Conv*>(params);
-  const int64_t m = p.gemm.m, n = p.gemm.n, k = p.gemm.k, members = p.batch * p.groups;
-  const auto product_of = [&](int64_t member) {
-    const int64_t group = member % p.groups;
-    Gemm g = p.gemm;
-    g.a += group * m * k;
-    if (g.packed_a != nullptr) g.packed_a += group * left_floats(m, k);
-    if (g.row_bias != nullptr) g.row_bias += group * m;
-    g.c += member * m * n;
-    return g;
-  };
+  const int64_t m = p.gemm.m, k = p.gemm.k, members = p.batch * p.groups, panels = (p.gemm.n + kPanel - 1) / kPanel;
   if (k == 0) {
     for (int64_t member = context.thread; member < members; member += context.threads) {
-      multiply_nothing<V>(product_of(member));
+      multiply_nothing<V>(product_of(p, member, 0, panels, nullptr));
     }
     return;
   }
+  const auto packed = [&](Gemm g, int64_t group) {
+    if (g.packed_a != nullptr) g.packed_a += group * left_floats(m, k);
+    return g;
+  };
   if (p.gemm.packed_a != nullptr) {
-    for (int64_t group = 0; group < p.groups; ++group) pack_left<V>(product_of(group), context);
+    for (int64_t group = 0; group < p.groups; ++group) {
+      pack_left<V>(packed(product_of(p, group, 0, panels, nullptr), group), context);
+    }
     context.barrier();
   }
   // A task is a panel times all rows or, where panels are few, a part of them.
   const Tiles tiles(m, V::tile_rows);
-  const int64_t panels = (n + kPanel - 1) / kPanel, count = members * panels, wanted = kTasks * context.threads;
+  const int64_t count = members * panels, wanted = kTasks * context.threads;
   int64_t parts = context.threads == 1 || count >= wanted ? 1 : (wanted + count - 1) / (count > 0 ? count : 1);
   if (parts > tiles.count) parts = tiles.count;
-  float* columns = p.room + context.thread * p.room_floats;
+  float* columns = p.room + context.thread * kPanel * k;
   for (int64_t number = context.claim(); number < count * parts; number = context.claim()) {
     const int64_t part = number % parts, panel = number / parts % panels, member = number / parts / panels;
-    const int64_t batch = member / p.groups, group = member % p.groups;
-    pack_columns<V>(p, p.x + batch * p.x_batch + group * p.channels * p.x_channel, panel, columns);
-    Gemm g = product_of(member);
-    g.b = columns;
-    g.c += panel * kPanel;
-    g.n = n - panel * kPanel < kPanel ? n - panel * kPanel : kPanel;
+    pack_columns<V>(p, input_of(p, member), panel, columns);
+    const Gemm g = packed(product_of(p, member, panel, panel + 1, columns), member % p.groups);
     multiply_panels<V>(g, tiles, 0, 1, tiles.count * part / parts, tiles.count * (part + 1) / parts);
+  }
+}
+
+// The same by a product of all threads, of as many panels at a time as there is room for.
+template <class V, Product product>
+void conv_together(const Conv& p, Context& context) {
+  const int64_t panels = (p.gemm.n + kPanel - 1) / kPanel, floats = kPanel * p.gemm.k, most = p.room_floats / floats;
+  for (int64_t member = 0; member < p.batch * p.groups; ++member) {
+    for (int64_t first = 0; first < panels; first += most) {
+      const int64_t end = first + most < panels ? first + most : panels;
+      if (member + first > 0) context.barrier();  // the room is free again
+      int64_t mine, others;
+      context.share(end - first, 1, &mine, &others);
+      for (; mine < others; ++mine) pack_columns<V>(p, input_of(p, member), first + mine, p.room + mine * floats);
+      product(product_of(p, member, first, end, p.room), context);  // which has a barrier after packing the left
+    }
   }
 }
 

@@ -70,6 +70,7 @@ static std::map<std::string, Kernels> all_kernels() {
   Kernels amx = bf16;
   amx.linear = kProductsAmx.linear;
   amx.matmul = kProductsAmx.matmul;
+  amx.conv = kProductsAmx.conv;
   amx.product_floats = kProductsAmx.product_floats;
   amx.attention_bf16 = kAttentionAmx;
   amx.bf16_rows = kMostAttentionRows;

@@ -11,8 +11,7 @@
 // AMX takes denormal numbers and results for zero, and a rest of infinity is no number. So where a row of the left factor
 // or a column of the right one has values beyond `in_range` in a block of k, AVX-512 multiplies them.
 #include "amx.h"
-#include "gemm.h"
-#include "gemm.h"
+#include "conv.h"
 #include "split_amx.h"
 #include "sums_amx.h"
 
@@ -312,8 +311,15 @@ void product(const Gemm& g, Context& context) {
   }, least, kEnough);
 }
 
+// Columns are used once, so that splitting them is worth more rows than a weight is.
+void conv_of_many(const void* params, Context& context) {
+  const Conv& p = *static_cast<const Conv*>(params);
+  if (p.gemm.m < 2 * kLeastRows || p.gemm.k < kDepth) return conv<V>(params, context);
+  conv_together<V, product>(p, context);
+}
+
 }  // namespace
 
-const ProductKernels kProductsAmx = {linear<V, product>, matmul<V, product>, product_floats};
+const ProductKernels kProductsAmx = {linear<V, product>, matmul<V, product>, conv_of_many, product_floats};
 
 }  // namespace forgec

@@ -64,8 +64,8 @@ struct Conv {
   int64_t batch, groups, channels;  // channels of one group
   int64_t x_batch, x_channel, x_row, x_col;
   int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
-  float* room;               // per thread: a panel of columns or, for conv_direct, an image
-  int64_t room_floats;
+  float* room;               // for panels of columns, one per thread at least, or for an image per thread
+  int64_t room_floats;       // of all panels, or of one image
   int64_t pitch;             // of conv_direct: floats of a line of the image
   int64_t* offsets;          // of conv_direct: room per thread for what taps see, from the first one on
 };
@@ -193,7 +193,7 @@ extern const Run kAttentionAmx;
 
 // Kernels of products in f32 by AMX; others are those of AVX-512.
 struct ProductKernels {
-  Run linear, matmul;
+  Run linear, matmul, conv;
   int64_t (*product_floats)(int64_t m, int64_t k, int threads);
 };
 extern const ProductKernels kProductsAmx;

@@ -227,7 +227,7 @@ def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @converts("Celu", since=12)
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return torch.clamp_min(x, 0) + torch.clamp_max(alpha * (torch.exp(x / alpha) - 1), 0)
+    return alpha * F.elu(x / alpha)
 
 
 @converts("Selu")
