@@ -251,8 +251,8 @@ def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
         special = {name: text for name in _SPECIAL if (text := _text(settings.get(name))) is not None}
         template = settings.get("chat_template")
         if isinstance(template, list):  # several by name
-            named = {entry["name"]: entry.get("template") for entry in template if "name" in entry}
-            template = named.get("default")
+            entries = [entry for entry in template if isinstance(entry, dict)]
+            template = next((x.get("template") for x in entries if x.get("name") == "default"), None)
         if (folder / TEMPLATE_FILE).is_file():
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         if isinstance(template, str):

@@ -60,7 +60,7 @@ def quota(system: Path = Path("/")) -> float | None:
 
 def require_threads(threads: object) -> None:
     """:class:`OptionError` unless a run can have so many."""
-    if not isinstance(threads, Integral) or not 1 <= threads <= _MOST_THREADS:
+    if not isinstance(threads, Integral) or not 1 <= int(threads) <= _MOST_THREADS:
         raise OptionError(f"threads must be at least 1 and at most {_MOST_THREADS}, not {threads!r}")
 
 

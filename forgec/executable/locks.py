@@ -20,7 +20,7 @@ def forkable_lock() -> Lock:
 
 def _free_all() -> None:
     for lock in _LOCKS:
-        lock._at_fork_reinit()
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 if hasattr(os, "register_at_fork"):
