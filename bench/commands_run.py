@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import calibrate, kernels, latency, load_time, tools
+from . import calibrate, convolutions, kernels, latency, load_time, tools
 from .command import Job, Layers, Models, Repeat, Threads, Tokens, benchmark, say
 
 
@@ -80,6 +80,16 @@ def run_kernels(
 
     def measure() -> Mapping[str, Any]:
         return kernels.measure(threads=threads, rounds=repeat, say=say)
+
+    return Job({"threads": threads, "rounds": repeat}, measure)
+
+
+@benchmark("convolutions")
+def run_convolutions(threads: Threads = 1, repeat: Repeat = 11) -> Job:
+    """Convolutions alone against eager PyTorch's."""
+
+    def measure() -> Mapping[str, Any]:
+        return convolutions.measure(threads=threads, rounds=repeat, say=say)
 
     return Job({"threads": threads, "rounds": repeat}, measure)
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from . import (
     calibrate,
     compile_time,
+    convolutions,
     fidelity,
     fusion,
     generate,
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         latency,
         fusion,
         kernels,
+        convolutions,
         npu,
         npu_compile,
         npu_weights,

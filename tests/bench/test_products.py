@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import kernels, report
+from bench import convolutions, kernels, report
 
 
 def test_small_shapes() -> None:
@@ -16,3 +16,16 @@ def test_small_shapes() -> None:
     assert len(few.rows) == len(many.rows) == len(kernels.FORMATS)
     assert few.rows[0][3] == "1.00 x"
     assert report.BENCHMARKS["kernels"] is kernels
+
+
+def test_convolutions_are_timed_beside_eager() -> None:
+    said: list[str] = []
+    layers = [
+        convolutions.Layer("depthwise", (1, 4, 6, 6), 4, 3, padding=1, groups=4),
+        convolutions.Layer("speech", (1, 4, 20), 8, 3, stride=2),
+    ]
+    data = convolutions.measure(layers, threads=1, rounds=2, say=said.append)
+    assert len(said) == len(data["rows"]) == 2
+    (table,) = convolutions.tables(data)
+    assert [row[0] for row in table.rows] == ["depthwise", "speech"]
+    assert report.BENCHMARKS["convolutions"] is convolutions

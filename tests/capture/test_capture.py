@@ -234,6 +234,10 @@ class Wrapped(torch.Tensor):
     def __tensor_flatten__(self):
         return ["inner"], None
 
+    @staticmethod
+    def __tensor_unflatten__(inner, context, size, stride):
+        return Wrapped(inner["inner"])
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         unwrapped = torch.utils._pytree.tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
