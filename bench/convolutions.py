@@ -6,7 +6,8 @@ in one process, in turns; PyTorch's output is new memory each time, as it always
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def measure(layers: Sequence[Layer] = LAYERS, *, threads: int, rounds: int, say:
         bound = executable.bind(
             [x.numpy()], [np.empty(executable.signature.results[0].type.shape, np.float32)]
         )
-        sides = {"forgec": bound, "eager": lambda module=module, x=x: module(x)}
+        sides: dict[str, Callable[[], Any]] = {"forgec": bound, "eager": partial(module, x)}
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         with torch.no_grad():
             for call in sides.values():
