@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, ModuleCallSignature
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -74,8 +74,9 @@ def capture(
     """Capture a model as graphs of ATen operators.
 
     ``mode`` is ``"blocks"`` (trace each distinct block once), ``"full"`` (trace everything) or ``"auto"``
-    (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is. With
-    ``fake`` the model is not run for a reference, and its large weights may be stand-ins without values.
+    (blocks where the model has repeated ones). An exported program or ``.pt2`` file is taken as it is, with
+    dynamic shapes for those of the inputs or of its own example. With ``fake`` the model is not run for a
+    reference, and its large weights may be stand-ins without values.
 
     Raises ``CaptureError`` for a model in training mode, missing example inputs, or what ``torch.export``
     cannot trace.
@@ -84,7 +85,7 @@ def capture(
     if isinstance(model, str | Path):
         model = load_pt2(Path(model))
     if isinstance(model, ExportedProgram):
-        return _from_exported(model, name or "exported")
+        return _from_exported(_for_inputs(model, args, kwargs), name or "exported")
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}",
@@ -342,20 +343,53 @@ def _resolve_calls(graph: fx.Graph, made: list[BlockCall]) -> None:
         graph.erase_node(node)
 
 
-def _from_exported(program: ExportedProgram, name: str) -> Capture:
-    exported = graph_of(program)
+def _call_of(program: ExportedProgram) -> tuple[ModuleCallSignature, list[fx.Node]]:
+    """How a program is called, and its inputs in order, those that are no tensors too."""
     call_spec = program.module_call_graph[0].signature
     if call_spec is None:
         raise CaptureError(
             "the exported program has no call signature", hint="export it again with torch.export.export"
         )
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    user = [n.meta.get("val") for n in placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]]
+    return call_spec, placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]
+
+
+def _for_inputs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """The program for inputs of these types, without any for its own example."""
+    known = [n.meta.get("val") for n in _call_of(program)[1]]
+    expected = [(x.shape, x.dtype) for x in known if isinstance(x, torch.Tensor)]
+    static = all(isinstance(n, int) for shape, _ in expected for n in shape)
+    if not args and not kwargs:
+        if static:
+            return program
+        if program.example_inputs is None:
+            raise CaptureError(
+                "the exported program has dynamic shapes and no example inputs",
+                hint="pass args or kwargs with the shapes to compile for",
+            )
+        args, kwargs = program.example_inputs
+    given = _input_tensors("the exported program", args, kwargs)
+    if static and [(x.shape, x.dtype) for x in given] == expected:
+        return program
+    try:
+        with own_code(), quiet():
+            return torch.export.export(program.module(), args, kwargs, strict=False)
+    except Exception as error:
+        raise CaptureError(
+            f"the exported program does not take these inputs: {first_line(error)}",
+            hint="give inputs of the structure, types and shapes that it was exported for",
+        ) from error
+
+
+def _from_exported(program: ExportedProgram, name: str) -> Capture:
+    exported = graph_of(program)
+    call_spec, placeholders = _call_of(program)
+    user = [n.meta.get("val") for n in placeholders]
     args, kwargs = pytree.tree_unflatten(user, call_spec.in_spec)
     count = call_spec.out_spec.num_leaves
     results = [r.meta["val"] if isinstance(r, fx.Node) else r for r in _results(program.graph)]
     outputs = pytree.tree_unflatten(results[len(results) - count :], call_spec.out_spec)
-    names = [str(node.target) for node in placeholders[len(placeholders) - len(user) :]][: len(args)]
+    names = [str(node.target) for node in placeholders][: len(args)]
     signature, inputs = build_signature(names, args, kwargs, outputs)
     table = _ConstantTable()
     states = table.adopt(exported)

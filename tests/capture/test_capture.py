@@ -143,6 +143,36 @@ def test_pt2_runs_no_code(tmp_path, place):
     assert not mark.exists()
 
 
+class TestDynamicShapes:
+    """Of an exported program: it is compiled for those of the inputs, or of its example."""
+
+    @pytest.fixture
+    def program(self) -> torch.export.ExportedProgram:
+        model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4)).eval()
+        rows = torch.export.Dim("rows", min=2, max=6)
+        return torch.export.export(model, (values(3, 4),), dynamic_shapes=({0: rows},))
+
+    @pytest.mark.parametrize("rows", [None, 2, 5])
+    def test_they_are_those_of_the_inputs(self, program, rows, tmp_path):
+        torch.export.save(program, tmp_path / "m.pt2")
+        for source in (program, tmp_path / "m.pt2"):
+            exe = forgec.compile(source, () if rows is None else (values(rows, 4),))
+            x = values(rows or 3, 4, seed=1)
+            close(exe(x), program.module()(x))
+
+    def test_inputs_that_do_not_fit(self, program):
+        with pytest.raises(CaptureError, match=r"does not take these inputs: Guard failed: .* <= 6"):
+            forgec.compile(program, (values(7, 4),))
+        static = torch.export.export(nn.Linear(4, 4).eval(), (values(2, 4),))
+        with pytest.raises(CaptureError, match="does not take these inputs"):
+            forgec.compile(static, (values(3, 4),))
+
+    def test_an_example_is_needed(self, program):
+        program.example_inputs = None
+        with pytest.raises(CaptureError, match="dynamic shapes and no example"):
+            forgec.compile(program)
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "there is no file"), (b"hello", "is not a .pt2 file")]
 )

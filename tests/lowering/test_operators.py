@@ -118,6 +118,11 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "roll": (lambda x: x.roll((1, -2), (0, 1)), (f(3, 5),)),
     "roll flat": (lambda x: x.roll(4), (f(3, 5),)),
     "flip": (lambda x: x.flip(0, -1), (f(3, 5),)),
+    "pad of truth values": (lambda x: F.pad(x, (1, 2), value=True), (b(3, 5),)),
+    "real of real": (lambda x: torch.real(x) + 1, (f(3, 5),)),
+    "zeros of 16 bits": (
+        lambda x: torch.cat([x.bfloat16(), torch.zeros_like(x, dtype=torch.bfloat16)]).float(), (f(3, 5),)
+    ),
     "pad": (lambda x: F.pad(x, (1, 2, -1, 0), value=3.0), (f(3, 5),)),
     "tril triu": (lambda x: x.tril(1) - x.triu(-1), (f(4, 5),)),
     "diff": (lambda x: torch.diff(x, n=2, dim=1, prepend=x[:, :1]), (f(3, 5),)),
@@ -267,6 +272,7 @@ THROUGH_TORCH = {
     "a call of one result": (lambda x: torch.cumprod(x, 0) + 1, (f(3, 4),), "aten.cumprod.default"),
     "several results": (lambda x: [y * 2 for y in torch.sort(x, -1)], (f(3, 4),), "aten.sort.default"),
     "a list of one tensor": (lambda x: torch.unsafe_chunk(x, 1)[0] + 1, (f(3, 4),), "aten.unsafe_chunk.default"),
+    "16 bits": (lambda x: torch.cumprod(x.bfloat16(), 0).float(), (f(3, 4),), "aten.cumprod.default"),
     "a keyword": (lambda x: torch.logcumsumexp(x, dim=1), (f(3, 4),), "aten.logcumsumexp.default"),
     "integers": (lambda x: x & 3, (i(9, 4),), "aten.__and__.Scalar"),
     "a form that ours lacks": (lambda x: x.topk(2, largest=False)[0], (f(4),), "aten.topk.default"),
@@ -287,6 +293,9 @@ def test_pure_operators_without_a_lowering_stay_pytorchs(form):
     exe = forgec.compile(model, inputs)
     assert name in {instr.attrs.get("target") for instr in exe.program.main.body}
     assert {(f.op, f.code) for f in exe.report.placement.fallbacks} == {("aten", "aten")}
+    assert [
+        words for words in exe.report.warnings if "only where PyTorch is installed" in words and name in words
+    ]
     assert "test_operators.py" in exe.report.placement.fallbacks[0].source
     redrawn = [x.flip(-1) for x in inputs]
     for ours, theirs in zip(

@@ -217,7 +217,9 @@ def constant_pad(b: FunctionBuilder, self: Any, pad: Sequence[int], value: Any) 
     if not any(map(any, grow)):
         return x
     befores, afters = zip(*grow, strict=True)
-    return b.emit("pad", x, before=befores, after=afters, value=literal(value or 0, self.type.dtype).value)
+    border = literal(value or 0, self.type.dtype).value
+    number = int(border) if isinstance(border, bool) else border
+    return b.emit("pad", x, before=befores, after=afters, value=number)
 
 
 @lowers("aten.pad")
