@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 import torch
 
 __all__ = ["own_code"]
+
+_lock = Lock()
+_inside = 0
+_settings = ExitStack()
+"""What puts torch's settings back, while anybody is inside."""
 
 
 @contextmanager
@@ -16,12 +22,33 @@ def own_code() -> Iterator[None]:
 
     The shortcut is that of ``nn.MultiheadAttention`` and ``nn.TransformerEncoder``, which hands all layers to
     one operator, with a padding mask as nested tensors: results at padding are then 0 instead of computed.
-    ``torch.export`` and ``torch.compile`` do not take it either.
+    ``torch.export`` and ``torch.compile`` do not take it either. Both settings are those of the process, so
+    the last of all threads to leave puts them back.
     """
-    shortcut = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    _enter()
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad():
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(shortcut)
+        _leave()
+
+
+def _enter() -> None:
+    global _inside, _settings
+    with _lock:
+        if _inside == 0:
+            with ExitStack() as changed:
+                shortcut = torch.backends.mha.get_fastpath_enabled()
+                changed.callback(torch.backends.mha.set_fastpath_enabled, shortcut)
+                torch.backends.mha.set_fastpath_enabled(False)
+                changed.enter_context(torch.compiler.set_stance("force_eager"))
+                _settings = changed.pop_all()
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if _inside == 0:
+            _settings.close()

@@ -15,6 +15,7 @@ from torch import nn
 
 import forgec
 from forgec.capture import capture
+from forgec.capture.own_code import own_code
 from forgec.errors import CaptureError, OptionError, UnsupportedOpError
 
 
@@ -242,6 +243,20 @@ def test_an_encoder_of_torch_with_padding(monkeypatch, shortcut):
         wanted = encoder(x, src_key_padding_mask=padding).numpy()
     got = exe(x, src_key_padding_mask=padding)
     np.testing.assert_allclose(got[~padding.numpy()], wanted[~padding.numpy()], atol=1e-5)
+
+
+def test_settings_of_torch_come_back_when_the_last_capture_ends():
+    """Two threads begin and end in the same order."""
+    first, second, compiled = own_code(), own_code(), torch.compile(lambda x: x + 1, backend=lambda *_: 1 / 0)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    assert compiled(torch.ones(1)) == 2
+    second.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(Exception, match="division by zero"):
+        compiled(torch.ones(1))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
