@@ -118,6 +118,11 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "roll": (lambda x: x.roll((1, -2), (0, 1)), (f(3, 5),)),
     "roll flat": (lambda x: x.roll(4), (f(3, 5),)),
     "flip": (lambda x: x.flip(0, -1), (f(3, 5),)),
+    "masked scatter": (lambda x, m, y: x.masked_scatter(m, y), (f(2, 4, 8), b(2, 4, 1), f(64))),
+    "masked scatter of more places": (lambda x, m, y: x.masked_scatter(m, y), (f(2, 1, 8), b(2, 4, 8), f(2, 32))),
+    "volume patches": (
+        lambda x, w, c: F.conv3d(x, w, c, stride=(2, 3, 4)), (f(2, 3, 5, 9, 10), f(4, 3, 2, 3, 4), f(4)),
+    ),
     "pad of truth values": (lambda x: F.pad(x, (1, 2), value=True), (b(3, 5),)),
     "real of real": (lambda x: torch.real(x) + 1, (f(3, 5),)),
     "zeros of 16 bits": (

@@ -48,6 +48,26 @@ def index(b: FunctionBuilder, self: Any, indices: Sequence[Any]) -> Any:
     )
 
 
+@lowers("aten.masked_scatter")
+def masked_scatter(b: FunctionBuilder, self: Any, mask: Any, source: Any) -> Any:
+    """Places that the mask shows take what the source has, in order."""
+    assert isinstance(b.result_type, TensorType)
+    shape = b.result_type.shape
+    count, given = b.result_type.numel, source.type.numel
+    if not count or not given:
+        raise UnsupportedOpError("masked_scatter of nothing has no lowering")
+
+    def flat(x: Any) -> Any:
+        wide = x if x.type.shape == shape else b.emit("expand", x, shape=shape)
+        return b.reshape(wide, (count,))
+
+    shown = flat(mask)
+    number = b.emit("sub", b.emit("cumsum", b.cast(shown, DType.I64), axis=0), Literal(1))
+    places = b.emit("maximum", number, Literal(0))
+    taken = b.emit("gather", b.reshape(source, (given,)), places, axis=0)
+    return b.reshape(b.emit("where", shown, taken, flat(self)), shape)
+
+
 def _refuse_masks(indices: Sequence[Any]) -> None:
     if any(i.type.dtype in (DType.BOOL, DType.U8) for i in indices):
         raise UnsupportedOpError(

@@ -14,7 +14,7 @@ from .builder import FunctionBuilder
 from .elementwise import binary, literal
 from .registry import lowers
 from .resampling import transposed_convolution
-from .shape import permute
+from .shape import permute, slice_axis
 
 
 @lowers("aten.linear")
@@ -125,6 +125,9 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Any:
+    patches = tuple(stride) == weight.type.shape[2:] and not any(padding) and groups == 1
+    if weight.type.rank == 5 and patches and not transposed and all(d == 1 for d in dilation):
+        return _volume_patches(b, input, weight, bias)
     if weight.type.rank not in (3, 4):
         raise UnsupportedOpError(f"a convolution over {weight.type.rank - 2} axes has no lowering")
     if transposed:
@@ -132,6 +135,21 @@ def convolution(
             b, input, weight, bias, stride, padding, dilation, output_padding, groups
         )
     return conv(b, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _volume_patches(b: FunctionBuilder, x: Any, weight: Any, bias: Any) -> Any:
+    """Patches side by side, as encoders for video take them, are the rows of a product."""
+    outputs, channels, *kernel = weight.type.shape
+    batch = x.type.shape[0]
+    counts = [n // k for n, k in zip(x.type.shape[2:], kernel, strict=True)]
+    for axis, (count, k) in enumerate(zip(counts, kernel, strict=True), 2):
+        x = slice_axis(b, x, axis, 0, count * k)
+    parts = [n for pair in zip(counts, kernel, strict=True) for n in pair]
+    apart = permute(b, b.reshape(x, (batch, channels, *parts)), (0, 2, 4, 6, 1, 3, 5, 7))
+    depth = weight.type.numel // outputs
+    rows = b.reshape(apart, (batch, *counts, depth))
+    y = b.emit("linear", rows, b.reshape(weight, (outputs, depth)), bias, None)
+    return permute(b, y, (0, 4, 1, 2, 3))
 
 
 @lowers("aten.layer_norm")
