@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
-from torch.export import ExportedProgram, ModuleCallSignature
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..collector import collector_paused
 from ..debug import log
 from ..errors import CaptureError
-from ..graph import TORCH_DTYPES, Block, CapturedGraph, call_block, inline_block
-from .blocks import BlockCall, Recorded, is_block_call, record, run_unchanged, stubbed
+from ..graph import Block, CapturedGraph, call_block, inline_block
+from .accepted import input_tensors, require_plain
+from .blocks import BlockCall, Recorded, is_block_call, record, stubbed
 from .complex_pairs import real_form
+from .constants import ConstantTable, rename_constants
 from .experts import static_experts
-from .export import ExportedGraph, graph_of, quiet
+from .export import ExportedGraph, quiet, results_of
+from .exported import capture_exported, specialised
 from .own_code import own_code
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
@@ -33,9 +35,6 @@ from .trace import TraceError
 from .tracers import DirectTracer, Exporter, Tracer
 
 __all__ = ["Capture", "capture"]
-
-_PACKED_KINDS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-_AS_BEFORE = 'compile the model as it was before, with weights="w8a8" or "int8"'
 
 
 @dataclass
@@ -85,7 +84,7 @@ def capture(
     if isinstance(model, str | Path):
         model = load_pt2(Path(model))
     if isinstance(model, ExportedProgram):
-        return _from_exported(_for_inputs(model, args, kwargs), name or "exported")
+        return Capture(*capture_exported(specialised(model, args, kwargs), name or "exported"))
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}",
@@ -94,8 +93,8 @@ def capture(
     if isinstance(model, OptimizedModule):
         model = model._orig_mod
     name = name or type(model).__name__
-    _refuse_model(model, name)
-    inputs = _input_tensors(name, args, kwargs)
+    require_plain(model, name)
+    inputs = input_tensors(name, args, kwargs)
     if isinstance(model, Referenced):
         model = model.for_inputs(args, kwargs)
     with collector_paused(), own_code(), static_experts(model):
@@ -114,45 +113,6 @@ def capture(
         graph.notes.append(f"checked against PyTorch running the import only: {found}")
         return Capture(graph, inputs, results)
     return Capture(graph, inputs, found[1], found[0])
-
-
-def _refuse_model(model: nn.Module, name: str) -> None:
-    """:class:`CaptureError` for a module that is not one of plain tensors in evaluation mode."""
-    for path, module in model.named_modules():
-        if type(module).__module__.startswith(_PACKED_KINDS):
-            raise CaptureError(
-                f"{path or name} is a {type(module).__name__} that torch.ao quantised, with weights packed "
-                "for its own kernels",
-                hint=_AS_BEFORE,
-            )
-        if module.training:
-            raise CaptureError(
-                f"{name} is in training mode (module {path or name!r})", hint="call model.eval() first"
-            )
-    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_traceable_wrapper_subclass(tensor):
-            raise CaptureError(
-                f"{path} is a {type(tensor).__name__}, not a plain tensor, as quantised weights are",
-                hint=_AS_BEFORE,
-            )
-
-
-def _input_tensors(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The tensors among example inputs; :class:`CaptureError` if they are none that can be compiled for."""
-    if not args and not kwargs:
-        raise CaptureError(
-            f"no example inputs for {name}",
-            hint="pass args=(tensor, ...) or kwargs={...} with the shapes to compile for",
-        )
-    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    strange = next((x for x in inputs if x.dtype not in TORCH_DTYPES), None)
-    if strange is not None:
-        raise CaptureError(
-            f"an input of {name} is a tensor {list(strange.shape)} of {strange.dtype}, an element type that "
-            "forgec does not have",
-            hint=f"give tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in TORCH_DTYPES)}",
-        )
-    return inputs
 
 
 def _recorded(
@@ -213,7 +173,7 @@ class _Call:
 
     def _assemble_full(self) -> CapturedGraph:
         exported = self.tracer.whole(self.model, self.args, self.kwargs)
-        return self._captured(exported, {}, _ConstantTable(), "full")
+        return self._captured(exported, {}, ConstantTable(), "full")
 
     def _assemble_blocks(self) -> CapturedGraph:
         try:
@@ -224,7 +184,7 @@ class _Call:
         kinds: dict[str, list[BlockCall]] = {}
         for call in made:
             kinds.setdefault(call.kind, []).append(call)
-        table = _ConstantTable()
+        table = ConstantTable()
         blocks: dict[str, Block] = {}
         captured = self._captured(exported, blocks, table, "blocks")
         for kind, calls in kinds.items():
@@ -240,11 +200,11 @@ class _Call:
             return self.tracer.whole(self.model, self.args, self.kwargs), made
 
     def _captured(
-        self, exported: ExportedGraph, blocks: dict[str, Block], table: _ConstantTable, mode: str
+        self, exported: ExportedGraph, blocks: dict[str, Block], table: ConstantTable, mode: str
     ) -> CapturedGraph:
         names = parameter_names(self.model, len(self.args))
         signature, _ = build_signature(names, self.args, self.kwargs, self.tracer.result)
-        traced = [node.meta["type"] for node in _results(exported.graph)]
+        traced = [node.meta["type"] for node in results_of(exported.graph)]
         if traced != [leaf.type for leaf in signature.results]:
             raise CaptureError(
                 f"{self.name} returns {len(signature.results)} tensors when it runs and {len(traced)}, or "
@@ -255,44 +215,7 @@ class _Call:
         return CapturedGraph(self.name, exported.graph, blocks, table.tensors, states, signature, mode)
 
 
-def _results(graph: fx.Graph) -> list[fx.Node]:
-    return list(next(iter(reversed(graph.nodes))).args[0])
-
-
-class _ConstantTable:
-    """Names tensors; the same memory seen twice gets one name (tied weights)."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        self._by_identity: dict[Any, str] = {}
-
-    def add(self, name: str, tensor: torch.Tensor) -> str:
-        storage = tensor.untyped_storage()._cdata
-        key = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in self._by_identity:
-            return self._by_identity[key]
-        unique, count = name, 1
-        while unique in self.tensors:
-            unique, count = f"{name}.{count}", count + 1
-        self.tensors[unique] = tensor
-        self._by_identity[key] = unique
-        return unique
-
-    def adopt(self, exported: ExportedGraph) -> dict[str, torch.Tensor]:
-        """Add a graph's constants and rename its nodes' targets; gives its states, which are no constants."""
-        states = {name: exported.constants[name] for name in sorted(exported.states)}
-        constants = {name: t for name, t in exported.constants.items() if name not in states}
-        _rename_constants(exported.graph, {local: self.add(local, t) for local, t in constants.items()})
-        return states
-
-
-def _rename_constants(graph: fx.Graph, rename: Mapping[str, str]) -> None:
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            node.target = rename.get(str(node.target), node.target)
-
-
-def _block(kind: str, calls: list[BlockCall], table: _ConstantTable, exported: ExportedGraph) -> Block:
+def _block(kind: str, calls: list[BlockCall], table: ConstantTable, exported: ExportedGraph) -> Block:
     """A kind of block by the graph of its representative, with every instance's constants.
 
     Local names start with ``@``, which no name of the program does. A tensor that is neither parameter nor
@@ -314,7 +237,7 @@ def _block(kind: str, calls: list[BlockCall], table: _ConstantTable, exported: E
         instances[f"{call.path}#{number}"] = {
             name: table.add(f"{call.path}.{local}", tensors[local]) for local, name in local_names.items()
         }
-    _rename_constants(exported.graph, local_names | shared)
+    rename_constants(exported.graph, local_names | shared)
     return Block(kind, exported.graph, instances)
 
 
@@ -341,70 +264,3 @@ def _resolve_calls(graph: fx.Graph, made: list[BlockCall]) -> None:
         new.meta["source"] = node.meta["source"]
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-
-
-def _call_of(program: ExportedProgram) -> tuple[ModuleCallSignature, list[fx.Node]]:
-    """How a program is called, and its inputs in order, those that are no tensors too."""
-    call_spec = program.module_call_graph[0].signature
-    if call_spec is None:
-        raise CaptureError(
-            "the exported program has no call signature", hint="export it again with torch.export.export"
-        )
-    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    return call_spec, placeholders[len(placeholders) - call_spec.in_spec.num_leaves :]
-
-
-def _for_inputs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    """The program for inputs of these types, without any for its own example."""
-    known = [n.meta.get("val") for n in _call_of(program)[1]]
-    expected = [(x.shape, x.dtype) for x in known if isinstance(x, torch.Tensor)]
-    static = all(isinstance(n, int) for shape, _ in expected for n in shape)
-    if not args and not kwargs:
-        if static:
-            return program
-        if program.example_inputs is None:
-            raise CaptureError(
-                "the exported program has dynamic shapes and no example inputs",
-                hint="pass args or kwargs with the shapes to compile for",
-            )
-        args, kwargs = program.example_inputs
-    given = _input_tensors("the exported program", args, kwargs)
-    if static and [(x.shape, x.dtype) for x in given] == expected:
-        return program
-    try:
-        with own_code(), quiet():
-            return torch.export.export(program.module(), args, kwargs, strict=False)
-    except Exception as error:
-        raise CaptureError(
-            f"the exported program does not take these inputs: {first_line(error)}",
-            hint="give inputs of the structure, types and shapes that it was exported for",
-        ) from error
-
-
-def _from_exported(program: ExportedProgram, name: str) -> Capture:
-    exported = graph_of(program)
-    call_spec, placeholders = _call_of(program)
-    user = [n.meta.get("val") for n in placeholders]
-    args, kwargs = pytree.tree_unflatten(user, call_spec.in_spec)
-    count = call_spec.out_spec.num_leaves
-    results = [r.meta["val"] if isinstance(r, fx.Node) else r for r in _results(program.graph)]
-    outputs = pytree.tree_unflatten(results[len(results) - count :], call_spec.out_spec)
-    names = [str(node.target) for node in placeholders][: len(args)]
-    signature, inputs = build_signature(names, args, kwargs, outputs)
-    table = _ConstantTable()
-    states = table.adopt(exported)
-    graph = CapturedGraph(name, exported.graph, {}, table.tensors, states, signature, "exported")
-    given, expected = _run_exported(program)
-    return Capture(graph, given, expected if len(given) == len(inputs.tensors) else None)
-
-
-def _run_exported(program: ExportedProgram) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-    """Example inputs that the program carries, and its results on them; None if it carries none."""
-    if program.example_inputs is None:
-        return [], None
-    args, kwargs = program.example_inputs
-    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    module = program.module()
-    with own_code():
-        result = run_unchanged(module, list(module.buffers()), args, kwargs)
-    return given, [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]

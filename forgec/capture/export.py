@@ -37,6 +37,8 @@ __all__ = [
     "export_module",
     "graph_of",
     "has_no_lowering",
+    "quiet",
+    "results_of",
     "simpler_operators",
     "types_of",
 ]
@@ -133,6 +135,11 @@ def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
             new.meta = {"type": _types(node), "source": node_source(node, prefix)}
             env[node] = new
     return ExportedGraph(graph, constants, changed)
+
+
+def results_of(graph: fx.Graph) -> list[Any]:
+    """What a graph returns, in order."""
+    return list(next(iter(reversed(graph.nodes))).args[0])
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
