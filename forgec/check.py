@@ -76,7 +76,7 @@ class Rounding:
         finite = np.isfinite(theirs)
         if not np.array_equal(finite, np.isfinite(ours)):
             raise FidelityError(f"{what} in where it is finite")
-        least = self.weights.least_exact.name if self.weights.compresses else "w8a8"
+        least = self.weights.least_exact.name if self.weights.compresses else CODES
         distance = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         share = distance / max(float(np.linalg.norm(theirs[finite].astype(np.float64))), 1e-30)
         if share > COMPRESSED[least]:

@@ -52,7 +52,7 @@ def test_rounding_to_codes_is_bound_by_what_a_flipped_code_changes() -> None:
     assert program_precision(plain) == "f32"
     rounding = parse(TEXT.replace("exp r1", "round r1"))
     assert program_precision(rounding) == CODES
-    assert bounds_of(CODES, [np.array([2.0])]).max_abs == pytest.approx(0.3)
+    assert bounds_of(CODES, [np.array([2.0])]).max_abs == pytest.approx(0.2)
 
 
 def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:

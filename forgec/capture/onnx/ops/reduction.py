@@ -46,7 +46,7 @@ def _in_float(function: _Reduce, x: Tensor, axes: list[int], keep: bool) -> Tens
 
 _REDUCTIONS: dict[str, _Reduce] = {
     "ReduceSum": lambda x, axes, keep: torch.sum(x, axes, keep, dtype=x.dtype),
-    "ReduceMean": lambda x, axes, keep: _mean(x, axes, keep),
+    "ReduceMean": _mean,
     "ReduceMax": lambda x, axes, keep: torch.amax(x, axes, keep),
     "ReduceMin": lambda x, axes, keep: torch.amin(x, axes, keep),
     "ReduceProd": _product,

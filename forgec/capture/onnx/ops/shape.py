@@ -170,11 +170,7 @@ def _padded(x: Tensor, pads: Any, value: float, axes: Any, mode: str) -> Tensor:
         sides[at], sides[at + 1] = pads[i], pads[len(axes) + i]
     while sides and not any(sides[-2:]):
         sides = sides[:-2]
-    if not sides:
-        return x
-    if x.dtype is torch.bool:
-        return F.pad(x.to(torch.int32), sides, value=int(bool(value))).to(torch.bool)
-    return F.pad(x, sides, value=value)
+    return F.pad(x, sides, value=value) if sides else x
 
 
 def _mirrored(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
