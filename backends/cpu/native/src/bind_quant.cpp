@@ -86,6 +86,10 @@ DynamicGemm rows_in_bytes(Binder& binder, const QuantGemm& q, Code code, int64_t
   p.own_bytes = kMaxTile * (k + 64) * (p.dot->quad_bytes() / 4);
   p.own_bytes = (p.own_bytes + 63) / 64 * 64;
   p.own = binder.take(p.own_bytes * binder.threads());
+  if (p.dot->open != nullptr && Tiles(m, p.dot->rows).count >= kWorthOpening) {
+    p.quant.own_floats = words_of(code, k) * (kOpenWord / 4);
+    p.quant.own = binder.floats(p.quant.own_floats * binder.threads());
+  }
   return p;
 }
 

@@ -9,6 +9,7 @@
 namespace forgec {
 namespace {
 
+#include "finish_256.h"
 #include "nibbles_256.h"
 
 constexpr int kRows = 6;
@@ -16,24 +17,6 @@ constexpr int kRows = 6;
 // sum += x * b, in place: left to choose, GCC moves sums to the stack and back in every turn of a loop.
 __attribute__((always_inline)) inline void add_products(__m256i* sum, __m256i x, __m256i b) {
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(x), "x"(b));
-}
-
-// Columns from `col` on, of N vectors.
-template <int R, int N>
-__attribute__((always_inline)) inline void finish(const DotFinish& f, int col, __m256i (&sum)[R][N]) {
-#pragma GCC unroll 4
-  for (int v = 0; v < N; ++v, col += 8) {
-    const __m256i offsets = Nibbles256::load(reinterpret_cast<const char*>(f.offsets + col));
-    const __m256 scales = _mm256_loadu_ps(f.scales + col);
-    const __m256 bias = f.bias != nullptr ? _mm256_loadu_ps(f.bias + col) : _mm256_setzero_ps();
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(f.row_scales[i]), scales);
-      __m256 y = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sum[i][v], offsets)), scale, bias);
-      if (f.residual != nullptr) y = _mm256_add_ps(y, _mm256_loadu_ps(f.residual + i * f.ldr + col));
-      _mm256_storeu_ps(f.c + i * f.ldc + col, y);
-    }
-  }
 }
 
 // Half a panel at a time, or all of it with few rows, which wait for memory.
@@ -70,7 +53,7 @@ void tile(const DotArgs& t) {
       }
     }
     if (t.finish != nullptr) {
-      finish(*t.finish, col, sum);
+      finish<true>(*t.finish, col, sum);
       continue;
     }
 #pragma GCC unroll 8

@@ -131,9 +131,9 @@ inline void fetch_results(const Gemm& g, int64_t row, int rows, int64_t col) {
   }
 }
 
-// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`.
+// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`. `open` has room for a panel that is opened.
 template <class V>
-void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next) {
+void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next, char* open) {
   const Gemm& g = p.quant.gemm;
   DotArgs args = dot_args(p, panel);
   alignas(64) int32_t sums[kMaxTile * kCodePanel];
@@ -153,6 +153,12 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
     finish.ldc = g.ldc;
     args.finish = &finish;
   }
+  const bool opened = p.dot->open != nullptr && last - first >= kWorthOpening;
+  if (opened) {
+    p.dot->open(args.b, args.words, open);
+    args.b = open;
+  }
+  const DotFunction* const of_rows = opened ? p.dot->of_rows_opened : p.dot->of_rows;
   for (int64_t t = first; t < last; ++t) {
     const int64_t row = tiles.start(t);
     const int rows = tiles.rows(t);
@@ -161,7 +167,7 @@ void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int6
     finish.residual = g.residual == nullptr ? nullptr : g.residual + row * g.ldr + col;
     finish.c = g.c + row * g.ldc + col;
     fetch_results(g, row, rows, col);
-    p.dot->of_rows[rows](args);
+    of_rows[rows](args);
     args.ahead += args.words * args.ahead_step;
     if (args.finish != nullptr) continue;
     with_act(g.act, [&](auto act) {
@@ -188,9 +194,10 @@ void linear_dynamic(const void* params, Context& context) {
   const Tiles tiles(g.m, p.dot->rows);
   quantise_left<V>(p, tiles, context);
   context.barrier();
+  char* open = reinterpret_cast<char*>(p.quant.own + context.thread * p.quant.own_floats);
   run_tasks((g.n + kCodePanel - 1) / kCodePanel, g.m, tiles.count, context, [&](const Task& task) {
     for (int64_t panel = task.begin; panel < task.end; ++panel) {
-      dynamic_panel<V>(p, tiles, panel, task.first, task.last, panel + 1 < task.end ? panel + 1 : task.after);
+      dynamic_panel<V>(p, tiles, panel, task.first, task.last, panel + 1 < task.end ? panel + 1 : task.after, open);
     }
   });
 }

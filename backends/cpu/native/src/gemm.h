@@ -70,10 +70,13 @@ template <class V>
 void pack_left(const Gemm& g, Context& context) {
   int64_t begin, end;
   context.share(g.m, 1, &begin, &end);
-  for (int64_t k = 0; k < g.k; k += kDepth) {
-    const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
-    float* to = g.packed_a + (k / kDepth * g.m + begin) * kLeftRow;
-    copy_rows<V>(g.a + begin * g.a_row + k * g.a_col, g.a_row, g.a_col, end - begin, depth, to, kLeftRow);
+  const int64_t step = g.a_col == 1 ? 1 : end - begin;  // rows are read from end to end, columns transposed
+  for (int64_t row = begin; row < end; row += step) {
+    for (int64_t k = 0; k < g.k; k += kDepth) {
+      const int64_t depth = g.k - k < kDepth ? g.k - k : kDepth;
+      float* to = g.packed_a + (k / kDepth * g.m + row) * kLeftRow;
+      copy_rows<V>(g.a + row * g.a_row + k * g.a_col, g.a_row, g.a_col, step, depth, to, kLeftRow);
+    }
   }
 }
 

@@ -124,10 +124,11 @@ double read_bandwidth(const std::shared_ptr<Team>& team, const py::array_t<uint8
 constexpr int64_t kPeakRounds = 2000, kPeakWords = 64;  // of a tile whose operands stay in the first-level cache
 
 double tile_products(const Dot& dot, int64_t rounds) {
-  alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kCodePanel * 4] = {};
+  alignas(64) char a[kMaxTile * kPeakWords * 8] = {}, b[kPeakWords * kOpenWord] = {};
   alignas(64) int32_t c[kMaxTile * kCodePanel];
   const DotArgs args{kPeakWords, a, b, c, b, 0, nullptr};
-  for (int64_t i = 0; i < rounds; ++i) dot.of_rows[dot.rows](args);
+  const DotFunction tile = (dot.open != nullptr ? dot.of_rows_opened : dot.of_rows)[dot.rows];
+  for (int64_t i = 0; i < rounds; ++i) tile(args);
   return 2.0 * static_cast<double>(rounds * dot.rows * kCodePanel * kPeakWords * 4);
 }
 

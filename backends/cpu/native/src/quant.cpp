@@ -7,8 +7,8 @@ namespace forgec {
 #if defined(__x86_64__)
 
 int64_t words_ahead() {
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  return intel ? 3072 : 0;
+  static const int64_t ahead = __builtin_cpu_is("intel") != 0 ? 3072 : __builtin_cpu_supports("avx512f") != 0 ? 0 : 2048;
+  return ahead;
 }
 
 namespace {

@@ -33,7 +33,7 @@ struct QuantGemm {
   int64_t own_floats;
 };
 
-// What becomes of the sums of a tile: C = s[rows] scales[32] (sums - offsets) + bias + residual.
+// What becomes of the sums of a tile: C = s[rows] scales[32] (sums - offsets) + bias + residual; offsets of bytes only.
 struct DotFinish {
   const int32_t* offsets;
   const float *row_scales, *scales;
@@ -43,6 +43,9 @@ struct DotFinish {
   float* c;
   int64_t ldc;
 };
+
+constexpr int64_t kOpenWord = 2 * kCodePanel * 4;  // bytes of a word of a panel that is opened
+constexpr int64_t kWorthOpening = 3;               // tiles of rows
 
 // Tiles of exact integer products: C[rows, 32] = A[rows, words * 4] B[words, 32] with sums in int32.
 struct DotArgs {
@@ -61,6 +64,8 @@ struct Dot {
   bool finishes;         // takes DotFinish
   bool bytes;            // A has bytes with 128 added, else 16-bit integers
   DotFunction of_rows[kMaxTile + 1];
+  DotFunction of_rows_opened[kMaxTile + 1] = {};  // where `b` has kOpenWord bytes a word, as `open` writes it
+  void (*open)(const char* b, int64_t words, char* to) = nullptr;  // null if that is not worth it
 
   int64_t quad_bytes() const { return bytes ? 4 : 8; }
 };
@@ -83,7 +88,6 @@ struct NibbleArgs {
 };
 using NibbleFunction = void (*)(const NibbleArgs&);
 
-constexpr int64_t kOpenWord = 2 * kCodePanel * 4;  // bytes of a word of a panel of i4 that is opened
 
 struct NibbleDot {
   int rows;              // of the largest tile
@@ -91,7 +95,6 @@ struct NibbleDot {
   NibbleFunction of_rows_opened[kMaxTile + 1];  // where `b` has [words][even k, odd k][32] groups of four codes as bytes
   void (*open)(const char* b, int64_t words, char* to);
 };
-constexpr int64_t kWorthOpening = 3;  // tiles of rows
 
 // The same with A quantised row by row at run time: C = act(s[m] scales[n] (Q W) + bias) + residual. With codes of
 // i4, by row and group.

@@ -93,12 +93,14 @@ void tile(const TileArgs& t) {
   }
   const char* ahead = t.ahead;
   constexpr int skip = Words::per_word == 1 ? 2 : 1;  // as many fetches for every two k
-  // Rows of a copied block are too many streams for the processor's prefetcher; four rounds fetch a line of each.
-  const float* soon = t.a + 2 * kLine;
+  // Rows of a copied block are too many streams for the processor's prefetcher; four rounds fetch a line of each: of this tile, or of
+  // the next one where registers, and so tiles, are so small that both stay in the nearest cache.
+  constexpr bool whole_tile = W <= 8;
+  const float* soon = t.a + (whole_tile ? R * kLeftRow : 2 * kLine);
   int turn = 0;
   for (; k >= 4; k -= 4) {
     if constexpr (left == Left::block && R > 4) {
-      if (k == 2 * kLine) soon = t.a + R * kLeftRow - (t.k - 2 * kLine);  // the next tile's rows
+      if (!whole_tile && k == 2 * kLine) soon = t.a + R * kLeftRow - (t.k - 2 * kLine);  // the next tile's rows
       const float* at = soon + (a - t.a) + turn * kLeftRow;
 #pragma GCC unroll 4
       for (int i = 0; i < R; i += 4) __builtin_prefetch(at + i * kLeftRow);
