@@ -23,7 +23,6 @@ from .options import Options
 from .plan.plan import HOST
 from .report.metrics import max_abs
 from .tensors import as_numpy
-from .weights import WeightSpec
 
 __all__ = ["compile_buckets"]
 
@@ -86,14 +85,13 @@ def compile_buckets(
     if chosen.check:
         largest = {name: dim.sizes[-1] for name, dim in dims.items()}
         short = {name: _short(size) for name, size in largest.items()}
-        weights = WeightSpec.parse(chosen.weights)
-        rounding = Rounding.of(buckets.programs.values(), weights, (x.dtype for x in module.parameters()))
+        rounding = Rounding.of(buckets.programs.values(), (x.dtype for x in module.parameters()))
         with checking_together(buckets.programs):
             call = _resized(args, kwargs or {}, given, dynamic_shapes, short)
             expected = _eager(module, call)
-            if weights.compresses:
+            if rounding.compresses:
                 padded = _resized(args, kwargs or {}, given, dynamic_shapes, largest, _padded)
-                exact = Rounding(WeightSpec.parse("fp32"), rounding.low)
+                exact = Rounding(frozenset(), rounding.low)
                 _same(_cut(_eager(module, padded), expected), expected, exact)
             _same(pytree.tree_leaves(buckets(*call[0], **call[1])), expected, rounding)
     return buckets

@@ -15,11 +15,19 @@ from .errors import FidelityError
 from .executable import Executable, Programs, SelfTest
 from .executable.pages import worth_holding
 from .graph import CapturedGraph
-from .report.bounds import CODES, COMPRESSED, bounds_of, compressed, largest, lowest_precision
+from .report.bounds import (
+    CODES,
+    COMPRESSED,
+    bounds_of,
+    compressed,
+    formats_of,
+    largest,
+    least_exact,
+    lowest_precision,
+)
 from .report.metrics import differences, worst
 from .report.report import Fidelity, Phase
 from .tensors import as_numpy
-from .weights import WeightSpec
 
 __all__ = ["Rounding", "check_against_eager", "checking_together", "find_nan"]
 
@@ -41,27 +49,33 @@ _HALVES = {torch.float16, torch.bfloat16}
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far rounding may put a program's outputs from those of eager PyTorch: that of ``weights``, if they
-    are compressed, that of activations, if the model has ``codes`` of them, and that of floats, of which some
-    have ``low`` precision."""
+    """How far rounding may put a program's outputs from those of eager PyTorch: that to the ``formats`` of
+    its weights, or of activations in the model or in what it is compared with (:data:`CODES`), and that of
+    floats, of which some have ``low`` precision."""
 
-    weights: WeightSpec
+    formats: frozenset[str]
     low: bool
-    codes: bool = False
 
     @classmethod
     def of(
-        cls, executables: Iterable[Executable], weights: WeightSpec, dtypes: Iterable[torch.dtype]
+        cls, executables: Iterable[Executable], dtypes: Iterable[torch.dtype], codes: bool = False
     ) -> Rounding:
-        """For programs of a model that has weights of these types."""
-        precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in executables}
+        """For programs of a model that has weights of these types; ``codes`` if the reference rounds."""
+        programs = list(executables)
+        precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in programs}
         low = precisions != {"f32"} or not _HALVES.isdisjoint(dtypes)
-        return cls(weights, low, CODES in precisions)
+        formats = frozenset[str]().union(*(formats_of(exe.plan.program) for exe in programs))
+        return cls(formats | {CODES} if codes or CODES in precisions else formats, low)
+
+    @property
+    def compresses(self) -> bool:
+        """Whether any weight is compressed."""
+        return bool(self.formats - {CODES})
 
     def require(self, what: str, ours: np.ndarray, theirs: np.ndarray, difference: float, hint: str) -> None:
         """Raises ``FidelityError`` with the sentence's start and the hint if two outputs, whose largest
         difference is known, differ by more."""
-        if self.weights.compresses or self.codes:
+        if self.formats:
             self._require_compressed(what, ours, theirs, hint)
             return
         if not np.isfinite(difference):
@@ -76,7 +90,7 @@ class Rounding:
         finite = np.isfinite(theirs)
         if not np.array_equal(finite, np.isfinite(ours)):
             raise FidelityError(f"{what} in where it is finite")
-        least = self.weights.least_exact.name if self.weights.compresses else CODES
+        least = least_exact(self.formats)
         distance = float(np.linalg.norm((ours - theirs)[finite].astype(np.float64)))
         share = distance / max(float(np.linalg.norm(theirs[finite].astype(np.float64))), 1e-30)
         if share > COMPRESSED[least]:
@@ -86,16 +100,19 @@ class Rounding:
             )
 
 
-def check_against_eager(executable: Executable, captured: Capture, weights: WeightSpec) -> Fidelity:
+def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
     """Metrics of the executable's outputs against the model's own on the example inputs.
 
-    The model's own outputs become the self-test, with compressed weights the executable's. Raises
-    ``FidelityError`` if an output differs by more than rounding can explain.
+    The model's own outputs become the self-test, the executable's where weights are compressed or the model's
+    were computed with rounded activations. Raises ``FidelityError`` if an output differs by more than
+    rounding can explain.
     """
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
     plan = executable.plan
-    if _keeps(executable, weights):
+    dtypes = (x.dtype for x in captured.graph.constants.values())
+    rounding = Rounding.of([executable], dtypes, captured.rounds)
+    if _keeps(executable, rounding):
         results = executable.run_flat(inputs)
         executable.reset()
     else:
@@ -103,15 +120,15 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     names = [leaf.name for leaf in executable.signature.results]
     expected = [as_numpy(x) for x in captured.expected]
     found = differences(dict(zip(names, expected, strict=True)), dict(zip(names, results, strict=True)))
-    rounding = Rounding.of([executable], weights, (x.dtype for x in captured.graph.constants.values()))
-    hint = _COMPRESSED_HINT if weights.compresses else _HINT
+    hint = _COMPRESSED_HINT if rounding.compresses else _HINT
     for name, ours, theirs in zip(names, results, expected, strict=True):
         what = f"output {name or 'output'} differs from {captured.reference}"
         rounding.require(what, ours, theirs, found[name].max_abs, hint)
-    executable.selftest = SelfTest([x.copy() for x in inputs], results if weights.compresses else expected)
-    precision = lowest_precision(plan, executable.shared.backend)
-    bounds = compressed(weights) if weights.compresses else bounds_of(precision, expected)
-    least = f", weights {weights.least_exact.name} here" if weights.compresses else ""
+    own = rounding.compresses or captured.rounds
+    executable.selftest = SelfTest([x.copy() for x in inputs], results if own else expected)
+    precision = CODES if captured.rounds else lowest_precision(plan, executable.shared.backend)
+    bounds = compressed(rounding.formats) if rounding.compresses else bounds_of(precision, expected)
+    least = f", weights {least_exact(rounding.formats - {CODES})} here" if rounding.compresses else ""
     return worst(
         found.values(),
         reference=captured.reference + least,
@@ -121,11 +138,11 @@ def check_against_eager(executable: Executable, captured: Capture, weights: Weig
     )
 
 
-def _keeps(executable: Executable, weights: WeightSpec) -> bool:
+def _keeps(executable: Executable, rounding: Rounding) -> bool:
     """Whether what the first run makes is to be kept: loaded segments and codes, which are dear, and packed
     weights that other programs use too, if memory allows."""
     plan, kept = executable.plan, executable.shared.constants.kept
-    if weights.compresses or any(segment.device != plan.host for segment in plan.segments):
+    if rounding.compresses or any(segment.device != plan.host for segment in plan.segments):
         return True
     return kept.several and worth_holding(sum(c.type.nbytes for c in plan.program.constants.values()))
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from . import backends
-from .backends.base import RejectedError, Settings
+from .backends.base import RejectedError, Settings, Yes
 from .backends.prediction import Prediction
 from .capture import Capture, capture
 from .check import check_against_eager, find_nan
@@ -27,9 +27,12 @@ from .executable.constants import Kept
 from .executable.executable import Shared
 from .graph import CapturedGraph
 from .ir.calibrate import Calibration
-from .ir.compress import compress
+from .ir.compress import Kept as KeptCodes
+from .ir.compress import codes_to_keep, compress
 from .ir.in_place import flatten
+from .ir.inline import inline
 from .ir.lowering import Lowered, lower
+from .ir.program import ConstRef, Program
 from .ir.verifier import verify
 from .options import Options
 from .passes import optimise
@@ -207,6 +210,8 @@ class _Job:
     notes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     model_bytes: int = 0
+    codes_as_floats: list[str] = field(default_factory=list)
+    """What the user should know of codes that the model brings."""
     elsewhere_ms: float = 0.0
     """Milliseconds of the phase under way that belong to other programs."""
 
@@ -233,7 +238,7 @@ class _Job:
                 before_fusion=lambda graph: unfused.append(model.program_cost(self._lower(graph).program)),
             )
         with self._phase("lowering"):
-            lowered = self._lower(captured.graph, self.calibration)
+            lowered = self._lower(captured.graph, final=True)
             if knobs().verify:
                 verify(lowered.program)
             flat = flatten(lowered.program, off_host=self.target != HOST)
@@ -253,6 +258,7 @@ class _Job:
                     report = self._report(captured.graph, shape, nodes, passes, lowered, plan, model, unfused)
                     placed = [i for i in plan.program.main.body if i.device == backend.name]
                     report.warnings += backend.remarks(placed)
+                    report.warnings += self.codes_as_floats
                     report.warnings += compose.gathered_weights(plan.program)
                     report.warnings += compose.through_torch(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
@@ -270,12 +276,41 @@ class _Job:
             self._check(captured, executable, report, mode)
         return executable
 
-    def _lower(self, graph: CapturedGraph, calibration: Calibration | None = None) -> Lowered:
-        lowered = lower(graph)
+    def _lower(self, graph: CapturedGraph, final: bool = False) -> Lowered:
+        calibration = self.calibration if final else None
+        lowered, spec = lower(graph), WeightSpec.parse(self.options.weights)
         if calibration is not None and not calibration.tensors:
             calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
-        program = compress(lowered.program, WeightSpec.parse(self.options.weights), calibration)
-        return replace(lowered, program=program)
+        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored)
+        program = compress(lowered.program, spec, calibration, kept)
+        refused = self._refused(lowered.program, program, kept) if final else set()
+        if refused:
+            kept = {name: codes for name, codes in kept.items() if name not in refused}
+            program = compress(lowered.program, spec, calibration, kept)
+            reasons.append(f"{self.target} takes the floats and not the codes")
+        if final:
+            self.codes_as_floats = compose.codes_as_floats(graph.stored, program, reasons)
+        return replace(lowered, program=program, tensors={**lowered.tensors, **graph.stored.tensors()})
+
+    def _refused(self, plain: Program, program: Program, kept: Mapping[str, KeptCodes]) -> set[str]:
+        """The constants that the target would read as floats, but not by their codes."""
+        if self.target == HOST or not kept:
+            return set()
+        backend = backends.get(self.target).under(self.settings())
+        pairs = [
+            (before, after)
+            for before, after in zip(inline(plain).main.body, inline(program).main.body, strict=True)
+            if before.op != after.op
+        ]
+        answers = backend.answers([instr for pair in pairs for instr in pair])
+        floats, codes = answers[::2], answers[1::2]
+        return {
+            x.name
+            for (before, _), as_floats, as_codes in zip(pairs, floats, codes, strict=True)
+            if isinstance(as_floats, Yes) and not isinstance(as_codes, Yes)
+            for x in before.operands
+            if isinstance(x, ConstRef) and x.name in kept
+        }
 
     def _source(self, lowered: Lowered) -> Callable[[str], np.ndarray]:
         """What gives source tensors by name."""
@@ -349,8 +384,7 @@ class _Job:
         if captured.expected is None:
             return
         try:
-            weights = WeightSpec.parse(self.options.weights)
-            report.fidelity = check_against_eager(executable, captured, weights)
+            report.fidelity = check_against_eager(executable, captured)
         except FidelityError as error:
             if captured.graph.blocks and mode == "auto":
                 raise _BlocksDiffer(

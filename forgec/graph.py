@@ -21,6 +21,7 @@ import torch
 from torch import fx
 
 from .ir.program import Source
+from .ir.stored import Stored
 from .ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class CapturedGraph:
     mode: str
     """``blocks``, ``full`` or ``exported``: how the graphs were obtained."""
     notes: list[str] = field(default_factory=list)
+    stored: Stored = field(default_factory=Stored)
+    """Codes that the model brings for some of the constants."""
 
     def graphs(self) -> Iterator[tuple[str, fx.Graph, int]]:
         """Name, graph, and how often one run executes it; the main graph first."""
@@ -149,6 +152,7 @@ class CapturedGraph:
             self.signature,
             self.mode,
             list(self.notes),
+            self.stored,
         )
 
 

@@ -21,6 +21,7 @@ from .executable.constants import Kept
 from .ir.calibrate import Calibration
 from .options import Options
 from .plan.plan import HOST
+from .report.bounds import CODES
 from .report.metrics import max_abs
 from .text.chat import broken
 from .text.info import DECODE, FILE, TEMPLATE_FILE, TOKENIZER_FILE, GenerationInfo, prefill_name
@@ -120,7 +121,7 @@ def compile_language_model(
     if chosen.check:
         with checking_together(programs):
             length = min(context, max(sizes, default=1) + _COMPARED)
-            _check_text(decoder, programs, weights, length)
+            _check_text(decoder, programs, length)
     return programs
 
 
@@ -187,7 +188,7 @@ def _runs(ids: Sequence[int], chunk: int, context: int, lengths: bool = False) -
     return calls
 
 
-def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, length: int) -> None:
+def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
     """A text over the border of prefill and decode against the model without a cache; ``FidelityError`` if
     they differ by more than rounding can explain.
 
@@ -199,15 +200,19 @@ def _check_text(decoder: Decoder, programs: Programs, weights: WeightSpec, lengt
         length = long.border + 1  # a text on both sides of the border is read in another way without a cache
     if length < _COMPARED:
         return
-    # What differs between programs with the same codes, or none: activations may be rounded elsewhere.
-    same = WeightSpec.parse("w8a8" if any(map(weights.uses, EIGHT_BIT_ACTIVATIONS)) else "fp32")
     # Weights are f32. Programs over one cache of 16 bits round alike, the model without a cache does not.
-    rounding = Rounding.of(programs.values(), same, [] if weights.compresses else [decoder.cache_dtype])
+    rounding = Rounding.of(programs.values(), [decoder.cache_dtype])
+    compresses = rounding.compresses
+    if compresses:
+        rounding = Rounding.of(programs.values(), [])
+        # What differs between programs with the same codes, or none: activations may be rounded elsewhere.
+        same = {"w8a8"} if not rounding.formats.isdisjoint(EIGHT_BIT_ACTIVATIONS) else set()
+        rounding = replace(rounding, formats=frozenset(same | (rounding.formats & {CODES})))
     ids = decoder.text(length - 1)
     text, prompt = ids[0].tolist(), max(1, length - _COMPARED)
     with LLM(programs.clone()) as llm:
         ours = dict(enumerate(llm.logits(text, prompt), prompt))
-        if weights.compresses:
+        if compresses:
             llm.forget()
             (read,) = llm.logits(text, len(text))
             wanted, reference = {len(text): read}, "those of prefill"

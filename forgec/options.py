@@ -165,9 +165,10 @@ class Options:
         "what instructions cost on the CPU, for placement and estimates: a calibration's name or JSON file",
     )
     weights: str = _option(
-        "fp32",
+        "auto",
         _weights(),
-        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8",
+        "format of weights: of all, then by glob pattern over their names, as in int4:64,lm_head=int8; auto "
+        "is as the model has them: floats, or the codes of a quantised ONNX file",
     )
 
     cache: str = _option(

@@ -2,7 +2,8 @@
 
 The text is a list with commas: a format for all parameters, then ``PATTERN=FORMAT`` for those whose names a
 glob pattern matches; ``lm_head`` also stands for everything in the module of that name. A format may carry a
-group size: ``int4:64,lm_head=int8,*.mlp.*=int4:channel``. The last pattern that matches counts.
+group size: ``int4:64,lm_head=int8,*.mlp.*=int4:channel``. The last pattern that matches counts. Without a
+format for all it is ``auto``: as the model has them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from .errors import OptionError
 
 __all__ = ["EIGHT_BIT_ACTIVATIONS", "FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
 
-FORMATS = ("fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
-"""From the most to the least exact: weights as they are; rounded to bf16; 8 bits per output channel; the same
-with activations of 8 bits per row; 4 bits in groups; the same with activations of 8 bits in those groups."""
+FORMATS = ("auto", "fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
+"""From the most to the least exact: weights as the model has them, floats or codes; as floats; rounded to
+bf16; 8 bits per output channel; the same with activations of 8 bits per row; 4 bits in groups; the same with
+activations of 8 bits in those groups."""
+
+_OWN = ("auto", "fp32")
+"""Formats that round nothing."""
 
 FOUR_BITS = ("int4", "w4a8")
 """Formats whose codes have 4 bits, and a group size."""
@@ -63,13 +68,13 @@ class Format:
 class WeightSpec:
     """The format of all parameters, and the exceptions."""
 
-    default: Format = Format("fp32")
+    default: Format = Format("auto")
     overrides: tuple[tuple[str, Format], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> WeightSpec:
         """The text of ``Options.weights``; ``ValueError`` with one sentence if it is malformed."""
-        default = Format("fp32")
+        default = Format("auto")
         overrides = []
         for index, part in enumerate(text.split(",")):
             pattern, equals, name = part.rpartition("=")
@@ -83,21 +88,16 @@ class WeightSpec:
 
     @property
     def compresses(self) -> bool:
-        """Whether any parameter could get another format than its own."""
-        return any(f.name != "fp32" for f in (self.default, *(f for _, f in self.overrides)))
+        """Whether any parameter could be rounded to another format than its own."""
+        return any(f.name not in _OWN for f in (self.default, *(f for _, f in self.overrides)))
 
     def uses(self, name: str) -> bool:
         """Whether any parameter could get a format of this name."""
         return any(f.name == name for f in (self.default, *(f for _, f in self.overrides)))
 
-    @property
-    def least_exact(self) -> Format:
-        """The least exact format that any parameter may get."""
-        return max((self.default, *(f for _, f in self.overrides)), key=lambda f: f.exactness)
-
     def of(self, names: Iterable[str]) -> Format:
         """The format of a weight made of these parameters: the most exact of theirs."""
-        return min((self._of(name) for name in names), key=lambda f: f.exactness, default=Format("fp32"))
+        return min((self._of(name) for name in names), key=lambda f: f.exactness, default=Format("auto"))
 
     def _of(self, name: str) -> Format:
         matching = [f for pattern, f in self.overrides if _matches(pattern, name)]

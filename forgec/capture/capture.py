@@ -41,12 +41,13 @@ __all__ = ["Capture", "capture"]
 class Capture:
     """The graphs, and what the check against eager needs: the flat example inputs and the model's own flat
     results on them (None for an exported program that carries no example). ``reference`` says what computed
-    these."""
+    these, and ``rounds`` whether it rounded activations to codes that the graphs do not."""
 
     graph: CapturedGraph
     inputs: list[torch.Tensor]
     expected: list[torch.Tensor] | None
     reference: str = EAGER
+    rounds: bool = False
 
     def bind_states(self, pairs: Mapping[str, str]) -> None:
         """Make states of inputs that come back as outputs (see :func:`.states.bind_states`)."""
@@ -105,14 +106,14 @@ def capture(
         )
     results = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
     if isinstance(model, Referenced):
-        graph.notes += model.remarks()
+        graph.stored = model.stored
     if fake or not isinstance(model, Referenced):
         return Capture(graph, inputs, None if fake else results)
     found = model.reference_results(args, kwargs)
     if isinstance(found, str):
         graph.notes.append(f"checked against PyTorch running the import only: {found}")
         return Capture(graph, inputs, results)
-    return Capture(graph, inputs, found[1], found[0])
+    return Capture(graph, inputs, found[1], found[0], model.reference_rounds)
 
 
 def _recorded(

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from ..ir.stored import Stored
+
 __all__ = ["EAGER", "Referenced"]
 
 EAGER = "eager PyTorch"
@@ -19,8 +21,13 @@ class Referenced(Protocol):
     def for_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.nn.Module:
         """The module for the shapes of these inputs."""
 
-    def remarks(self) -> list[str]:
-        """What the user should know of the import."""
+    @property
+    def stored(self) -> Stored:
+        """Codes that the original form has for weights, by parameter."""
+
+    @property
+    def reference_rounds(self) -> bool:
+        """Whether the original form rounds activations that the module does not."""
 
     def reference_results(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -12,9 +12,16 @@ from ..errors import OptionError
 from ..executable import Executable, sampled
 from ..executable.convert import to_array
 from ..report import metrics, units
-from ..report.bounds import Bounds, bounds_of, compressed, lowest_precision, program_precision
+from ..report.bounds import (
+    CODES,
+    Bounds,
+    bounds_of,
+    compressed,
+    formats_of,
+    lowest_precision,
+    program_precision,
+)
 from ..report.stepwise import first_divergence, interpret
-from ..weights import WeightSpec
 from .eager import can_widen, flat_outputs, run_eager
 from .subject import Subject
 
@@ -85,15 +92,16 @@ def fresh_cases(executable: Executable, subject: Subject, seeds: int) -> Iterato
         def eager(wide: bool, args: Any = args, kwargs: Any = kwargs) -> list[np.ndarray]:
             return flat_outputs(executable.signature, run_eager(subject.model, args, kwargs, wide=wide))
 
-        narrow = {"eager": eager(wide=False)}
+        narrow, rounded = {"eager": eager(wide=False)}, frozenset[str]()
         if subject.reference is not None and not isinstance(found := subject.reference(args, kwargs), str):
             source, results = found
+            rounded = frozenset({source} if subject.reference_rounds else ())
             narrow[source] = [
                 to_array(x, leaf.type, leaf.name)
                 for x, leaf in zip(results, executable.signature.results, strict=True)
             ]
         label = "example" if subject.fixed else f"seed {number}"
-        case = _compare(executable, inputs, label, narrow)
+        case = _compare(executable, inputs, label, narrow, rounded)
         # An imported file takes inputs of its own types only.
         widens = can_widen(subject.model) and not (
             subject.reference is not None and any(x.dtype.kind == "f" for x in inputs)
@@ -108,8 +116,10 @@ def _compare(
     inputs: list[np.ndarray],
     label: str,
     expected: Mapping[str, Sequence[np.ndarray]],
+    rounded: frozenset[str] = frozenset(),
 ) -> Case:
-    """Executable and interpreter against the expected outputs by their source, and against each other."""
+    """Executable and interpreter against the expected outputs by their source, and against each other;
+    sources in ``rounded`` round activations."""
     with executable.clone() as clone:
         got = clone.run_flat(inputs)
     reference = interpret(executable, inputs)
@@ -120,7 +130,7 @@ def _compare(
     sides.append(("executable", got, "interpreter", reference))
     comparisons = []
     for result, values, against, wanted in sides:
-        bounds = _bounds(executable, result, against, wanted)
+        bounds = _bounds(executable, result, against, wanted, against in rounded)
         for name, value, want in zip(names, values, wanted, strict=True):
             d = metrics.difference(want, value if want.shape == value.shape else sampled(value), name)
             figures = (d.max_abs, d.kl, d.cosine, d.sqnr_db, bounds.max_abs, bounds.kl)
@@ -128,18 +138,23 @@ def _compare(
     return Case(inputs, comparisons, {"executable": got, "interpreter": reference})
 
 
-def _bounds(executable: Executable, result: str, against: str, wanted: Sequence[np.ndarray]) -> Bounds:
-    """The bounds of one way to compute the outputs against another.
+def _bounds(
+    executable: Executable, result: str, against: str, wanted: Sequence[np.ndarray], rounded: bool
+) -> Bounds:
+    """The bounds of one way to compute the outputs against another; ``rounded`` if that rounds activations
+    that the program may not.
 
     Compressed weights are in the executable, the interpreter and what the file stores, not in eager. Only the
     executable computes as its devices do; all compute in 16 bits what the program has in them.
     """
-    weights = WeightSpec.parse(str(executable.shared.info.options.get("weights", "fp32")))
-    if weights.compresses and against not in ("interpreter", STORED):
-        return compressed(weights)
-    if result != "executable":
-        return bounds_of(program_precision(executable.plan.program), wanted)
-    return bounds_of(lowest_precision(executable.plan, executable.shared.backend), wanted)
+    program = executable.plan.program
+    precision = program_precision(program)
+    if result == "executable":
+        precision = lowest_precision(executable.plan, executable.shared.backend)
+    formats = formats_of(program)
+    if formats and against not in ("interpreter", STORED):
+        return compressed(formats | {CODES} if rounded or precision == CODES else formats)
+    return bounds_of(CODES if rounded else precision, wanted)
 
 
 def _with_wide_reference(case: Case, narrow: Mapping[str, list[np.ndarray]], wide: list[np.ndarray]) -> Case:

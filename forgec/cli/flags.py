@@ -75,7 +75,7 @@ Attention = Annotated[
 Layers = Annotated[int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: fp32]"),
+    typer.Option(metavar="FORMAT[,PATTERN=FORMAT]", help="Format of weights.  [default: auto]"),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and example inputs.")]
 FormatFlag = Annotated[Format, typer.Option("--format", help="How to print the result.")]

@@ -50,6 +50,8 @@ class Subject:
     """Whether all seeds give the same inputs."""
     reference: Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None = None
     """What computes the model without PyTorch: its name and outputs, or why there are none."""
+    reference_rounds: bool = False
+    """Whether that rounds activations that the model does not."""
 
 
 def is_exported(spec: str) -> bool:
@@ -109,8 +111,15 @@ def load_subject(
         from ..capture.onnx import OnnxModel
 
         model = OnnxModel(spec, shapes=shapes, tokens=tokens, batch=batch)
-        reference = model.module.reference_results
-        return Subject(model.name, model.module, model.example_inputs, spec, reference=reference)
+        module = model.module
+        return Subject(
+            model.name,
+            module,
+            model.example_inputs,
+            spec,
+            reference=module.reference_results,
+            reference_rounds=module.reference_rounds,
+        )
     if shapes:
         raise OptionError(f"--shape is for ONNX files, and {spec} is none", hint="use --tokens and --batch")
     if is_exported(spec):

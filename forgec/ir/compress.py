@@ -2,7 +2,8 @@
 
 *Before* ``r2 = linear r1, c0`` with ``c0 = "head"``.
 *After* ``r2 = linear_q r1, c1, c2`` with ``c1 = quantise("head", scales("head"))``, ``c2 = scales("head")``.
-*Does not fire* on weights that are no f32 matrices or that lowering computed, and in the format fp32.
+*Does not fire* on weights that are no f32 matrices or that lowering computed, in the format fp32, and in the
+format auto on weights whose codes the model does not bring.
 
 A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
 A table that an embedding reads is never i4: it takes 8 bits for all its uses, so that a tied head shares its
@@ -14,34 +15,35 @@ Attention may round the factors of its products to bf16 where the format without
 to 8 bits, which costs more.
 
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
+
+Codes that the model brings (``stored``) are kept by rounding to the model's own scales. Those of 4 bits take
+8 where i4 has no form for them, which changes no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from ..weights import EIGHT_BIT_ACTIVATIONS, FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
-from .op import get
 from .ops.compressed import MAX_DYNAMIC_DEPTH
 from .program import (
-    Apply,
     Constant,
     ConstParam,
     ConstRef,
     Function,
     Instr,
-    Leaf,
     Operand,
     Program,
     Recipe,
     leaves,
 )
-from .types import DType, TensorType
+from .recipes import applied
+from .stored import Stored, StoredCodes, moved, one_each, transposed
+from .types import DType
 
-__all__ = ["compress"]
+__all__ = ["Kept", "codes_to_keep", "compress"]
 
 _WEIGHT = {"linear": 1, "embedding": 0}
 """Which operand of an op is a weight that can be compressed."""
@@ -50,20 +52,86 @@ _COMPUTED = "literal."
 """Prefix of source tensors that are no parameters."""
 
 
-def compress(program: Program, spec: WeightSpec, calibration: Calibration | None = None) -> Program:
-    """The program with weights in the formats of ``spec``; itself if all are fp32.
+_LEAST_GROUP = 8
+"""Groups are multiples of it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How a weight keeps the codes that the model brings: ``scales`` as of the op ``scales``."""
+
+    format: Format
+    scales: Recipe
+
+
+def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[dict[str, Kept], list[str]]:
+    """What :func:`compress` is to keep, by constant, and why other constants with codes are not among
+    them."""
+    kept: dict[str, Kept] = {}
+    reasons = []
+    brought = {name for name, codes in stored.codes.items() if isinstance(codes, StoredCodes)}
+    for name, ops in _uses(program).items() if brought else ():
+        constant = program.constants[name]
+        names = [leaf.name for leaf in leaves(constant.recipe)]
+        if brought.isdisjoint(names):
+            continue
+        chosen = spec.of(names).name
+        found = (
+            _kept(constant, "embedding" in ops, stored)
+            if chosen == "auto"
+            else f"weights={chosen}, where auto would keep the codes"
+        )
+        if isinstance(found, str):
+            reasons.append(found)
+        else:
+            kept[name] = found
+    return kept, reasons
+
+
+def _kept(constant: Constant, is_table: bool, stored: Stored) -> Kept | str:
+    found = moved(constant.recipe, stored.codes)
+    if isinstance(found, str):
+        return found
+    outs, depth = constant.type.shape
+    group = 0 if found.blocks[1] >= depth else found.blocks[1]
+    if group % _LEAST_GROUP or (found.blocks[0] != 1 and found.blocks[0] < outs):
+        return f"scales for {found.blocks[0]} outputs and {found.blocks[1]} inputs each"
+    four = found.bits == 4 and not is_table and depth % 2 == 0
+    rounds = found.rounds and (four or group == 0) and (group or depth) <= MAX_DYNAMIC_DEPTH
+    name = ("w4a8" if rounds else "int4") if four else ("w8a8" if rounds else "int8")
+    return Kept(Format(name, group), transposed(one_each(found, 0, outs)))
+
+
+def compress(
+    program: Program,
+    spec: WeightSpec,
+    calibration: Calibration | None = None,
+    kept: Mapping[str, Kept] | None = None,
+) -> Program:
+    """The program with weights in the formats of ``spec``; itself if they have them. ``kept`` are the codes
+    that stay, by constant, from :func:`codes_to_keep`.
 
     Raises :class:`OptionError` for a pattern that matches no weight.
     """
-    if not spec.compresses:
+    kept = kept or {}
+    if not spec.compresses and not kept:
         return program
     uses = _uses(program)
     spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
-    formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
-    formats = {name: f for name, f in formats.items() if f.name != "fp32"}
+    formats = {
+        name: kept[name].format
+        if name in kept
+        else _format(spec, program.constants[name], "embedding" in ops)
+        for name, ops in uses.items()
+    }
+    formats = {name: f for name, f in formats.items() if f.name not in ("auto", "fp32")}
     if not formats:
         return program
-    return _Rewrite(program, formats, calibration, spec.default.name in EIGHT_BIT_ACTIVATIONS).run()
+    rounds = spec.default.name in EIGHT_BIT_ACTIVATIONS
+    if spec.default.name == "auto":
+        products = [kept.get(name) for name, ops in uses.items() if "linear" in ops]
+        rounds = bool(products) and all(k and k.format.name in EIGHT_BIT_ACTIVATIONS for k in products)
+    return _Rewrite(program, formats, calibration, kept, rounds).run()
 
 
 def _uses(program: Program) -> dict[str, set[str]]:
@@ -118,11 +186,12 @@ class _Made:
 
 @dataclass
 class _Rewrite:
-    """One way through a program; ``formats`` by constant; ``rounds`` if attention may round."""
+    """One way through a program; ``formats`` and ``kept`` by constant; ``rounds`` if attention may round."""
 
     program: Program
     formats: dict[str, Format]
     calibration: Calibration | None
+    kept: Mapping[str, Kept]
     rounds: bool
     made: dict[tuple[str, tuple[Format | None, ...]], _Made] = field(default_factory=dict)
     constants: dict[Recipe, ConstRef] = field(default_factory=dict)
@@ -152,39 +221,30 @@ class _Rewrite:
         source = self.program.constants[constant.name]
         recipe = source.recipe
         if part:
-            format_, depth = self.formats[constant.name], source.type.shape[1]
-            seen = self.calibration is not None and self.calibration.knows(source.key, depth)
-            gram = gram_leaf(source.key, depth) if seen and format_.name in FOUR_BITS else None
-            recipe = _recipe(recipe, format_, part, gram)
+            recipe = self._compressed(source, self.formats[constant.name], part)
         found = self.constants.get(recipe)
         if found is None:
             found = self.constants[recipe] = ConstRef(f"c{len(self.constants)}", recipe.type)
         return found
 
-
-def _recipe(weight: Recipe, format_: Format, part: str, gram: Leaf | None) -> Recipe:
-    if format_.name == "bf16":
-        return _apply("cast", [weight], dtype="bf16")
-    bits = 4 if format_.name in FOUR_BITS else 8
-    names, known = ("scales", "quantise"), []
-    if gram is not None:
-        names, known = ("fitted_scales", "fitted_codes"), [gram]
-    scales = _apply(names[0], [weight, *known], bits=bits, group=format_.group)
-    if part == "scales":
-        return scales
-    return _apply(names[1], [weight, scales, *known], bits=bits, group=format_.group)
-
-
-def _apply(op: str, args: Sequence[Recipe], **attrs: int | str) -> Apply:
-    kept = tuple(sorted((key, value) for key, value in attrs.items() if get(op).attrs[key] != value))
-    return Apply(op, tuple(args), kept, _result(op, tuple(a.type for a in args), kept))
-
-
-@lru_cache(maxsize=1024)
-def _result(op: str, types: tuple[TensorType, ...], attrs: tuple[tuple[str, int | str], ...]) -> TensorType:
-    """Type of a recipe's result: layers have the same again and again."""
-    (result,) = get(op).result_types(types, dict(attrs))
-    return result
+    def _compressed(self, source: Constant, format_: Format, part: str) -> Recipe:
+        weight, depth = source.recipe, source.type.shape[1]
+        if format_.name == "bf16":
+            return applied("cast", [weight], dtype="bf16")
+        bits = 4 if format_.name in FOUR_BITS else 8
+        kept = self.kept.get(source.name)
+        seen = self.calibration is not None and self.calibration.knows(source.key, depth)
+        names, known = ("scales", "quantise"), []
+        if kept is None and bits == 4 and seen:
+            names, known = ("fitted_scales", "fitted_codes"), [gram_leaf(source.key, depth)]
+        scales = (
+            applied(names[0], [weight, *known], bits=bits, group=format_.group)
+            if kept is None
+            else kept.scales
+        )
+        if part == "scales":
+            return scales
+        return applied(names[1], [weight, scales, *known], bits=bits, group=format_.group)
 
 
 class _Body:

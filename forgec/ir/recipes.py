@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from ..errors import InternalError
 from . import ops  # noqa: F401  (registers the records)
 from .op import get
-from .program import Apply, Leaf, Literal, Recipe
+from .program import Apply, AttrValue, Leaf, Literal, Recipe
 from .types import TensorType
 
-__all__ = ["Evaluator", "evaluate"]
+__all__ = ["Evaluator", "applied", "evaluate"]
 
 Tensors = Callable[[str], np.ndarray]
 Kernels = Mapping[str, Callable[..., np.ndarray]]
@@ -20,6 +21,19 @@ Kernels = Mapping[str, Callable[..., np.ndarray]]
 
 _REMEMBERED = 32 << 20
 """Bytes of results that an evaluator keeps at most."""
+
+
+def applied(op: str, args: Sequence[Recipe], **attrs: AttrValue) -> Apply:
+    """The recipe that applies an op with one result; attributes at their defaults are left out."""
+    kept = tuple(sorted((key, value) for key, value in attrs.items() if get(op).attrs[key] != value))
+    return Apply(op, tuple(args), kept, _result(op, tuple(a.type for a in args), kept))
+
+
+@lru_cache(maxsize=1024)
+def _result(op: str, types: tuple[TensorType, ...], attrs: tuple[tuple[str, AttrValue], ...]) -> TensorType:
+    """Type of a recipe's result: layers have the same again and again."""
+    (result,) = get(op).result_types(types, dict(attrs))
+    return result
 
 
 def evaluate(recipe: Recipe, tensors: Tensors) -> np.ndarray:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import Backend
-from ..ir.program import Program
+from ..ir.program import Literal, Program
+from ..ir.types import DType
 from ..plan.plan import Plan
-from ..weights import WeightSpec
 from .metrics import BOUND_KL, BOUND_MAX_ABS, Difference
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "Bounds",
     "bounds_of",
     "compressed",
+    "formats_of",
     "largest",
+    "least_exact",
     "lowest_precision",
     "program_precision",
 ]
@@ -40,8 +42,11 @@ COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7, C
 that rounding the weights explains, with room for models that have learned nothing. For :data:`CODES` the one
 that flipped codes explain."""
 
-_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5}
+_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5, CODES: _HALF_KL[CODES]}
 """Bound of the divergence from eager in nats, by the least exact format in use."""
+
+_CODE_FORMATS = {DType.BF16: ("bf16", "bf16"), DType.I8: ("int8", "w8a8"), DType.I4: ("int4", "w4a8")}
+"""Format of a weight by the type of its codes, without and with rounded activations."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,25 @@ def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
     return Bounds(share * whole, _HALF_KL[precision], share)
 
 
-def compressed(weights: WeightSpec) -> Bounds:
+def formats_of(program: Program) -> frozenset[str]:
+    """The formats of a flat program's compressed weights."""
+    found = set()
+    for instr in program.main.body:
+        if instr.op in ("linear_q", "embedding_q"):
+            codes = instr.operands[1 if instr.op == "linear_q" else 0]
+            assert codes is not None and not isinstance(codes, Literal)
+            found.add(_CODE_FORMATS[codes.type.dtype][bool(instr.attrs.get("dynamic"))])
+    return frozenset(found)
+
+
+def least_exact(formats: Iterable[str]) -> str:
+    """The one that explains the largest distance; :data:`CODES` is one too."""
+    return max(formats, key=lambda name: (COMPRESSED[name], _COMPRESSED_KL[name], name))
+
+
+def compressed(formats: Iterable[str]) -> Bounds:
     """The bounds of what compressed weights do to the outputs: those of the divergence alone."""
-    return Bounds(math.inf, _COMPRESSED_KL[weights.least_exact.name], math.inf)
+    return Bounds(math.inf, max(_COMPRESSED_KL[name] for name in formats), math.inf)
 
 
 def largest(x: np.ndarray) -> float:

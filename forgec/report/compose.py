@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
@@ -15,6 +15,7 @@ from forgec.backends.prediction import Prediction
 from ..errors import UnsupportedOpError
 from ..ir.op import get
 from ..ir.program import ConstRef, Leaf, Program
+from ..ir.stored import Stored, Unkept
 from ..plan.cost import CostModel, work
 from ..plan.plan import BY_COST, Plan
 from ..version import __version__
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capture_report",
+    "codes_as_floats",
     "cost_report",
     "gathered_weights",
     "graph_report",
@@ -51,6 +53,11 @@ __all__ = [
     "through_torch",
     "versions",
 ]
+
+_FEW_CODES = 1 << 16
+"""Bytes of codes that are not worth a word."""
+_LEAST_SHARE = 0.05
+"""Of those, what a reason stands for that is named."""
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "safetensors", "onnx", "onnxruntime", "openvino")
 
@@ -145,6 +152,24 @@ def memory_report(plan: Plan, program: Program) -> MemoryReport:
         weight_bytes=sum(by_key.values()),
         constants=len(by_key),
     )
+
+
+def codes_as_floats(stored: Stored, program: Program, reasons: Iterable[str]) -> list[str]:
+    """A warning if a program has much of a model's codes as floats; ``reasons`` are those that codes which
+    could be kept are not."""
+    lost = stored.floats(program)
+    nbytes = sum(codes.nbytes for codes in lost)
+    if nbytes < _FEW_CODES:
+        return []
+    by_reason: Counter[str] = Counter()
+    for codes in lost:
+        by_reason[codes.reason if isinstance(codes, Unkept) else ""] += codes.nbytes
+    said = [reason for reason, size in by_reason.most_common() if reason and size >= _LEAST_SHARE * nbytes]
+    why = "; ".join(dict.fromkeys((*said, *reasons))) or "no product or table has them as they are"
+    return [
+        f"{units.nbytes(nbytes)} of {units.nbytes(stored.nbytes)} of quantised weights in the file become "
+        f"f32, four or eight times as large: {why}"
+    ]
 
 
 def gathered_weights(program: Program) -> list[str]:

@@ -82,7 +82,7 @@ def test_text_json_and_strict(forgec, fake_compile, monkeypatch):
     assert "estimated" in result.stdout
     assert "not on" not in result.stdout
     forgec("analyze", "-m", "toy", "--weights", "int8", "-q")
-    assert [call["options"].weights for call in fake_compile.calls] == ["fp32", "int8"]
+    assert [call["options"].weights for call in fake_compile.calls] == ["auto", "int8"]
 
     monkeypatch.setattr(sys.modules["forgec.compile"], "compile", lambda *args, **more: split_toy())
     result = forgec("analyze", "-m", "toy", "-t", "null", "--strict", "-q")

@@ -16,7 +16,7 @@ def test_defaults():
         "capture": "auto",
         "check": True,
         "strict": False,
-        "weights": "fp32",
+        "weights": "auto",
         "timeout": 600.0,
         "memory": 0,
         "jobs": 2,

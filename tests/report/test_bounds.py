@@ -21,12 +21,13 @@ from forgec.report.bounds import (
     EXACT,
     bounds_of,
     compressed,
+    formats_of,
     largest,
+    least_exact,
     lowest_precision,
     program_precision,
 )
 from forgec.report.metrics import difference
-from forgec.weights import WeightSpec
 
 TEXT = """program @main(r0 "x": f32[4]) -> (r2 "y": f32[4]) {
   r1: f32[4] = gelu r0
@@ -56,9 +57,30 @@ def test_rounding_to_codes_is_bound_by_what_a_flipped_code_changes() -> None:
 
 
 def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
-    found = compressed(WeightSpec.parse("int8,lm_head=int4"))
-    assert math.isinf(found.max_abs) and found.kl == compressed(WeightSpec.parse("int4")).kl
-    assert found.kl > compressed(WeightSpec.parse("int8")).kl
+    found = compressed(["int8", "int4"])
+    assert math.isinf(found.max_abs) and found.kl == compressed(["int4"]).kl
+    assert found.kl > compressed(["int8"]).kl
+    assert compressed(["int8", CODES]).kl == bounds_of(CODES, []).kl
+
+
+def test_formats_are_those_of_the_instructions() -> None:
+    program = parse(
+        """program @main(r0 "x": f32[2,64], r1 "ids": i64[2]) -> (r6 "y": f32[2,64]) {
+  const c0: i8[64,64] = "w"
+  const c1: f32[1,64] = "s"
+  const c2: i4[64,64] = "v"
+  r2: f32[2,64] = linear_q r0, c0, c1 {dynamic=true}
+  r3: f32[2,64] = embedding_q c0, r1, c1
+  r4: f32[2,64] = add r2, r3
+  r5: f32[2,64] = linear_q r4, c2, c1
+  r6: f32[2,64] = linear_q r5, c2, c1 {dynamic=true}
+  return r6
+}
+"""
+    )
+    assert formats_of(program) == {"w8a8", "int8", "int4", "w4a8"}
+    assert least_exact({"int8", "w8a8"}) == "w8a8" and least_exact({"w8a8", "int4"}) == "int4"
+    assert formats_of(parse(TEXT)) == frozenset()
 
 
 def test_the_least_exact_device_counts() -> None:

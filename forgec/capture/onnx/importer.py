@@ -20,11 +20,14 @@ from onnx import AttributeProto, TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...errors import CaptureError, ForgecError
+from ...ir.stored import StoredCodes, Unkept
 from ...tensors import content_digest
 from ..source import first_line
 from . import ops  # noqa: F401  (registers the converters)
+from .codes import Dequantised
 from .file import OnnxFile, initializers
-from .registry import Converter, Unsupported, find
+from .products import Found, Patterns
+from .registry import CONTRIB, Converter, Unsupported, find
 from .steps import Constant, Imported, Operand, Static, Step, Value, run_step
 from .tensors import inline_array, to_array, to_tensor
 
@@ -73,6 +76,11 @@ class _Importer:
     rows: dict[str, int] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     """Values that are inputs, perhaps cast or reshaped, by name."""
+    stored: dict[str, StoredCodes | Unkept] = field(default_factory=dict)
+    """Codes of known values."""
+    weights: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Values that were made of codes, by what of."""
+    rounds: bool = False
     kept: list[np.ndarray] = field(default_factory=list)
     mode: FakeTensorMode = field(default_factory=FakeTensorMode)
 
@@ -86,7 +94,10 @@ class _Importer:
         with torch.no_grad():
             self._nodes(self.file.graph.node, {})
         outputs = {name: self._operand(name) for name in self.file.outputs}
-        return Imported(_with_last_uses(self.steps, outputs), outputs, self.constants, self.rows)
+        steps = _with_last_uses(self.steps, outputs)
+        unique = {name: self.names.get(id(self.known[name])) for name in self.stored}
+        codes = {name: self.stored[value] for value, name in unique.items() if name is not None}
+        return Imported(steps, outputs, self.constants, self.rows, codes, self.rounds)
 
     def _refuse_unknown(self, nodes: Any) -> None:
         missing: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -118,6 +129,7 @@ class _Importer:
 
     def _nodes(self, nodes: Any, rename: dict[str, str]) -> None:
         """Import nodes in order; ``rename`` maps the names of a subgraph to those of the whole."""
+        patterns = Patterns(nodes, lambda name: self.known.get(rename.get(name, name)))
         for node in nodes:
             where = place(node)
             try:
@@ -125,8 +137,13 @@ class _Importer:
                     self.known[rename.get(node.output[0], node.output[0])] = self._constant(node)
                 elif _domain(node) == "" and node.op_type == "If":
                     self._branch(node, rename)
-                else:
+                elif (found := patterns.find(node)) is None:
                     self._node(node, where, rename)
+                elif found.unkept is not None:
+                    self.stored[rename.get(found.key[0], found.key[0])] = found.unkept
+                    self._node(node, where, rename)
+                else:
+                    self._with_codes(found, rename, rename.get(node.output[0], node.output[0]), where)
             except ForgecError as error:
                 if error.where is None:
                     error.where = f"onnx {where} of {self.file.path.name}"
@@ -185,6 +202,27 @@ class _Importer:
                 assert identity is not None
                 self._run(identity, [source], {}, (target,), place(node))
 
+    def _with_codes(self, found: Found, rename: dict[str, str], result: str, where: str) -> None:
+        """A product or look-up of codes as one of floats, beside which the codes are known."""
+        x, bias, *key = (rename.get(name, name) for name in (found.x, found.bias, *found.key))
+        name = self.weights.get((found.is_product, *key))
+        if name is None:
+            name = f"{key[0]}.floats"
+            while name in self.known:
+                name += "_"
+            self.weights[found.is_product, *key] = name
+            self._keep(name, found.weight())
+        self.rounds |= found.is_product
+        converter = find(CONTRIB, "MatMulNBits", 1) if found.is_product else find("", "Gather", 1)
+        assert converter is not None
+        inputs, attributes = [x, name, bias], dict[str, Any]()
+        if not found.is_product:
+            inputs, attributes = self._prepared(converter, [name, x], attributes, (result,))
+        self._run(converter, inputs, attributes, (result,), where)
+
+    def _keep(self, name: str, value: Dequantised) -> None:
+        self.known[name], self.stored[name] = value.array, value.codes
+
     def _node(self, node: Any, where: str, rename: dict[str, str]) -> None:
         converter = self._find(node)
         if converter is None:
@@ -215,7 +253,10 @@ class _Importer:
         by_id = {id(self.known[name]): name for name in inputs if name in self.known}
         names = []
         for number, value in enumerate(values):
-            if isinstance(value, np.ndarray):
+            if isinstance(value, Dequantised):
+                names.append(f"{inputs[number]}.{number}")
+                self._keep(names[-1], value)
+            elif isinstance(value, np.ndarray):
                 name = by_id.get(id(value)) or f"{inputs[number] or results[0]}.{number}"
                 self.known[name] = value
                 names.append(name)
@@ -256,6 +297,10 @@ class _Importer:
             ):
                 if name and value is not None:
                     self.known[name] = value if isinstance(value, np.ndarray) else to_array(value)
+            if converter.codes is not None:
+                codes = converter.codes([self.known[name] if name else None for name in inputs], attributes)
+                if codes is not None:
+                    self.stored[results[0]] = codes
             return
         operands = tuple(self._bound(converter, i, name, inputs) for i, name in enumerate(inputs))
         step = Step(converter, operands, attributes, results, where)

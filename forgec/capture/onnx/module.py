@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import traceback
 
-from ...report import units
+from ...ir.stored import Stored
 from ...tensors import as_numpy
 from ..source import IMPORTED
+from .codes import bytes_in_file
 from .file import OnnxFile, shapes_of
 from .importer import import_graph
 from .runtime import run_onnxruntime
@@ -20,10 +21,6 @@ from .tensors import to_tensor
 
 __all__ = ["OnnxModule"]
 
-_CODES = {"int8", "uint8", "int4", "uint4"}
-_FEW_CODES = 1 << 16
-"""Bytes that are not worth a word."""
-
 
 class OnnxModule(nn.Module):
     """Runs the steps of an imported graph on inputs of the shapes that it was imported for; inputs of other
@@ -31,7 +28,7 @@ class OnnxModule(nn.Module):
 
     Takes the file's inputs by position or by name (as Python identifiers), returns a dictionary of its
     outputs. Stored tensors are parameters on the memory of the file, named as there; those that several
-    operators read are one parameter.
+    operators read are one parameter. ``stored`` has the codes of those that are floats here.
     """
 
     def __init__(self, file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -46,6 +43,13 @@ class OnnxModule(nn.Module):
         for name, tensor in imported.constants.items():
             if name in used:
                 self._places[name] = _register(self, name, tensor)
+        paths = {id(parameter): path for path, parameter in self.named_parameters()}
+        codes = {
+            paths[id(self._constant(name))]: found for name, found in imported.codes.items() if name in used
+        }
+        nbytes = sum(map(bytes_in_file, self.file.constants.values()))
+        self.stored = Stored(codes, nbytes)
+        self.reference_rounds = imported.rounds
         parameters = [inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs]
         signature = inspect.Signature(parameters)
 
@@ -69,16 +73,6 @@ class OnnxModule(nn.Module):
         given = inspect.signature(self.forward).bind(*args, **kwargs).arguments
         found = run_onnxruntime(self.file, [as_numpy(given[i.key]) for i in self.file.inputs])
         return found if isinstance(found, str) else ("ONNX Runtime", [to_tensor(x) for x in found])
-
-    def remarks(self) -> list[str]:
-        """What is lost on the way: codes of weights, which are computed with as floats."""
-        codes = sum(x.nbytes for x in self.file.constants.values() if x.dtype.name in _CODES and x.size > 1)
-        if codes < _FEW_CODES:
-            return []
-        return [
-            f"{units.nbytes(codes)} of quantised weights in the file become f32, four or eight times as "
-            "large; compressed again by weights=int8 or int4 they are rounded a second time"
-        ]
 
     def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...ir.stored import StoredCodes, Unkept
+
 __all__ = [
     "CONTRIB",
     "Array",
@@ -46,6 +48,9 @@ CONTRIB = "com.microsoft"
 Prepare = Callable[[list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
 """Takes inputs (constants as arrays, None where there is none) and attributes."""
 
+CodesOf = Callable[[list[Any], dict[str, Any]], StoredCodes | Unkept | None]
+"""Takes constant inputs as arrays and attributes; what there is of the result's codes."""
+
 _KINDS = ("Tensor", "Operand", "Ints", "Shape", "Number", "Array")
 _FILLED = ("opset", "outputs")
 
@@ -58,7 +63,8 @@ class Unsupported(Exception):
 class Converter:
     """``inputs`` are the kinds of the inputs, ``rest`` that of all further ones, ``attributes`` the names
     that it takes; with ``fold``, a node whose inputs are all constants is evaluated however large they are.
-    ``prepare`` gives other inputs and attributes, when the model is imported."""
+    ``prepare`` gives other inputs and attributes, when the model is imported, and ``codes`` what is known of
+    the codes of a result that is evaluated."""
 
     function: Callable[..., Any]
     inputs: tuple[str, ...]
@@ -67,6 +73,7 @@ class Converter:
     filled: tuple[str, ...]
     fold: bool
     prepare: Prepare | None
+    codes: CodesOf | None
 
     def kind(self, position: int) -> str | None:
         """How the input at a position is wanted; None if the operator has no such input."""
@@ -83,12 +90,17 @@ _TABLE: dict[tuple[str, str], _Versions] = {}
 
 
 def converts(
-    *names: str, domain: str = "", since: int = 1, fold: bool = False, prepare: Prepare | None = None
+    *names: str,
+    domain: str = "",
+    since: int = 1,
+    fold: bool = False,
+    prepare: Prepare | None = None,
+    codes: CodesOf | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a converter for operators of a domain, from a version of it on."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        converter = _described(function, fold, prepare)
+        converter = _described(function, fold, prepare, codes)
         for name in names:
             versions = _TABLE.setdefault((domain, name), _Versions())
             at = bisect_right(versions.since, since)
@@ -106,7 +118,9 @@ def find(domain: str, name: str, version: int) -> Converter | None:
     return versions.converters[at - 1] if versions is not None and at else None
 
 
-def _described(function: Callable[..., Any], fold: bool, prepare: Prepare | None) -> Converter:
+def _described(
+    function: Callable[..., Any], fold: bool, prepare: Prepare | None, codes: CodesOf | None
+) -> Converter:
     inputs: list[str] = []
     rest, attributes = None, []
     for parameter in inspect.signature(function).parameters.values():
@@ -122,5 +136,5 @@ def _described(function: Callable[..., Any], fold: bool, prepare: Prepare | None
             inputs.append(kind)
     filled = tuple(name for name in _FILLED if name in attributes)
     return Converter(
-        function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, prepare
+        function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, prepare, codes
     )

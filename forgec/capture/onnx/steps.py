@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...ir.stored import StoredCodes, Unkept
 from .registry import Converter
 
 __all__ = ["Constant", "Imported", "Operand", "Static", "Step", "Value", "run_step"]
@@ -51,12 +52,16 @@ class Step:
 
 @dataclass
 class Imported:
-    """``outputs`` has an operand per output; ``rows`` the smallest table that an integer input indexes."""
+    """``outputs`` has an operand per output; ``rows`` the smallest table that an integer input indexes;
+    ``codes`` what there is of constants' codes; ``rounds`` says that products of the file round activations,
+    which the steps do not."""
 
     steps: list[Step]
     outputs: dict[str, Operand]
     constants: dict[str, torch.Tensor]
     rows: dict[str, int]
+    codes: dict[str, StoredCodes | Unkept]
+    rounds: bool
 
 
 def run_step(

@@ -227,7 +227,7 @@ def test_quantised_pairs_round(tmp_path):
     x = np.array([[0.04, 0.06, -9.0, 99.0], [1.23, -0.17, 0.2, 3.3]], np.float32)
     path = save_graph(tmp_path / "m.onnx", nodes, {"x": x}, ["y"], constants)
     executable = forgec.compile(path)
-    assert executable.report.fidelity.reference == "ONNX Runtime", executable.report.warnings
+    assert executable.report.fidelity.reference.startswith("ONNX Runtime"), executable.report.warnings
     rounded = (np.clip(np.round(x / np.float32(0.1)) + 3, 0, 255) - 3) * np.float32(0.1)
     np.testing.assert_allclose(executable(x)["y"], rounded @ (constants["w"] * constants["sw"]), rtol=1e-5)
 

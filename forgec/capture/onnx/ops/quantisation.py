@@ -1,5 +1,5 @@
-"""Quantised weights, which become floating-point ones when they are imported, and pairs of quantise and
-dequantise around activations, which run as rounding of floats."""
+"""Quantised weights, which become floating-point ones when they are imported, with their codes beside them,
+and pairs of quantise and dequantise around activations, which run as rounding of floats."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from ..codes import Codes, Dequantised, bytes_in_file, codes_of
 from ..registry import CONTRIB, Prepare, Unsupported, converts
 from ..tensors import torch_type, type_name
 from .indexing import from_table, gather
@@ -23,6 +24,9 @@ _CODES: dict[int, tuple[int, int, torch.dtype]] = {
 }  # fmt: skip
 """Range of the codes of an element type, and the type that holds them here."""
 
+
+_EIGHT_BIT_PRODUCTS = 4
+"""The ``accuracy_level`` of products that round their activations to 8 bits."""
 
 _LARGEST, _EXACT = 255, 2**24
 """Size of a code of 8 bits less its zero point, and up to which a float holds every integer."""
@@ -40,7 +44,7 @@ def _spread(parameter: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
     return parameter.reshape(view)
 
 
-@converts("DequantizeLinear", fold=True)
+@converts("DequantizeLinear", fold=True, codes=codes_of)
 def dequantize_linear(
     x: Tensor,
     scale: Tensor,
@@ -60,7 +64,7 @@ def dequantize_linear(
     return y.reshape(()) if rank_one else y
 
 
-converts("DequantizeLinear", domain=CONTRIB, fold=True)(dequantize_linear)
+converts("DequantizeLinear", domain=CONTRIB, fold=True, codes=codes_of)(dequantize_linear)
 
 
 def _with_type(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -195,8 +199,9 @@ def _unpack_weight(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[
         raise Unsupported("g_idx or prepacked weights")
     if not all(part is None or isinstance(part, np.ndarray) for part in (packed, scales, zeros)):
         raise Unsupported("weights that are no constants")
-    weight = _n_bits_weight(packed, scales, zeros, attributes)
-    return [x, weight, bias], {}
+    codes = _n_bits_codes(packed, scales, zeros, attributes)
+    rounds = int(attributes.get("accuracy_level", 0)) == _EIGHT_BIT_PRODUCTS
+    return [x, codes.dequantised(rounds), bias], {}
 
 
 @converts("MatMulNBits", domain=CONTRIB, prepare=_unpack_weight)
@@ -209,22 +214,35 @@ def _unpack_table(inputs: list[Any], attributes: dict[str, Any]) -> tuple[list[A
     data, indices, scales, zeros = [*inputs, None][:4]
     if not all(part is None or isinstance(part, np.ndarray) for part in (data, scales, zeros)):
         raise Unsupported("a table that is no constant")
-    bits, offset = int(attributes.get("bits", 4)), 0
+    bits, stored = int(attributes.get("bits", 4)), bytes_in_file(data)
+    middle = 0 if data.dtype.name == "int4" else 2 ** (bits - 1)
+    zero = 0
     if data.dtype == np.uint8:
-        offset = 2 ** (bits - 1)
+        zero = middle
         if bits < 8:
             data = _unpacked(data, bits)
             zeros = None if zeros is None else _unpacked(zeros, bits)[..., : scales.shape[-1]]
     axis = int(attributes.get("quantize_axis", 1)) % data.ndim
-    block = int(attributes.get("block_size", 128))
+    rows = np.moveaxis(data, axis, -1)
 
-    def spread(parameter: np.ndarray) -> np.ndarray:
-        whole = np.repeat(parameter.astype(np.float32), block, axis)
-        return whole.take(range(data.shape[axis]), axis)
+    def of_rows(parameter: np.ndarray) -> np.ndarray:
+        moved = np.moveaxis(parameter, axis, -1)
+        return moved.reshape(-1, moved.shape[-1])
 
-    codes = data.astype(np.float32) - (offset if zeros is None else spread(zeros))
-    table = (codes * spread(scales)).astype(scales.dtype)
-    return from_table([table, indices], {"axis": int(attributes.get("gather_axis", 0))})
+    codes = Codes(
+        of_rows(data),
+        of_rows(scales),
+        np.full(of_rows(scales).shape, zero) if zeros is None else of_rows(zeros).astype(np.int32),
+        (1, min(int(attributes.get("block_size", 128)), rows.shape[-1])),
+        bits if bits == 8 else 4,
+        middle,
+        stored,
+    )
+    floats = np.moveaxis(codes.floats().reshape(rows.shape), -1, axis)
+    inputs, attributes = from_table([floats, indices], {"axis": int(attributes.get("gather_axis", 0))})
+    if data.ndim != 2:
+        return inputs, attributes
+    return [Dequantised(floats, (codes if axis else codes.turned()).stored(False)), *inputs[1:]], attributes
 
 
 @converts("GatherBlockQuantized", domain=CONTRIB, prepare=_unpack_table)
@@ -232,24 +250,26 @@ def gather_block_quantized(x: Tensor, indices: Tensor, *, axis: int = 0, table: 
     return gather(x, indices, axis=axis, table=table)
 
 
-def _n_bits_weight(
+def _n_bits_codes(
     packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, attributes: dict[str, Any]
-) -> np.ndarray:
-    """The weight [N, K], codes of 2, 4 or 8 bits per block of inputs, as its scales' type."""
+) -> Codes:
+    """The weight [N, K], codes of 2, 4 or 8 bits per block of inputs."""
     rows, inputs, block = (int(attributes[name]) for name in ("N", "K", "block_size"))
     bits = int(attributes.get("bits", 4))
     if bits not in (2, 4, 8):
         raise Unsupported(f"{bits} bits")
     blocks = -(-inputs // block)
-    codes = _unpacked(packed.reshape(rows, blocks, -1), bits)[..., :block].astype(np.float32)
+    codes = _unpacked(packed.reshape(rows, blocks, -1), bits)[..., :block].reshape(rows, -1)[:, :inputs]
+    middle = 2 ** (bits - 1)
     if zeros is None:
-        offset = np.full((rows, blocks, 1), 2 ** (bits - 1), np.float32)
+        offset = np.full((rows, blocks), middle, np.int32)
     elif zeros.dtype == np.uint8:
-        offset = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks, None].astype(np.float32)
+        offset = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks].astype(np.int32)
     else:
-        offset = zeros.reshape(rows, blocks, 1).astype(np.float32)
-    weight = (codes - offset) * scales.reshape(rows, blocks, 1).astype(np.float32)
-    return np.ascontiguousarray(weight.reshape(rows, -1)[:, :inputs]).astype(scales.dtype)
+        offset = zeros.reshape(rows, blocks)
+    size = 8 if bits == 8 else 4
+    whole = scales.reshape(rows, blocks)
+    return Codes(codes, whole, offset, (1, min(block, inputs)), size, middle, packed.nbytes)
 
 
 def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:

@@ -1,0 +1,224 @@
+"""Codes that a model brings: their scales follow a weight's movements, and codes come back as they were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forgec.ir.compress import codes_to_keep, compress
+from forgec.ir.ops.compressed import by_group
+from forgec.ir.parser import parse
+from forgec.ir.program import Constant, Leaf, Program, Recipe
+from forgec.ir.recipes import applied, evaluate
+from forgec.ir.stored import Stored, StoredCodes, Unkept
+from forgec.ir.types import DType, TensorType, unpack_i4
+from forgec.ir.verifier import verify
+from forgec.weights import WeightSpec
+
+SEED = 20
+A, B, F = (Leaf(name, TensorType(DType.F32, (16, 24))) for name in "abf")
+C = Leaf("c", TensorType(DType.F32, (24, 16)))
+ODD = Leaf("o", TensorType(DType.F32, (16, 9)))
+EACH, WHOLE, COLUMNS, GROUPS = (1, 24), (16, 24), (16, 1), (1, 8)
+"""Blocks of a matrix [16, 24]: a scale per row, one for all, one per column, one for 8 columns of a row."""
+
+
+def turned(x: Recipe) -> Recipe:
+    return applied("transpose", [x], perm=(1, 0))
+
+
+def rows(x: Recipe, start: int, stop: int, step: int = 1) -> Recipe:
+    return applied("slice", [x], axis=0, start=start, stop=stop, step=step)
+
+
+def columns(x: Recipe, start: int, stop: int) -> Recipe:
+    return applied("slice", [x], axis=1, start=start, stop=stop)
+
+
+def joined(*parts: Recipe, axis: int = 0) -> Recipe:
+    return applied("concat", parts, axis=axis)
+
+
+CASES = {
+    "a scale per row": (A, {"a": EACH}, 0),
+    "one scale": (A, {"a": WHOLE}, 0),
+    "groups": (A, {"a": GROUPS}, 8),
+    "a short last group": (A, {"a": (1, 16)}, 16),
+    "turned": (turned(C), {"c": (24, 1)}, 0),
+    "turned groups": (turned(C), {"c": (8, 1)}, 8),
+    "turned twice": (turned(turned(A)), {"a": GROUPS}, 8),
+    "some rows": (rows(A, 3, 11), {"a": EACH}, 0),
+    "some rows of one scale": (rows(turned(C), 2, 9), {"c": (24, 16)}, 0),
+    "some groups": (columns(A, 8, 24), {"a": GROUPS}, 8),
+    "side by side": (joined(A, turned(C)), {"a": EACH, "c": (24, 1)}, 0),
+    "side by side, one scale beside many": (joined(A, B, turned(C)), {"a": WHOLE, "b": EACH, "c": (24, 16)}, 0),
+    "side by side, groups": (joined(A, B), {"a": GROUPS, "b": GROUPS}, 8),
+    "rows of what is side by side": (rows(joined(A, B), 10, 20), {"a": WHOLE, "b": EACH}, 0),
+}  # fmt: skip
+"""A weight, the blocks of its sources, and the group that its codes are kept in."""
+
+NEAR = {
+    "a scale per column": (A, {"a": COLUMNS}, "scales for"),
+    "scales for rows together": (A, {"a": (4, 24)}, "scales for"),
+    "groups of four": (A, {"a": (1, 4)}, "scales for"),
+    "part of a group": (columns(A, 4, 20), {"a": GROUPS}, "slice"),
+    "other groups beside": (joined(A, B), {"a": GROUPS, "b": EACH}, "concat"),
+    "along the depth": (joined(A, B, axis=1), {"a": WHOLE, "b": WHOLE}, "scales for"),
+    "every second row": (rows(A, 0, 16, 2), {"a": EACH}, "slice"),
+    "beside floats": (joined(A, F), {"a": EACH}, "beside f"),
+    "scaled": (applied("mul", [A, B]), {"a": EACH, "b": EACH}, "mul"),
+}
+
+
+def program_of(weight: Recipe) -> Program:
+    """``y = linear x, weight``."""
+    outs, depth = weight.type.shape
+    program = parse(
+        f"""program @main(r0 "x": f32[2,{depth}]) -> (r1 "y": f32[2,{outs}]) {{
+  const c0: f32[{outs},{depth}] = "w"
+  r1: f32[2,{outs}] = linear r0, c0
+  return r1
+}}
+"""
+    )
+    return replace(program, constants={"c0": Constant("c0", weight.type, weight)})
+
+
+def drawn(blocks: dict[str, tuple[int, int]], bits: int = 8, rounds: bool = False):
+    """Codes of source tensors, as floats, and what a program is told of them."""
+    rng = np.random.default_rng(SEED)
+    codes, stored = {}, {}
+    for name, (high, wide) in blocks.items():
+        shape = next(leaf.type.shape for leaf in (A, B, C, ODD) if leaf.name == name)
+        low, top = (-127, 128) if bits == 8 else (-8, 8)
+        codes[name] = rng.integers(low, top, shape).astype(np.float32)
+        scales = rng.uniform(0.01, 0.1, (-(-shape[0] // high), -(-shape[1] // wide))).astype(np.float32)
+        stored[name] = StoredCodes(scales, (high, wide), bits, rounds, codes[name].size)
+    return codes, Stored(stored, sum(c.nbytes for c in stored.values()))
+
+
+def weights_of(codes, stored):
+    """The source tensors."""
+    found = {"f": np.ones(F.type.shape, np.float32)}
+    for name, array in codes.items():
+        scales = stored.codes[name].scales
+        for axis, block in enumerate(stored.codes[name].blocks):
+            scales = np.repeat(scales, block, axis).take(range(array.shape[axis]), axis)
+        found[name] = array * scales
+    return found
+
+
+def kept_program(weight, stored, weights="auto"):
+    program, spec = program_of(weight), WeightSpec.parse(weights)
+    kept, reasons = codes_to_keep(program, spec, stored)
+    made = compress(program, spec, kept=kept)
+    verify(made)
+    return made, reasons
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_codes_are_kept_to_the_bit(case: str, bits: int) -> None:
+    weight, blocks, group = CASES[case]
+    codes, stored = drawn(blocks, bits)
+    program, reasons = kept_program(weight, stored)
+    assert reasons == [] and stored.floats(program) == []
+    (instr,) = program.main.body
+    assert instr.op == "linear_q" and instr.attrs.get("group", 0) == group and not instr.attrs.get("dynamic")
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    made = [evaluate(program.constants[x.name].recipe, tensors.__getitem__) for x in instr.operands[1:3]]
+    found = unpack_i4(made[0]) if bits == 4 else made[0]
+    np.testing.assert_array_equal(found, evaluate(weight, codes.__getitem__), f"seed {SEED}")
+    floats = found * by_group(made[1], found.shape[1], group)
+    np.testing.assert_array_equal(floats, evaluate(weight, tensors.__getitem__), f"seed {SEED}")
+
+
+@pytest.mark.parametrize("case", NEAR)
+def test_what_is_no_movement_of_codes_stays_floats(case: str) -> None:
+    weight, blocks, said = NEAR[case]
+    _, stored = drawn(blocks)
+    program, (reason,) = kept_program(weight, stored)
+    assert said in reason
+    assert program.main.body[0].op == "linear" and len(stored.floats(program)) == len(blocks)
+
+
+def test_bits_that_differ_stay_floats() -> None:
+    _, eight = drawn({"a": EACH})
+    _, four = drawn({"b": EACH}, 4)
+    program, reasons = kept_program(joined(A, B), Stored({**eight.codes, **four.codes}, 1))
+    assert reasons and program.main.body[0].op == "linear"
+    _, reasons = kept_program(joined(A, B), Stored({**eight.codes, "b": Unkept("strange", 9)}, 1))
+    assert reasons == ["strange"]
+
+
+def test_other_formats_are_made_of_the_floats() -> None:
+    _, stored = drawn({"a": EACH})
+    for weights, op in (
+        ("fp32", "linear"),
+        ("int8", "linear_q"),
+        ("auto,a=int4:32", "linear_q"),
+        ("a=fp32", "linear"),
+    ):
+        program, (reason,) = kept_program(A, stored, weights)
+        assert program.main.body[0].op == op and "where auto would keep" in reason
+        assert stored.floats(program) == list(stored.codes.values())
+    assert kept_program(A, stored, "int8,a=auto") == kept_program(A, stored)
+
+
+@pytest.mark.parametrize(
+    ("bits", "blocks", "dynamic"), [(8, EACH, True), (4, EACH, True), (4, GROUPS, True), (8, GROUPS, False)]
+)
+def test_products_round_where_the_model_does_and_there_is_a_form(bits, blocks, dynamic) -> None:
+    _, stored = drawn({"a": blocks}, bits, rounds=True)
+    program, _ = kept_program(A, stored)
+    assert bool(program.main.body[0].attrs.get("dynamic")) == dynamic
+
+
+def test_codes_of_four_bits_take_eight_where_i4_has_no_form() -> None:
+    codes, stored = drawn({"o": (1, 9)}, 4)
+    program, _ = kept_program(ODD, stored)
+    instr = program.main.body[0]
+    assert instr.operands[1].type == TensorType(DType.I8, (16, 9))
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    made = evaluate(program.constants[instr.operands[1].name].recipe, tensors.__getitem__)
+    np.testing.assert_array_equal(made, codes["o"])
+
+
+TABLE = """program @main(r0 "ids": i64[3], r1 "x": f32[2,24]) -> (r2 "y": f32[3,24], r3 "z": f32[2,16]) {
+  const c0: f32[16,24] = "a"
+  r2: f32[3,24] = embedding c0, r0
+  r3: f32[2,16] = linear r1, c0
+  return r2, r3
+}
+"""
+
+
+def test_a_table_and_a_product_share_their_codes() -> None:
+    for bits in (8, 4):
+        _, stored = drawn({"a": GROUPS}, bits)
+        program, spec = parse(TABLE), WeightSpec.parse("auto")
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+        verify(made)
+        table, product = made.main.body
+        assert (table.op, product.op) == ("embedding_q", "linear_q")
+        assert table.operands[0] == product.operands[1] and table.operands[2] == product.operands[2]
+        assert table.operands[0].type.dtype is DType.I8, "tables are never i4"
+
+
+def test_attention_rounds_only_beside_products_that_all_round() -> None:
+    text = """program @main(r0 "x": f32[1,2,4,24]) -> (r3 "y": f32[1,2,4,16]) {
+  const c0: f32[16,24] = "a"
+  const c1: f32[16,24] = "b"
+  r1: f32[1,2,4,16] = linear r0, c0
+  r2: f32[1,2,4,16] = linear r0, c1
+  r3: f32[1,2,4,16] = attention r1, r2, r2 {scale=0.25}
+  return r3
+}
+"""
+    program, spec = parse(text), WeightSpec.parse("auto")
+    for names, rounds, expected in (("ab", True, True), ("a", True, False), ("ab", False, False)):
+        _, stored = drawn(dict.fromkeys(names, EACH), rounds=rounds)
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+        assert bool(made.main.body[-1].attrs.get("bf16")) == expected
