@@ -50,8 +50,8 @@ class Unkept:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a model brings: ``codes`` by the name of the source tensor that they make, and the bytes of all in
-    its file."""
+    """What a model brings: ``codes`` by the name of the source tensor that they make or, of those that are
+    :class:`Unkept`, are, and the bytes of all in its file."""
 
     codes: Mapping[str, StoredCodes | Unkept] = field(default_factory=dict)
     nbytes: int = 0
@@ -61,9 +61,14 @@ class Stored:
         return {_PREFIX + name: c.scales for name, c in self.codes.items() if isinstance(c, StoredCodes)}
 
     def floats(self, program: Program) -> list[StoredCodes | Unkept]:
-        """Codes that a program has as floats."""
+        """Codes that a program has as floats: neither beside scales, nor as the tensor that they are."""
         used = {leaf.name for constant in program.constants.values() for leaf in leaves(constant.recipe)}
-        return [codes for name, codes in self.codes.items() if _PREFIX + name not in used]
+        integers = {
+            c.recipe.name
+            for c in program.constants.values()
+            if isinstance(c.recipe, Leaf) and not c.type.dtype.is_float
+        }
+        return [c for name, c in self.codes.items() if _PREFIX + name not in used and name not in integers]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import traceback
 
-from ...ir.stored import Stored
+from ...ir.stored import Stored, StoredCodes, Unkept
 from ...tensors import as_numpy
 from ..source import IMPORTED
 from .codes import bytes_in_file
@@ -43,12 +43,16 @@ class OnnxModule(nn.Module):
         for name, tensor in imported.constants.items():
             if name in used:
                 self._places[name] = _register(self, name, tensor)
-        paths = {id(parameter): path for path, parameter in self.named_parameters()}
-        codes = {
-            paths[id(self._constant(name))]: found for name, found in imported.codes.items() if name in used
+        nbytes = {name: bytes_in_file(array) for name, array in self.file.constants.items()}
+        found: dict[str, StoredCodes | Unkept] = {
+            name: Unkept("products of codes in a form that is not known", nbytes[name])
+            for name in used
+            if nbytes.get(name)
         }
-        nbytes = sum(map(bytes_in_file, self.file.constants.values()))
-        self.stored = Stored(codes, nbytes)
+        found |= imported.codes
+        paths = {id(parameter): path for path, parameter in self.named_parameters()}
+        codes = {paths[id(self._constant(name))]: x for name, x in found.items() if name in used}
+        self.stored = Stored(codes, sum(nbytes.values()))
         self.reference_rounds = imported.rounds
         parameters = [inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs]
         signature = inspect.Signature(parameters)
