@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from forgec.backends.base import No, Yes
+from forgec.backends.openvino.backend import OpenVinoBackend
 from forgec.models import load
 from onnx import helper, numpy_helper
 from onnx_files import CONTRIB, export, save_graph
@@ -525,3 +527,20 @@ def test_exported_models(preset: str, per_channel: bool, tmp_path: Path) -> None
         theirs = run_onnxruntime(model.file, [as_numpy(x) for x in kwargs.values()])
         for x, y in zip(ours, theirs, strict=True):
             assert share(x, y) < 0.05, f"seed {seed}"
+
+
+@pytest.mark.parametrize("refused", ["linear_q", "linear_q, linear", ""])
+def test_a_device_that_takes_floats_only_gets_floats(refused: str, tmp_path: Path, monkeypatch) -> None:
+    """Codes bring nothing to the CPU that would be on the device without them."""
+
+    def answers(self, instrs):
+        return [No("test", "refused", "none") if i.op in refused.split(", ") else Yes(1e9) for i in instrs]
+
+    monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
+    monkeypatch.setattr(OpenVinoBackend, "answers", answers)
+    given = (torch.from_numpy(ids_of(0)),)
+    executable = forgec.compile(dynamic(tmp_path), given, target="intel-npu4000", check=False)
+    as_floats = refused == "linear_q"
+    assert len(products(executable)) == (0 if as_floats else 3)
+    said = "intel-npu4000 takes the floats and not the codes"
+    assert any(said in warning for warning in executable.report.warnings) == as_floats
