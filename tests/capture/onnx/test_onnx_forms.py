@@ -91,7 +91,10 @@ def test_form(case, tmp_path):
 
 
 def check(path, given):
-    (expected,) = run_onnxruntime(load_onnx(path), list(given.values()))
+    results = run_onnxruntime(load_onnx(path), list(given.values()))
+    if isinstance(results, str):
+        pytest.skip(results)
+    (expected,) = results
     (found,) = imported(path, given)
     compiled = forgec.compile(path, kwargs={name: to_tensor(np.array(x)) for name, x in given.items()})
     for ours in (found, *compiled(**given).values()):
