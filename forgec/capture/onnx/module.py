@@ -15,7 +15,7 @@ from ..source import IMPORTED
 from .codes import bytes_in_file
 from .file import OnnxFile, shapes_of
 from .importer import import_graph
-from .runtime import run_onnxruntime
+from .runtime import OF_BYTES, run_onnxruntime
 from .steps import Constant, Operand, Value, run_step
 from .tensors import to_tensor
 
@@ -46,7 +46,9 @@ class OnnxModule(nn.Module):
         nbytes = {name: bytes_in_file(array) for name, array in self.file.constants.items()}
         found: dict[str, StoredCodes | Unkept] = {
             name: Unkept("products of codes in a form that is not known", nbytes[name])
-            for name in used
+            for step in self.steps
+            if step.where.startswith(OF_BYTES)
+            for name in (o.name for o in step.operands if isinstance(o, Constant))
             if nbytes.get(name)
         }
         found |= imported.codes

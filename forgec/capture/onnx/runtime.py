@@ -13,9 +13,9 @@ from ...debug import log
 from ..source import first_line
 from .file import OnnxFile
 
-__all__ = ["run_onnxruntime", "unfit"]
+__all__ = ["OF_BYTES", "run_onnxruntime", "unfit"]
 
-_OF_BYTES = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+OF_BYTES = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 """Operators whose second input are codes that are multiplied as bytes."""
 _SAFE = 64
 """Size of codes up to which two products with a byte fit 16 bits."""
@@ -31,8 +31,8 @@ def unfit(file: OnnxFile) -> str | None:
         levels = [a.i for a in node.attribute if a.name == "accuracy_level"]
         if node.op_type == "MatMulNBits" and any(level not in (0, 1) for level in levels):
             return f"{node.op_type} {node.name!r} asks it to round activations"
-        if node.op_type in _OF_BYTES and _is_large(file.constants.get(node.input[1])) and _saturates():
-            return f"its sums for {node.op_type} {node.name!r} are cut off at 16 bits on this processor"
+        if node.op_type in OF_BYTES and _is_large(file.constants.get(node.input[1])) and _saturates():
+            return f"ONNX Runtime cuts sums for {node.op_type} {node.name!r} off at 16 bits on this processor"
     return None
 
 
