@@ -10,6 +10,7 @@ anything see them before.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,11 @@ from transformers import DynamicCache, PreTrainedModel
 
 from forgec.capture.blocks import forwards, structures
 from forgec.capture.experts import static_experts
+from forgec.capture.trace import TraceError, trace
 from forgec.errors import ModelError
 
 from .cache import ModelCache, hand_out
-from .loading import LoadedModel
+from .loading import LoadedModel, reserved_positions
 from .rotary import LongRope, fix_frequencies
 
 __all__ = ["CACHE", "Decoder", "Example", "decoder_of"]
@@ -49,7 +51,7 @@ class Decoder(nn.Module):
     ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk. With
     ``long_rope`` the model takes other frequencies for texts over a length. With ``masked`` it is told of all
     rows of the cache by a mask of ones, because it makes something of that size. Keys and values are kept as
-    ``cache_dtype``.
+    ``cache_dtype``. Positions count from ``first``.
     """
 
     _model: Any
@@ -63,6 +65,7 @@ class Decoder(nn.Module):
         long_rope: LongRope | None = None,
         masked: bool = False,
         cache_dtype: torch.dtype = torch.float32,
+        first: int = 0,
     ) -> None:
         super().__init__()
         # The model's children are registered here too, so that weights keep the names of the checkpoint.
@@ -75,6 +78,7 @@ class Decoder(nn.Module):
         self.long_rope = long_rope
         self.masked = masked
         self.cache_dtype = cache_dtype
+        self.first = first
 
     def forward(
         self,
@@ -93,6 +97,8 @@ class Decoder(nn.Module):
         tokens = input_ids.shape[1]
         # Padding may reach over the context; its position must not, where positions are rows of a table.
         positions = (position + torch.arange(tokens)).clamp(max=self.context - 1)[None]
+        if self.first:
+            positions = positions + self.first
         held = ModelCache(cache, self.rows, position, count)
         call = {
             "input_ids": input_ids,
@@ -172,16 +178,28 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
             raise ModelError(f"chunks of {chunk} tokens are not of use in a context of {context}")
     if context < 1:
         raise ModelError(f"a context has at least one token, and is {context}")
-    rows = -(-(context + max(chunks, default=1) - 1) // _ALIGNED) * _ALIGNED
+    reached = context + max(chunks, default=1) - 1
+    told = "position_ids" in inspect.signature(model.forward).parameters
+    if longest is not None and reached > longest and not told:
+        raise ModelError(
+            f"{loaded.name} counts positions itself, {longest} at most, and padding of the last chunk of a "
+            f"context of {context} would reach {reached}",
+            hint=f"give a context of {longest - reached + context}, or smaller chunks",
+        )
+    rows = -(-reached // _ALIGNED) * _ALIGNED
     if getattr(model.config, "max_seq_len", rows) < rows:
         model.config.max_seq_len = rows  # tables that are made in each call reach over the padding too
     long_rope = fix_frequencies(model, context)
     shapes = _cache_shapes(model, rows)
-    hand_out(_layers(model, len(shapes)))
-    masked = bool(getattr(model.config, "alibi", False))
+    layers = _layers(model, len(shapes))
+    hand_out(layers)
     kept = torch.float16 if half_cache else torch.float32
-    decoder = Decoder(model, shapes, context, rows, long_rope, masked, kept)
-    return decoder.eval().requires_grad_(False)
+    decoder = Decoder(model, shapes, context, rows, long_rope, cache_dtype=kept, first=reserved_positions(model))
+    decoder.eval().requires_grad_(False)
+    if not _reaches(decoder, layers):
+        decoder.masked = True
+        decoder.masked = _reaches(decoder, layers)
+    return decoder
 
 
 def _layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
@@ -190,6 +208,27 @@ def _layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise ModelError(f"{type(model).__name__} has no list of {count} layers, one for each entry of its cache")
+
+
+class _ReachedError(BaseException):
+    """The first layer is called; no ``Exception``, which a trace takes for the model's."""
+
+
+def _reaches(decoder: Decoder, layers: Sequence[nn.Module]) -> bool:
+    """Whether what comes before the layers can be traced, at a position that is not known."""
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise _ReachedError
+
+    args, kwargs = decoder.example(1)
+    try:
+        with forwards(dict.fromkeys(layers, stop)):
+            trace(decoder, args, kwargs)
+    except _ReachedError:
+        return True
+    except TraceError:
+        return False
+    return False
 
 
 def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:

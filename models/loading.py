@@ -92,7 +92,7 @@ class LoadedModel:
         config = getattr(self.config, "text_config", self.config)
         for key in ("max_target_positions", "max_position_embeddings"):
             if (limit := getattr(config, key, None) or 0) > 0:
-                return int(limit) - _reserved_positions(self.module)
+                return int(limit) - reserved_positions(self.module)
         return None
 
     def example_inputs(
@@ -132,7 +132,7 @@ class LoadedModel:
             return (), {name: MAKERS[name](draw) for name in self.inputs}
 
 
-def _reserved_positions(module: nn.Module) -> int:
+def reserved_positions(module: nn.Module) -> int:
     """Rows of a position table that no token uses: the RoBERTa families start after the padding index."""
     for name, child in module.named_modules():
         if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:

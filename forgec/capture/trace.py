@@ -23,6 +23,7 @@ from torch._export.non_strict_utils import _NonStrictTorchFunctionHandler
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export._trace import _compiling_state_context
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -67,6 +68,7 @@ def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         stack.enter_context(torch.no_grad())
         stack.enter_context(_compiling_state_context())
         stack.enter_context(_NonStrictTorchFunctionHandler())
+        stack.enter_context(_Ranges(recorder))
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(recorder)
         given_args, given_kwargs = pytree.tree_unflatten(given, spec)
@@ -161,6 +163,18 @@ class _Recorder(ProxyTorchDispatchMode):
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             self._constant(name, tensor, tensor)
         return self._nodes[tensor]
+
+    def distance(self, start: torch.Tensor, end: torch.Tensor) -> int | None:
+        """By how much a number that is not known is more than another, if one was made of the other."""
+        (base, less), (other, more) = map(self._offset, (start, end))
+        return more - less if base is other else None
+
+    def _offset(self, tensor: torch.Tensor) -> tuple[fx.Node, int]:
+        """A node, and the whole number that was added to it."""
+        node, added = self.node(tensor), 0
+        while node.target is torch.ops.aten.add.Tensor and type(node.args[1]) is int and not node.kwargs:
+            node, added = node.args[0], added + node.args[1]
+        return node, added
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -327,6 +341,25 @@ class _Recorder(ProxyTorchDispatchMode):
                 path = self._paths.get(id(frame.f_locals["self"]))
             frame = frame.f_back
         return Source(aten, *line, path or None)
+
+
+class _Ranges(TorchFunctionMode):
+    """``torch.arange`` from a number that is not known to one a known distance from it."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.arange:
+            ends = (*args, *(kwargs[name] for name in ("start", "end") if name in kwargs))
+            if len(ends) == 2 and all(isinstance(x, FakeTensor) for x in ends):
+                length = self._recorder.distance(*ends)
+                if length is not None and kwargs.get("step", 1) == 1:
+                    named = {name: x for name, x in kwargs.items() if name not in ("start", "end", "step")}
+                    return ends[0] + torch.arange(length, **named)
+        return func(*args, **kwargs)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
-from text_models import generated, load, prompt
+from text_models import continued, generated, load, prompt
 
 import forgec
 from forgec import models
-from forgec.errors import ForgecError
+from forgec.errors import ForgecError, ModelError
 
 CHUNK = 8
 LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 2)
 SLOW = (
     *("llama", "qwen2", "granite", "gemma", "gemma2", "phi", "phi3", "mistral", "qwen3"),
     *("bloom", "falcon", "mpt", "mixtral", "dynamic", "lfm2", "linear", "yarn"),
-    *("deepseek_v2", "llama4_text"),
+    *("deepseek_v2", "llama4_text", "big_bird", "biogpt"),
 )
 
 
@@ -37,6 +37,32 @@ def test_greedy_is_token_identical(family, tmp_path):
         for length in LENGTHS:
             pieces = llm.generate(prompt(length), max_tokens=room[length], eos=())
             assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"
+
+
+def test_positions_begin_behind_that_of_padding(tmp_path):
+    """The model's own ``forward`` is what counts: ``generate`` of transformers 5 gives positions from zero, with
+    which no such model was trained."""
+    model = load("roberta", tmp_path)
+    assert model.max_tokens == 100
+    expected = {length: continued(model, prompt(length), 100 - length) for length in (1, 85)}
+    programs = forgec.compile_language_model(model, context=100, chunks=[CHUNK])
+    with forgec.LLM(programs) as llm:
+        for length, tokens in expected.items():
+            pieces = llm.generate(prompt(length), max_tokens=len(tokens), eos=())
+            assert [piece.token for piece in pieces] == tokens, f"prompt of {length} tokens"
+
+
+def test_a_model_that_counts_positions_itself(tmp_path):
+    """Its table has no rows for the padding of a chunk at the end of the context."""
+    model = load("roformer", tmp_path)
+    expected = {length: generated(model, prompt(length), 57 - length) for length in (1, 2 * CHUNK + 1, 50)}
+    with pytest.raises(ModelError, match="64 at most, and padding .* reach 65\n.*a context of 57"):
+        forgec.compile_language_model(model, context=58, chunks=[CHUNK])
+    programs = forgec.compile_language_model(model, context=57, chunks=[CHUNK])
+    with forgec.LLM(programs) as llm:
+        for length, tokens in expected.items():
+            pieces = llm.generate(prompt(length), max_tokens=len(tokens), eos=())
+            assert [piece.token for piece in pieces] == tokens, f"prompt of {length} tokens"
 
 
 @pytest.mark.slow

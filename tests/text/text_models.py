@@ -51,6 +51,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {**_TINY, "architectures": ["Phi3ForCausalLM"]},
     "mistral": {**_TINY, "architectures": ["MistralForCausalLM"], "sliding_window": 12},
     "qwen3": {**_TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 8},
+    "roberta": {
+        **_TINY,
+        **{"architectures": ["RobertaForCausalLM"], "num_hidden_layers": 2, "pad_token_id": 2},
+        **{"is_decoder": True, "type_vocab_size": 1, "eos_token_id": 1, "max_position_embeddings": 103},
+    },
+    "big_bird": {
+        **_TINY,
+        **{"architectures": ["BigBirdForCausalLM"], "is_decoder": True, "attention_type": "original_full"},
+    },
+    "biogpt": {**_TINY, "architectures": ["BioGptForCausalLM"], "num_hidden_layers": 2},
+    "roformer": {
+        **_TINY,
+        **{"architectures": ["RoFormerForCausalLM"], "is_decoder": True, "max_position_embeddings": 64},
+    },
     "bloom": {
         **_HEADS,
         **{"hidden_size": 32, "n_layer": 3, "n_head": 4},
@@ -145,6 +159,16 @@ def load(family: str, folder: Path) -> models.LoadedModel:
 
 def prompt(length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed + length).integers(3, 131, length).tolist()
+
+
+def continued(model: models.LoadedModel, ids: list[int], count: int) -> list[int]:
+    """What the model itself continues a prompt with, greedily, without a cache and told of no positions."""
+    text = torch.tensor([ids])
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model.module(input_ids=text, use_cache=False).logits
+            text = torch.cat([text, logits[:, -1:].argmax(-1)], 1)
+    return text[0, len(ids) :].tolist()
 
 
 def generated(model: models.LoadedModel, ids: list[int], count: int) -> list[int]:
