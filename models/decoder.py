@@ -194,7 +194,9 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
     layers = _layers(model, len(shapes))
     hand_out(layers)
     kept = torch.float16 if half_cache else torch.float32
-    decoder = Decoder(model, shapes, context, rows, long_rope, cache_dtype=kept, first=reserved_positions(model))
+    decoder = Decoder(
+        model, shapes, context, rows, long_rope, cache_dtype=kept, first=reserved_positions(model)
+    )
     decoder.eval().requires_grad_(False)
     if not _reaches(decoder, layers):
         decoder.masked = True

@@ -28,7 +28,8 @@ class KeptTensorError(Exception):
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Attributes of all modules are what they were when this ends, lists and dictionaries by their content;
-    :class:`KeptTensorError` if one was given a tensor."""
+    :class:`KeptTensorError` if one was given a tensor that is no weight of the module's, of which recurrent
+    layers keep a list."""
     before = [(path, module, _attributes(module)) for path, module in model.named_modules()]
     changed: list[str] = []
     try:
@@ -38,7 +39,8 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
             now = vars(module)
             for name in [name for name in now if name not in _OWN]:
                 value, content = attributes.get(name, (None, None))
-                if not _same(_tensors(now[name]), _tensors(content)):
+                kept = _tensors(now[name])
+                if not _same(kept, _tensors(content)) and not _among(kept, module):
                     changed.append(f"{path}.{name}".lstrip("."))
                 if name not in attributes:
                     del now[name]
@@ -66,6 +68,11 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     if not isinstance(value, torch.Tensor | dict | list | tuple):
         return []
     return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+
+
+def _among(tensors: list[torch.Tensor], module: nn.Module) -> bool:
+    own = {id(x) for x in vars(module)["_parameters"].values()}
+    return bool(tensors) and all(id(x) in own for x in tensors)
 
 
 def _same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:

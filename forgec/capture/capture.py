@@ -31,7 +31,7 @@ from .reference import EAGER, Referenced
 from .source import first_line, user_frame
 from .states import bind_states
 from .structure import build_signature, parameter_names
-from .trace import TraceError
+from .trace import TraceError, ValueNeededError
 from .tracers import DirectTracer, Exporter, Tracer
 
 __all__ = ["Capture", "capture"]
@@ -142,7 +142,14 @@ def _traced(
     recorded = None if fake else _recorded(model, name, args, kwargs, fake)
     tracer = DirectTracer(model, recorded)
     try:
-        return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
+        try:
+            return _Call(model, name, args, kwargs, tracer).assembled(mode), tracer.result
+        except ValueNeededError as error:
+            if mode != "auto" or not tracer.blocks:
+                raise
+            # A block alone does not see that what it is given are constants.
+            log(1, f"traced in full: {first_line(error)}")
+            return _Call(model, name, args, kwargs, tracer).assembled("full"), tracer.result
     except (TraceError, CaptureError) as error:
         log(1, f"captured by torch.export, as a direct trace failed: {first_line(error)}")
     recorded = recorded or _recorded(model, name, args, kwargs, fake)

@@ -56,4 +56,5 @@ def pure_form(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     name = schema.name.removeprefix("aten::")
     if func.namespace != "aten" or not name.endswith("_") or not changed[0] or sum(changed) != 1:
         return None
-    return getattr(getattr(torch.ops.aten, name[:-1], None), func._overloadname, None)
+    pure = f"__{name[3:]}" if name.startswith("__i") else name[:-1]  # x |= y is __ior__, and x | y __or__
+    return getattr(getattr(torch.ops.aten, pure, None), func._overloadname, None)

@@ -246,10 +246,14 @@ def quiet() -> Iterator[None]:
     log(4, said.getvalue())
 
 
-_FIXED_SIZE = "a fixed size instead of one computed from tensor values (nonzero, boolean index, .item())"
+_HELD = "; what is the same in all calls is known if the module holds it as a buffer and is not given it"
+_FIXED_SIZE = (
+    f"a fixed size instead of one computed from tensor values (nonzero, boolean index, .item()){_HELD}"
+)
+_NO_BRANCH = f"torch.where or index arithmetic instead of a Python branch on tensor values{_HELD}"
 _HINTS = [
-    ("data-dependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
-    ("DataDependent", "torch.where or index arithmetic instead of a Python branch on tensor values"),
+    ("data-dependent", _NO_BRANCH),
+    ("DataDependent", _NO_BRANCH),
     ("Unbacked", _FIXED_SIZE),
     ("not a known type", "return tensors, tuples, lists or dicts (for language models: use_cache=False)"),
     ("Unsupported input type", "tensors, numbers, or nested tuples and dicts of them as example inputs"),

@@ -20,10 +20,14 @@ import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._export.non_strict_utils import _NonStrictTorchFunctionHandler
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.export._trace import _compiling_state_context
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -34,9 +38,11 @@ from .blocks import BLOCK_OP, empty_results
 from .changes import SCATTERED, memory_of, overlap, place_of, pure_form
 from .complex_pairs import Pairs, real_form, rule_of
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
+from .known import KnownValues, is_mask
+from .ranges import Ranges
 from .source import imported_from, user_line_of
 
-__all__ = ["TraceError", "trace"]
+__all__ = ["TraceError", "ValueNeededError", "trace"]
 
 _LIFTED_LIMIT = 2**20
 """Bytes of a tensor that the code holds outside of parameters and buffers."""
@@ -44,6 +50,10 @@ _LIFTED_LIMIT = 2**20
 
 class TraceError(Exception):
     """The module cannot be traced in this way."""
+
+
+class ValueNeededError(TraceError):
+    """A size or a branch depends on values that the trace does not know."""
 
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[ExportedGraph, Any]:
@@ -68,7 +78,7 @@ def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         stack.enter_context(torch.no_grad())
         stack.enter_context(_compiling_state_context())
         stack.enter_context(_NonStrictTorchFunctionHandler())
-        stack.enter_context(_Ranges(recorder))
+        stack.enter_context(Ranges(recorder.node))
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(recorder)
         given_args, given_kwargs = pytree.tree_unflatten(given, spec)
@@ -108,6 +118,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self._stand_ins: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
         self._parts: dict[fx.Node, _Part] = {}
         self._given: set[int] = set()  # memory of inputs and constants
+        self._known = KnownValues(self.constants)
 
     @contextmanager
     def weights(self) -> Iterator[None]:
@@ -158,23 +169,15 @@ class _Recorder(ProxyTorchDispatchMode):
         large = tensor.numel() * tensor.element_size() > _LIFTED_LIMIT
         if isinstance(tensor, FakeTensor) or tensor.is_complex() or large:
             raise TraceError(f"a tensor {list(tensor.shape)} comes from no operator, or is complex")
+        self._lifted(tensor, tensor)
+        return self._nodes[tensor]
+
+    def _lifted(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> torch.Tensor:
+        """A constant that is no parameter or buffer."""
         with torch.utils._python_dispatch._disable_current_modes():
             name = lifted_name(tensor)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            self._constant(name, tensor, tensor)
-        return self._nodes[tensor]
-
-    def distance(self, start: torch.Tensor, end: torch.Tensor) -> int | None:
-        """By how much a number that is not known is more than another, if one was made of the other."""
-        (base, less), (other, more) = map(self._offset, (start, end))
-        return more - less if base is other else None
-
-    def _offset(self, tensor: torch.Tensor) -> tuple[fx.Node, int]:
-        """A node, and the whole number that was added to it."""
-        node, added = self.node(tensor), 0
-        while node.target is torch.ops.aten.add.Tensor and type(node.args[1]) is int and not node.kwargs:
-            node, added = node.args[0], added + node.args[1]
-        return node, added
+            return self._constant(name, tensor, stand_in)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -189,9 +192,15 @@ class _Recorder(ProxyTorchDispatchMode):
         if func._schema.is_mutable:
             return self._changed(func, args, kwargs)
         if has_no_lowering(func) and (simpler := simpler_operators({func})):
-            with self:
+            # Of recurrent layers oneDNN's would be one opaque operator each.
+            with self, torch.backends.mkldnn.flags(enabled=False):
                 return simpler[func](*args, **kwargs)
-        result: Any = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
+        if func is torch.ops.aten.index_put.default and args[2].ndim and any(map(is_mask, args[1])):
+            args = (args[0], self._places(args[1]) or args[1], *args[2:])
+        try:
+            result: Any = empty_results(args[1]) if func is BLOCK_OP else func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            return self._by_value(func, args, kwargs, error)
         results, _ = pytree.tree_flatten(result)
         if not any(map(_is_tensor, results)) or func in ASSERTIONS:
             # A number that fake tensors can tell depends on no input's values.
@@ -213,6 +222,39 @@ class _Recorder(ProxyTorchDispatchMode):
                 }
                 self._know(value, item)
         return result
+
+    def _by_value(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, error: Exception) -> Any:
+        """What an operator returns whose result's size, or which as a number, depends on values."""
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if _is_tensor(x)]
+        values = {id(x): self._known.of(self.node(x)) for x in given}
+        if all(value is not None for value in values.values()):
+            args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: values[id(x)], (args, kwargs))
+            with torch.utils._python_dispatch._disable_current_modes():
+                result = func(*args, **kwargs)
+            return pytree.tree_map_only(torch.Tensor, lambda x: self._lifted(x, self._faked(x)), result)
+        if func is torch.ops.aten.index.Tensor and (places := self._places(args[1])):
+            with self:
+                return func(args[0], places)
+        with self:
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            raise ValueNeededError(f"{type(error).__name__}: {error}") from error
+        return result
+
+    def _places(self, indices: Any) -> list[Any] | None:
+        """Indices with the places that masks show instead of the masks; None if a mask is not known."""
+        found: list[Any] = []
+        for index in indices:
+            mask = self._known.of(self.node(index)) if is_mask(index) else None
+            if is_mask(index) and mask is None:
+                return None
+            if mask is None:
+                found.append(index)
+                continue
+            with torch.utils._python_dispatch._disable_current_modes():
+                places = mask.nonzero(as_tuple=True)
+            found += [self._lifted(x, self._faked(x)) for x in places]
+        return found
 
     def _complex(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> Any:
         """What an operator on complex tensors returns, written down as operators on their pairs."""
@@ -341,25 +383,6 @@ class _Recorder(ProxyTorchDispatchMode):
                 path = self._paths.get(id(frame.f_locals["self"]))
             frame = frame.f_back
         return Source(aten, *line, path or None)
-
-
-class _Ranges(TorchFunctionMode):
-    """``torch.arange`` from a number that is not known to one a known distance from it."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.arange:
-            ends = (*args, *(kwargs[name] for name in ("start", "end") if name in kwargs))
-            if len(ends) == 2 and all(isinstance(x, FakeTensor) for x in ends):
-                length = self._recorder.distance(*ends)
-                if length is not None and kwargs.get("step", 1) == 1:
-                    named = {name: x for name, x in kwargs.items() if name not in ("start", "end", "step")}
-                    return ends[0] + torch.arange(length, **named)
-        return func(*args, **kwargs)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

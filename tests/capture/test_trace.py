@@ -56,6 +56,17 @@ class InPlace(nn.Module):
         return held[0] + before, between, torch.zeros_like(x).scatter_(1, places, 1.0)
 
 
+class MarkedInPlace(nn.Module):
+    """Operators whose pure form has another name than theirs without the end."""
+
+    def forward(self, x):
+        marked = x > 0
+        marked |= x < -1
+        marked[0] &= x[0] < 2
+        marked ^= x > 0.5
+        return x * marked
+
+
 class PartInPlace(nn.Module):
     """Parts of a tensor are changed, of which one is kept."""
 
@@ -224,6 +235,7 @@ def _compiled(model, rows):
         (Several, ""),
         (InPlace, ""),
         (Summing, ""),
+        (MarkedInPlace, ""),
         (PartInPlace, ""),
         (ApartInPlace, ""),
         (TurnedInPlace, "fill_"),

@@ -45,7 +45,9 @@ from . import (  # noqa: F401  (register converters)
     pooling,
     reduction,
     resampling,
+    sampling,
     shape,
+    windows,
 )
 from .builder import Const, Constants, FunctionBuilder
 from .registry import bind, find, target_name, wanted

@@ -9,7 +9,7 @@ from ...errors import UnsupportedOpError
 from ...graph import TORCH_DTYPES
 from ..types import DType, TensorType
 from .builder import FunctionBuilder
-from .elementwise import binary
+from .elementwise import binary, literal
 from .registry import lowers
 
 
@@ -61,6 +61,20 @@ def argmax(b: FunctionBuilder, self: Any, dim: int | None, keepdim: bool) -> Any
         flat = b.reshape(self, (self.type.numel,))
         return b.reshape(b.emit("argmax", flat, axis=0), (1,) * self.type.rank if keepdim else ())
     return b.emit("argmax", self, axis=dim, keepdims=keepdim)
+
+
+@lowers("aten.min.dim")
+def min_dim(b: FunctionBuilder, self: Any, dim: int, keepdim: bool) -> Any:
+    return b.emit("min", self, axes=_axes(self, dim), keepdims=keepdim), argmin(b, self, dim, keepdim)
+
+
+@lowers("aten.argmin")
+def argmin(b: FunctionBuilder, self: Any, dim: int | None, keepdim: bool) -> Any:
+    """The largest of what falls as the elements rise; for integers without overflow."""
+    if self.type.dtype.is_float:
+        return argmax(b, b.emit("neg", self), dim, keepdim)
+    wide = b.cast(self, DType.I64)
+    return argmax(b, b.emit("sub", literal(-1, DType.I64), wide), dim, keepdim)
 
 
 @lowers("aten.var.correction")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import UnsupportedOpError
 from ...graph import torch_dtype
 from ..program import Register
 from ..types import TensorType
@@ -220,13 +219,6 @@ def constant_pad(b: FunctionBuilder, self: Any, pad: Sequence[int], value: Any) 
     border = literal(value or 0, self.type.dtype).value
     number = int(border) if isinstance(border, bool) else border
     return b.emit("pad", x, before=befores, after=afters, value=number)
-
-
-@lowers("aten.pad")
-def pad_mode(b: FunctionBuilder, self: Any, pad: Sequence[int], mode: str, value: Any) -> Any:
-    if mode == "constant":
-        return constant_pad(b, self, pad, value)
-    raise UnsupportedOpError(f"padding mode {mode!r} has no lowering", hint='use mode="constant"')
 
 
 @lowers("aten.select_scatter")
