@@ -152,16 +152,26 @@ def _traced(
             return _Call(model, name, args, kwargs, tracer).assembled("full"), tracer.result
     except (TraceError, CaptureError) as error:
         log(1, f"captured by torch.export, as a direct trace failed: {first_line(error)}")
+        said = error if isinstance(error, CaptureError) else None
     recorded = recorded or _recorded(model, name, args, kwargs, fake)
-    call = _Call(model, name, args, kwargs, Exporter(recorded))
     try:
-        graph = call.assembled(mode)
+        return _exported(_Call(model, name, args, kwargs, Exporter(recorded)), mode), recorded.result
+    except CaptureError:
+        if said is not None:
+            raise said from None
+        raise
+
+
+def _exported(call: _Call, mode: str) -> CapturedGraph:
+    """The graphs of a call by ``torch.export``."""
+    try:
+        return call.assembled(mode)
     except CaptureError as error:
         if mode != "auto" or not call.tracer.blocks:
             raise
         graph = call.assembled("full")
         graph.notes.append(f"traced in full, because a block could not be traced alone: {error.what}")
-    return graph, recorded.result
+        return graph
 
 
 @dataclass

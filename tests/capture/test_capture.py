@@ -390,6 +390,26 @@ def test_experts_are_captured_in_the_static_form(capfd):
         close(exe(input_ids=ids)["logits"], model(input_ids=ids).logits)
 
 
+class Returning(nn.Module):
+    """Its blocks pass on an object that is no tensor, and so does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(3, 3)) for _ in range(2))
+
+    def forward(self, x):
+        held = Path("cache")
+        for layer in self.layers:
+            x = layer(x)
+        return {"y": x, "held": held}
+
+
+def test_results_that_are_no_tensors_are_named():
+    """Not what an export says of them, which was tried too."""
+    with pytest.raises(CaptureError, match=r"held is a \w*Path; .* must be tensors"):
+        forgec.compile(Returning().eval(), (torch.ones(2, 3),))
+
+
 class Clashes(nn.Module):
     """Runs eagerly, and fails on the shapes of a trace."""
 

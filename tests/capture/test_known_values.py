@@ -1,4 +1,4 @@
-"""Sizes and branches that follow from what a module holds: traced directly, and refused where an input decides."""
+"""Sizes and branches that follow from what a module holds: traced directly, refused where an input decides."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Padding by the tensor's own elements, sliding windows, sampling at coordinates, smallest elements: from capture
-to the CPU, without PyTorch at run time, over generated shapes."""
+"""Padding by the tensor's own elements, sliding windows, sampling at coordinates, smallest elements: from
+capture to the CPU, without PyTorch at run time, over generated shapes."""
 
 from __future__ import annotations
 

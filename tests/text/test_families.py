@@ -40,8 +40,8 @@ def test_greedy_is_token_identical(family, tmp_path):
 
 
 def test_positions_begin_behind_that_of_padding(tmp_path):
-    """The model's own ``forward`` is what counts: ``generate`` of transformers 5 gives positions from zero, with
-    which no such model was trained."""
+    """The model's own ``forward`` is what counts: ``generate`` of transformers 5 gives positions from zero,
+    with which no such model was trained."""
     model = load("roberta", tmp_path)
     assert model.max_tokens == 100
     expected = {length: continued(model, prompt(length), 100 - length) for length in (1, 85)}
@@ -56,7 +56,7 @@ def test_a_model_that_counts_positions_itself(tmp_path):
     """Its table has no rows for the padding of a chunk at the end of the context."""
     model = load("roformer", tmp_path)
     expected = {length: generated(model, prompt(length), 57 - length) for length in (1, 2 * CHUNK + 1, 50)}
-    with pytest.raises(ModelError, match="64 at most, and padding .* reach 65\n.*a context of 57"):
+    with pytest.raises(ModelError, match=r"64 at most, and padding .* reach 65\n.*a context of 57"):
         forgec.compile_language_model(model, context=58, chunks=[CHUNK])
     programs = forgec.compile_language_model(model, context=57, chunks=[CHUNK])
     with forgec.LLM(programs) as llm:
