@@ -1,8 +1,8 @@
 """Values that follow from a module's constants alone.
 
 Code may take a size from a table that it holds: the images of a batch, the paddings of a codec. Tensors
-without values cannot tell; the operators that lead to it can, when they are run on the constants. That is done
-only where a size asks for it.
+without values cannot tell; the operators that lead to it can, when they are run on the constants. That is
+done only where a size asks for it.
 """
 
 from __future__ import annotations
