@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from forgec.capture.blocks import forwards, structures
 from forgec.capture.experts import static_experts
+from forgec.capture.own_code import own_code
 from forgec.capture.trace import TraceError, trace
 from forgec.errors import ModelError
 
@@ -224,7 +225,7 @@ def _reaches(decoder: Decoder, layers: Sequence[nn.Module]) -> bool:
 
     args, kwargs = decoder.example(1)
     try:
-        with forwards(dict.fromkeys(layers, stop)):
+        with own_code(), forwards(dict.fromkeys(layers, stop)):
             trace(decoder, args, kwargs)
     except _ReachedError:
         return True
