@@ -40,7 +40,8 @@ _LOW_PRECISION = 5e-2
 
 _HINT = (
     "`forgec verify` of a file compiled with check=false (--no-check) finds the first instruction that "
-    "differs; FORGEC_PASSES=-name skips a pass"
+    "differs; FORGEC_PASSES=-name skips a pass; a model of transformers may choose another mask when it is "
+    "traced, which attn_implementation='eager' in its configuration prevents"
 )
 _COMPRESSED_HINT = "keep sensitive layers exact: weights=int4,lm_head=int8; or compile with check=false"
 

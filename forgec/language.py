@@ -15,7 +15,7 @@ import numpy as np
 from . import backends
 from .check import Rounding, checking_together
 from .compile import Progress, planned
-from .errors import InputError, ModelError
+from .errors import CaptureError, InputError, ModelError
 from .executable import Programs
 from .executable.constants import Kept
 from .ir.calibrate import Calibration
@@ -100,20 +100,27 @@ def compile_language_model(
     # The largest chunk comes first: it reads the calibration text fastest.
     for tokens in [*sizes[::-1], 1]:
         args, kwargs = decoder.example(tokens)
-        plans[tokens] = planned(
-            decoder,
-            args,
-            kwargs,
-            target=target,
-            chosen=chosen,
-            name=loaded.name,
-            origin=loaded.weights,
-            states={CACHE: CACHE},
-            readers=loaded.readers,
-            calibration=known,
-            kept=kept,
-            progress=progress,
-        )
+        try:
+            plans[tokens] = planned(
+                decoder,
+                args,
+                kwargs,
+                target=target,
+                chosen=chosen,
+                name=loaded.name,
+                origin=loaded.weights,
+                states={CACHE: CACHE},
+                readers=loaded.readers,
+                calibration=known,
+                kept=kept,
+                progress=progress,
+            )
+        except CaptureError as error:
+            raise CaptureError(
+                f"with a cache that is an input and an output, for {tokens} tokens: {error.what}",
+                error.where,
+                "compile the model without a context, as one program that keeps no cache",
+            ) from error
     entries = dict(zip(plans, finished_together(list(plans.values())), strict=True))
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})

@@ -106,11 +106,16 @@ def test_longrope_needs_no_choice_for_short_contexts(tmp_path):
             | {"attention_types": [[["global", "local"], 1]], "window_size": 12},
             "differs from eager",
         ),
+        (
+            {"model_type": "cpmant", "architectures": ["CpmAntForCausalLM"], "num_attention_heads": 4}
+            | {"dim_head": 8, "dim_ff": 48, "prompt_length": 4, "prompt_types": 2, "segment_types": 2},
+            "cache that is an input and an output, for 8 tokens: .*\n.*modeling_cpmant.*\n.*without a context",
+        ),
     ],
-    ids=["mamba", "gpt_neo"],
+    ids=["mamba", "gpt_neo", "cpmant"],
 )
 def test_a_family_that_cannot_be_compiled_is_refused(config, message, tmp_path):
-    """Mamba keeps other states; GPT-Neo cuts its masks by the size of the cache."""
+    """Mamba keeps other states; GPT-Neo cuts its masks by the size of the cache, CPM-Ant makes its own."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 131, "initializer_range": 0.2}
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**sizes, **config}))
