@@ -2,8 +2,8 @@
 
 ``torch.export`` gives a program whose parameters and buffers are lifted to placeholders. Here they become
 ``get_attr`` nodes again, constant inputs disappear, values get IR types and sources, and a program that
-mutates anything is made functional first (``run_decompositions`` with an empty table, which keeps the
-high-level operators). A buffer that the model changes becomes a state.
+mutates anything, or maps functions over tensors, is made functional first (``run_decompositions`` with an
+empty table, which keeps the high-level operators). A buffer that the model changes becomes a state.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def export_module(
 
 def graph_of(program: ExportedProgram, prefix: str = "") -> ExportedGraph:
     """The graph of an exported program in the conventions of :mod:`forgec.graph`."""
-    if any(_mutates(node) for node in program.graph.nodes):
+    if any(_mutates(node) or _maps(node) for node in program.graph.nodes):
         with torch.no_grad(), quiet():
             program = program.run_decompositions({})
     program = _decomposed(program)
@@ -181,6 +181,11 @@ def has_no_lowering(target: Any) -> bool:
 def _mutates(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+def _maps(node: fx.Node) -> bool:
+    """Whether a node is a step of ``torch.vmap``, which decompositions write out."""
+    return getattr(node.target, "__module__", None) == "torch._functorch.predispatch"
 
 
 def _types(node: fx.Node) -> Any:

@@ -410,6 +410,20 @@ def test_results_that_are_no_tensors_are_named():
         forgec.compile(Returning().eval(), (torch.ones(2, 3),))
 
 
+class Mapping(nn.Module):
+    """Functions of one row or number, mapped over a table and over the input."""
+
+    def forward(self, x):
+        rows = torch.vmap(lambda row: row * 2 + row.sum())(x)
+        return rows + torch.vmap(lambda i: i * 3 + 1)(torch.arange(x.shape[1]))
+
+
+def test_functions_mapped_over_tensors():
+    x, other = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(5))
+    executable = forgec.compile(Mapping().eval(), (x,))
+    np.testing.assert_allclose(executable(other), Mapping()(other).numpy(), rtol=1e-6, atol=1e-6)
+
+
 class Clashes(nn.Module):
     """Runs eagerly, and fails on the shapes of a trace."""
 
