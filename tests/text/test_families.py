@@ -39,6 +39,7 @@ def test_greedy_is_token_identical(family, tmp_path):
             assert [piece.token for piece in pieces] == expected[length], f"prompt of {length} tokens"
 
 
+@pytest.mark.slow
 def test_positions_begin_behind_that_of_padding(tmp_path):
     """The model's own ``forward`` is what counts: ``generate`` of transformers 5 gives positions from zero,
     with which no such model was trained."""
@@ -52,6 +53,7 @@ def test_positions_begin_behind_that_of_padding(tmp_path):
             assert [piece.token for piece in pieces] == tokens, f"prompt of {length} tokens"
 
 
+@pytest.mark.slow
 def test_a_model_that_counts_positions_itself(tmp_path):
     """Its table has no rows for the padding of a chunk at the end of the context."""
     model = load("roformer", tmp_path)
