@@ -8,6 +8,7 @@
 // `I` has: rows, columns of a vector and vectors of a tile; types Sums (of 32 bits), Words, Codes (as bytes) and Quad; fill,
 // load, quad, plus, finish; codes<odd>(words) for the even or the odd k of a word, keep and kept to store and load them; and
 // add(sums, codes, quad). Where `chunk` is not 0, add works on Short sums from `none` on, which `widen` turns into Sums.
+// Where `pairs`, there is add_pair, which does that for two vectors with the same quad.
 //
 // With many rows a panel is opened first: each word becomes two of bytes, which is more than a third of a tile's instructions otherwise.
 constexpr int64_t kWordsAhead = 64;  // for which scales are fetched before they are needed
@@ -76,8 +77,12 @@ void nibble_tile(const NibbleArgs& t) {
 #pragma GCC unroll 16
             for (int i = 0; i < R; ++i) {
               const typename I::Quad x = I::quad(a + 4 * (half * R + i));
+              if constexpr (I::pairs && abreast == 2) {
+                I::add_pair(&to[i * N + first], codes, x);
+              } else {
 #pragma GCC unroll 4
-              for (int u = 0; u < abreast; ++u) I::add(&to[i * N + first + u], codes[u], x);
+                for (int u = 0; u < abreast; ++u) I::add(&to[i * N + first + u], codes[u], x);
+              }
             }
           }
         };

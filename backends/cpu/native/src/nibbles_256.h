@@ -1,6 +1,7 @@
 // What nibble_tile.h needs of 256-bit vectors, but the dot product. Include it as that.
 struct Nibbles256 {
   static constexpr int columns = 8, vectors = 2;
+  static constexpr bool pairs = false;
   using Sums = __m256i;
   using Words = __m256i;
   using Codes = __m256i;

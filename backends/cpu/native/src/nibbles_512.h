@@ -1,6 +1,7 @@
 // What nibble_tile.h needs of 512-bit vectors, but the dot product. Include it as that.
 struct Nibbles512 {
   static constexpr int columns = 16, vectors = 2;
+  static constexpr bool pairs = false;
   using Sums = __m512i;
   using Words = __m512i;
   using Codes = __m512i;

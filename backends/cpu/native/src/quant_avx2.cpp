@@ -104,12 +104,20 @@ void pair_tile(const DotArgs& t) {
 }
 
 struct Nibbles : Nibbles256 {
-  static constexpr int rows = 4, chunk = 4;
+  static constexpr int rows = 6, chunk = 4;
+  static constexpr bool pairs = true;
   using Short = __m256i;
 
   static Short none() { return _mm256_setzero_si256(); }
   static Sums widen(Short s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
   static void add(Short* s, Codes c, Quad x) { *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(c, x)); }
+  // In the order of add_pairs().
+  static void add_pair(Short* s, const Codes* c, Quad x) {
+    Short product;
+    asm("vpmaddubsw %2, %4, %3\n\tvpmaddubsw %2, %5, %2\n\tvpaddw %3, %0, %0\n\tvpaddw %2, %1, %1"
+        : "+x"(s[0]), "+x"(s[1]), "+x"(x), "=&x"(product)
+        : "x"(c[0]), "x"(c[1]));
+  }
 };
 
 #include "dot_tile.h"

@@ -27,6 +27,7 @@ void tile(const DotArgs& t) {
 
 struct Nibbles {
   static constexpr int rows = 4, columns = 16, vectors = 1, chunk = 0;
+  static constexpr bool pairs = false;
   struct Sums {
     int32_t v[columns];
   };
