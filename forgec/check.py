@@ -64,7 +64,7 @@ class Rounding:
         """For programs of a model that has weights of these types; ``codes`` if the reference rounds."""
         programs = list(executables)
         precisions = {lowest_precision(exe.plan, exe.shared.backend) for exe in programs}
-        low = precisions != {"f32"} or not _HALVES.isdisjoint(dtypes)
+        low = not precisions <= {"f32", CODES} or not _HALVES.isdisjoint(dtypes)
         formats = frozenset[str]().union(*(formats_of(exe.plan.program) for exe in programs))
         return cls(formats | {CODES} if codes or CODES in precisions else formats, low)
 

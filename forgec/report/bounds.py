@@ -68,15 +68,16 @@ EXACT = Bounds(BOUND_MAX_ABS, BOUND_KL, BOUND_MAX_ABS)
 
 
 def lowest_precision(plan: Plan, backend: Callable[[str], Backend]) -> str:
-    """The element type that the least exact of a plan's devices computes floats in, or the program itself."""
+    """The element type that the least exact of a plan's devices computes floats in, or what the program
+    itself has."""
     devices = {segment.device for segment in plan.segments}
-    low = (p for p in (backend(device).precision for device in devices) if p != "f32")
-    return next(low, program_precision(plan.program))
+    found = {*(backend(device).precision for device in devices), program_precision(plan.program)}
+    return max(found, key=lambda precision: (_HALF_SHARE.get(precision, 0.0), precision))
 
 
 def program_precision(program: Program) -> str:
     """The least exact type of the floats that a program computes, whatever runs it, or :data:`CODES`."""
-    if any(instr.op == "round" for instr in program.main.body):
+    if any(instr.op == "round" or instr.attrs.get("dynamic") for instr in program.main.body):
         return CODES
     found = {r.type.dtype.value for instr in program.main.body for r in instr.results}
     return next((low for low in ("bf16", "f16") if low in found), "f32")

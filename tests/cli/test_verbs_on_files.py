@@ -204,6 +204,17 @@ def test_verify_without_a_model(forgec, forge):
     }
 
 
+@pytest.mark.parametrize("weights", ["w8a8", "w4a8:32"])
+def test_verify_of_rounded_activations_knows_that_codes_flip(forgec, tmp_path, weights):
+    """Numbers at the border of two codes become either, by the last bit of what computed them."""
+    path = tmp_path / "codes.forge"
+    forgec("compile", "-m", "bert-base-tiny", "--weights", weights, "-o", path)
+    for model in ((), ("-m", "bert-base-tiny")):
+        result = forgec("verify", path, *model)
+        assert result.exit_code == 0, result.stdout
+        assert "executable" in result.stdout and "interpreter" in result.stdout
+
+
 def test_verify_finds_wrong_stored_outputs(forgec, tmp_path):
     from forgec.executable import SelfTest
 

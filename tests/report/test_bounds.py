@@ -37,6 +37,20 @@ TEXT = """program @main(r0 "x": f32[4]) -> (r2 "y": f32[4]) {
 """
 
 
+PRODUCTS = """program @main(r0 "x": f32[2,64], r1 "ids": i64[2]) -> (r6 "y": f32[2,64]) {
+  const c0: i8[64,64] = "w"
+  const c1: f32[1,64] = "s"
+  const c2: i4[64,64] = "v"
+  r2: f32[2,64] = linear_q r0, c0, c1 {dynamic=true}
+  r3: f32[2,64] = embedding_q c0, r1, c1
+  r4: f32[2,64] = add r2, r3
+  r5: f32[2,64] = linear_q r4, c2, c1
+  r6: f32[2,64] = linear_q r5, c2, c1 {dynamic=true}
+  return r6
+}
+"""
+
+
 def test_f32_has_the_projects_own_and_16_bits_a_share_of_the_largest_value() -> None:
     outputs = [np.array([1.0, -8.0]), np.array([np.inf, 3.0])]
     assert bounds_of("f32", outputs) == EXACT
@@ -54,6 +68,8 @@ def test_rounding_to_codes_is_bound_by_what_a_flipped_code_changes() -> None:
     rounding = parse(TEXT.replace("exp r1", "round r1"))
     assert program_precision(rounding) == CODES
     assert bounds_of(CODES, [np.array([2.0])]).max_abs == pytest.approx(0.2)
+    assert program_precision(parse(PRODUCTS)) == CODES
+    assert program_precision(parse(PRODUCTS.replace("dynamic=true", "dynamic=false"))) == "f32"
 
 
 def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
@@ -64,20 +80,7 @@ def test_compressed_weights_are_bound_by_the_divergence_alone() -> None:
 
 
 def test_formats_are_those_of_the_instructions() -> None:
-    program = parse(
-        """program @main(r0 "x": f32[2,64], r1 "ids": i64[2]) -> (r6 "y": f32[2,64]) {
-  const c0: i8[64,64] = "w"
-  const c1: f32[1,64] = "s"
-  const c2: i4[64,64] = "v"
-  r2: f32[2,64] = linear_q r0, c0, c1 {dynamic=true}
-  r3: f32[2,64] = embedding_q c0, r1, c1
-  r4: f32[2,64] = add r2, r3
-  r5: f32[2,64] = linear_q r4, c2, c1
-  r6: f32[2,64] = linear_q r5, c2, c1 {dynamic=true}
-  return r6
-}
-"""
-    )
+    program = parse(PRODUCTS)
     assert formats_of(program) == {"w8a8", "int8", "int4", "w4a8"}
     assert least_exact({"int8", "w8a8"}) == "w8a8" and least_exact({"w8a8", "int4"}) == "int4"
     assert formats_of(parse(TEXT)) == frozenset()
@@ -91,6 +94,8 @@ def test_the_least_exact_device_counts() -> None:
     assert {s.device for s in plan.segments} == {"cpu", "null"}
     assert lowest_precision(plan, {"null": half, "cpu": slow}.__getitem__) == "f16"
     assert lowest_precision(plan, {"null": slow, "cpu": slow}.__getitem__) == "f32"
+    plan = make_plan(parse(TEXT.replace("exp r1", "round r1")), backends=[half, slow], target="null")
+    assert lowest_precision(plan, {"null": half, "cpu": slow}.__getitem__) == CODES
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
