@@ -43,10 +43,11 @@ def measure(
     layers: int | None = None,
     batch: int = 1,
     names: Sequence[str] = ("forgec", *tools.BASELINES, tools.YARDSTICK),
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[dict[str, Any], list[Report]]:
     """Summaries of ``rounds`` x ``burst`` runs by model and tool, and forgec's reports with the index in.
 
-    The first of ``names`` is what the others are compared with.
+    The first of ``names`` is what the others are compared with. ``shapes`` are of an ONNX file's inputs.
     """
     found: dict[str, Any] = {}
     reports: list[Report] = []
@@ -56,7 +57,7 @@ def measure(
         with open_field(names, threads, say) as race:
             warm_up(race, model)
             found[label], report = _one_model(
-                race, names[0], model, tokens, layers, batch, rounds, burst, say
+                race, names[0], model, tokens, layers, batch, shapes, rounds, burst, say
             )
             if report is not None:
                 reports.append(report)
@@ -70,6 +71,7 @@ def _one_model(
     tokens: int | None,
     layers: int | None,
     batch: int,
+    shapes: Mapping[str, Sequence[int]] | None,
     rounds: int,
     burst: int,
     say: Say,
@@ -80,7 +82,7 @@ def _one_model(
 
     def prepare(name: str, worker: Worker) -> None:
         say(f"{model}: {name} compiles")
-        worker.call("load", model=model, tokens=tokens, layers=layers, batch=batch)
+        worker.call("load", model=model, tokens=tokens, layers=layers, batch=batch, shapes=shapes)
         compiled[name] = worker.call("compile")
         differences[name] = worker.call("difference")
         documents[name] = worker.call("report")

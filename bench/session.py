@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from . import tools
 
 if TYPE_CHECKING:
     from forgec.models import LoadedModel
+    from torch import nn
 
 __all__ = ["Session", "model_inputs", "model_label"]
 
@@ -24,7 +26,7 @@ class Session:
     def __init__(self) -> None:
         self._tool: tools.Tool | None = None
         self._threads = 1
-        self._loaded: LoadedModel | None = None
+        self._module: nn.Module | None = None
         self._inputs: dict[str, Any] = {}
         self._compiled: tools.Compiled | None = None
         self._run: Callable[[], Any] | None = None
@@ -44,17 +46,27 @@ class Session:
         layers: int | None = None,
         attn: str = "sdpa",
         batch: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> int:
-        """Put a model in memory, in place of the one before; the answer is the bytes of its tensors."""
-        from forgec import models
+        """Put a model in memory, in place of the one before; the answer is the bytes of its tensors.
 
+        Of an ONNX file, whose inputs may be given ``shapes`` by name, tools that read such files take the
+        file, the others the module that forgec makes of it.
+        """
         self.release()
-        self._loaded = None
+        self._module = None
         gc.collect()
-        self._loaded = models.load(model, layers=layers, attn=attn)
-        self._inputs = model_inputs(self._loaded, tokens, EVAL_SEED, batch)
-        module = self._loaded.module
-        tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
+        if model.endswith(".onnx"):
+            from forgec.capture.onnx import OnnxModel
+
+            imported = OnnxModel(model, shapes=shapes, tokens=tokens, batch=batch)
+            self._module, self._inputs = imported.module, imported.example_inputs(EVAL_SEED)[1]
+        else:
+            from forgec import models
+
+            loaded = models.load(model, layers=layers, attn=attn)
+            self._module, self._inputs = loaded.module, model_inputs(loaded, tokens, EVAL_SEED, batch)
+        tensors = {t.data_ptr(): t for t in (*self._module.parameters(), *self._module.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
     def compile(self) -> dict[str, Any]:
@@ -62,11 +74,10 @@ class Session:
 
         ``ms`` until the compile returns, ``first_run_ms`` of the run after it, and the tool's own ``stages``.
         """
-        assert self._tool is not None and self._loaded is not None
+        assert self._tool is not None and self._module is not None
         self.release()
-        module = self._loaded.module
         start = perf_counter()
-        self._compiled = self._tool.compile(module, self._inputs, self._threads)
+        self._compiled = self._tool.compile(self._module, self._inputs, self._threads)
         ms = (perf_counter() - start) * 1000
         self._run = self._compiled.bind(self._inputs)
         start = perf_counter()
@@ -100,12 +111,12 @@ class Session:
         tool has none."""
         from forgec.report.metrics import max_abs
 
-        assert self._tool is not None and self._loaded is not None
+        assert self._tool is not None and self._module is not None
         assert self._compiled is not None and self._run is not None
         if not self._tool.computes:
             return None
         ours = self._compiled.arrays(self._run())
-        eager = tools.get("eager").compile(self._loaded.module, self._inputs, self._threads)
+        eager = tools.get("eager").compile(self._module, self._inputs, self._threads)
         theirs = eager.arrays(eager.bind(self._inputs)())
         return max(max_abs(a, b) for a, b in zip(theirs, ours, strict=True))
 
@@ -132,6 +143,7 @@ def model_inputs(loaded: LoadedModel, tokens: int | None, seed: int, batch: int 
 
 
 def model_label(model: str, layers: int | None, batch: int = 1) -> str:
-    """How tables call a model."""
+    """How tables call a model; a file by its name."""
+    model = Path(model).name if model.endswith(".onnx") else model
     label = model if layers is None else f"{model}, {layers} layers"
     return label if batch == 1 else f"{label}, batch {batch}"

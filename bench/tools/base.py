@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Compiled", "Stages", "Tool", "by_name"]
+__all__ = ["Compiled", "Stages", "Tool", "by_name", "file_of"]
 
 
 class Stages:
@@ -76,3 +77,10 @@ def by_name(names: Sequence[Sequence[str]], inputs: Mapping[str, Tensor]) -> lis
     taken = [None if name is None else left.pop(name) for name in found]
     rest = iter(left.values())
     return [(next(rest) if tensor is None else tensor).numpy() for tensor in taken]
+
+
+def file_of(module: nn.Module) -> tuple[Path, Mapping[str, tuple[int, ...]]] | None:
+    """The ONNX file that a module was imported from, and its inputs' shapes by name; None if from none."""
+    from forgec.capture.onnx.module import OnnxModule
+
+    return (module.file.path, module.shapes) if isinstance(module, OnnxModule) else None

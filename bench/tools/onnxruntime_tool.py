@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, from PyTorch's own exporter."""
+"""ONNX Runtime on the CPU, from a model's ONNX file or PyTorch's own exporter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Compiled, Stages, Tool, by_name
+from .base import Compiled, Stages, Tool, by_name, file_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,11 +21,12 @@ __all__ = ["OnnxRuntimeInt8Tool", "OnnxRuntimeTool"]
 class OnnxRuntimeTool(Tool):
     """``torch.onnx.export(dynamo=True)`` + ``save`` + ``InferenceSession`` with all graph optimisations.
 
-    The model goes through a file, as models over 2 GiB must; the worker's folder for it is in memory.
+    The model goes through a file, as models over 2 GiB must; the worker's folder for it is in memory. An ONNX
+    file is opened as it is.
     """
 
-    def prepared(self, path: Path, stages: Stages) -> Path:
-        """The file that the session opens."""
+    def prepared(self, path: Path, folder: Path, stages: Stages) -> Path:
+        """The file that the session opens; ``folder`` is for new ones."""
         return path
 
     def missing(self) -> str | None:
@@ -41,12 +42,15 @@ class OnnxRuntimeTool(Tool):
         stages = Stages()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            with stages.stage("torch.onnx.export"), torch.no_grad():
-                program = torch.onnx.export(module, (), kwargs=dict(inputs), dynamo=True, verbose=False)
-            assert program is not None
-            with stages.stage("save"):
-                program.save(path, external_data=True)
-            path = self.prepared(path, stages)
+            if (source := file_of(module)) is not None:
+                path, _ = source
+            else:
+                with stages.stage("torch.onnx.export"), torch.no_grad():
+                    program = torch.onnx.export(module, (), kwargs=dict(inputs), dynamo=True, verbose=False)
+                assert program is not None
+                with stages.stage("save"):
+                    program.save(path, external_data=True)
+            path = self.prepared(path, Path(folder), stages)
             with stages.stage("session"):
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return _Program(session, stages.ms)
@@ -55,10 +59,10 @@ class OnnxRuntimeTool(Tool):
 class OnnxRuntimeInt8Tool(OnnxRuntimeTool):
     """The same after its dynamic quantisation: int8 weights per channel, activations at run time."""
 
-    def prepared(self, path: Path, stages: Stages) -> Path:
+    def prepared(self, path: Path, folder: Path, stages: Stages) -> Path:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        quantised = path.with_name("int8.onnx")
+        quantised = folder / "int8.onnx"
         with stages.stage("quantize_dynamic"):
             quantize_dynamic(
                 path, quantised, weight_type=QuantType.QInt8, per_channel=True, use_external_data_format=True

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, from ``torch.export``: the documented way for PyTorch 2 models."""
+"""OpenVINO on the CPU, from a model's ONNX file or, as documented for PyTorch 2, from ``torch.export``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Compiled, Stages, Tool, by_name
+from .base import Compiled, Stages, Tool, by_name, file_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,10 +40,15 @@ class OpenVinoTool(Tool):
             "INFERENCE_PRECISION_HINT": "f32",
         }
         stages = Stages()
-        with torch.no_grad():
-            with stages.stage("torch.export"):
-                exported = torch.export.export(module, (), dict(inputs))
+        if (source := file_of(module)) is not None:
+            path, shapes = source
             with stages.stage("convert_model"):
+                model = openvino.convert_model(path)
+                model.reshape({name: list(shape) for name, shape in shapes.items()})
+        else:
+            with stages.stage("torch.export"), torch.no_grad():
+                exported = torch.export.export(module, (), dict(inputs))
+            with stages.stage("convert_model"), torch.no_grad():
                 model = openvino.convert_model(exported)
         model = self.prepared(model, inputs, stages)
         with stages.stage("compile_model"):

@@ -72,7 +72,8 @@ def bench(
         if inputs or target not in (None, "cpu"):
             raise OptionError("--against runs examples on the CPU", hint="leave out --input and --target")
         names = [name.strip() for name in peers.split(",") if name.strip()]
-        return against(model, names, output, tokens=tokens, threads=threads, repeat=repeat)
+        shapes = flags.parse_shapes(shape)
+        return against(model, names, output, tokens=tokens, shapes=shapes, threads=threads, repeat=repeat)
     if file is not None:
         executable = load_program(file, target=target, threads=threads)
         arrays, _ = parse_inputs(inputs or [], executable)

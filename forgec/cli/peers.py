@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ def against(
     output: Output,
     *,
     tokens: int | None,
+    shapes: Mapping[str, Sequence[int]] | None,
     threads: int | None,
     repeat: int,
 ) -> None:
@@ -35,10 +36,19 @@ def against(
     :class:`ForgecError` if the model fails with forgec itself.
     """
     from ..bench import latency, tools
-    from .subject import is_exported
+    from .subject import is_exported, is_onnx
 
     if is_exported(model):
-        raise OptionError("--against needs a model that every tool can take", hint="a preset or a directory")
+        raise OptionError(
+            "--against needs a model that every tool can take", hint="a preset, a directory or an ONNX file"
+        )
+    if is_onnx(model):
+        from ..capture.onnx import OnnxModel
+
+        OnnxModel(model, shapes=shapes, tokens=tokens)  # what is wrong with it is said before any tool starts
+        model = str(Path(model).resolve())  # workers have folders of their own
+    elif shapes:
+        raise OptionError(f"--shape is for ONNX files, and {model} is none", hint="use --tokens")
     known = [name for name in tools.names() if not name.startswith("forgec")]
     chosen = list(tools.BASELINES) if "all" in peers else list(dict.fromkeys(peers))
     unknown = [name for name in chosen if name not in known]
@@ -52,6 +62,7 @@ def against(
         rounds=_ROUNDS,
         burst=max(1, repeat // _ROUNDS),
         names=(ours, *chosen),
+        shapes=shapes,
         say=output.note,
     )
     (found,) = data["models"].values()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from bench import fidelity, fusion, memory, scaling, tools
 from bench.session import Session, model_inputs
@@ -47,12 +50,30 @@ def test_eager_is_its_own_reference_and_reports_nothing() -> None:
     assert session.report() is None
 
 
+@pytest.mark.parametrize("tool", ["forgec", "onnxruntime", "openvino"])
+def test_tools_that_read_onnx_files_take_them_as_they_are(tool: str, tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "w")
+    x = helper.make_tensor_value_info("a.x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([helper.make_node("MatMul", ["a.x", "w"], ["y"])], "g", [x], [y], [weight])
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    session = Session()
+    assert session.open(tool, 1) is None
+    assert session.load(str(path), None, shapes={"a.x": [2, 4]}) == 48
+    stages = session.compile()["stages"]
+    assert not {"torch.export", "torch.onnx.export", "save"} & set(stages)
+    assert session.difference() < 1e-5
+    assert session._compiled.arrays(session._run())[0].shape == (2, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["product.onnx"]
+
+
 def test_the_yardstick_does_the_models_arithmetic_and_no_more() -> None:
     session = Session()
     session.open(tools.YARDSTICK, 1)
     session.load("minilm-tiny", 8)
     session.compile()
-    module = session._loaded.module
+    module = session._module
     parameters = sum(
         p.numel() for n, p in module.named_parameters() if p.dim() == 2 and "embeddings" not in n
     )

@@ -50,6 +50,7 @@ def test_the_tools_that_take_turns(peers, names, forgec, monkeypatch) -> None:
         (("-m", "minilm", "--against", "tensorrt"), "tensorrt"),
         (("a.forge", "--against", "all"), "give it with -m"),
         (("-m", "model.pt2", "--against", "all"), "every tool"),
+        (("-m", "minilm", "--against", "all", "--shape", "x=1,2"), "--shape is for ONNX files"),
         (("-m", "minilm", "--against", "all", "-t", "hexagon-v73"), "leave out --input and --target"),
         (("-m", "minilm", "--calibrate", "mine.json"), "give it alone"),
     ],
