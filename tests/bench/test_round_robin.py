@@ -125,7 +125,7 @@ def test_latency_takes_turns_and_fills_the_index(monkeypatch: MonkeyPatch) -> No
         return FakeWorker(log, name, answers)
 
     race = field(tool("forgec", 2.0, sample().to_json()), tool("eager", 3.0, None))
-    data, report = latency._one_model(race, "forgec", "m", 16, None, 1, 2, 3, lambda text: None)
+    data, report = latency._one_model(race, "forgec", "m", 16, None, 1, None, 2, 3, lambda text: None)
     runs = [entry for entry in log if entry.endswith("run")]
     assert runs == ["forgec.run", "eager.run", "eager.run", "forgec.run"]
     assert data["tools"]["eager"]["latency_ms"]["count"] == 6

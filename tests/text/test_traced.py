@@ -21,10 +21,12 @@ from forgec.debug import override
 from forgec.graph import CapturedGraph
 
 FAST = ("gpt2", "llama", "bert-base-tiny")
-IN_PLACE = ("mixtral", "t5-small.encoder-tiny")
+IN_PLACE = ("mixtral", "t5-small.encoder-tiny", "big_bird")
 """Their code changes tensors in place: an export of it has simpler operators, which compute the same."""
 COMPLEX = ("deepseek_v2", "llama4_text")
 """An export cannot say what their complex numbers are."""
+RANGES = ("roformer",)
+"""An export does not know how long their ranges of positions are."""
 
 
 def cases(*names: str) -> list[Any]:
@@ -89,11 +91,11 @@ def assert_traced_as_exported(name, model, other, args, kwargs, monkeypatch, cap
     assert [(block.name, block.instances) for block in traced.blocks.values()] == blocks
 
 
-@pytest.mark.parametrize("family", cases(*PRESETS, *(c for c in CONFIGS if c not in COMPLEX)))
+@pytest.mark.parametrize("family", cases(*PRESETS, *(c for c in CONFIGS if c not in (*COMPLEX, *RANGES))))
 def test_a_decoder_is_traced_as_an_export_does(family, tmp_path, monkeypatch, capsys):
     """For a chunk and for one token."""
     model = load(family, tmp_path)
-    context = min(model.max_tokens or 80, 80)
+    context = min((model.max_tokens or 88) - 8, 80)  # padding of a chunk has positions too
     decoder = decoder_of(model, context, [8])
     other = decoder_of(load(family, tmp_path), context, [8])
     for tokens in (8, 1):
