@@ -39,6 +39,7 @@ from .changes import SCATTERED, memory_of, overlap, place_of, pure_form
 from .complex_pairs import Pairs, real_form, rule_of
 from .export import ASSERTIONS, ExportedGraph, has_no_lowering, quiet, simpler_operators, types_of
 from .known import KnownValues, is_mask
+from .own_code import without_onednn
 from .ranges import Ranges
 from .source import imported_from, user_line_of
 
@@ -192,8 +193,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if func._schema.is_mutable:
             return self._changed(func, args, kwargs)
         if has_no_lowering(func) and (simpler := simpler_operators({func})):
-            # Of recurrent layers oneDNN's would be one opaque operator each.
-            with self, torch.backends.mkldnn.flags(enabled=False):
+            with self, without_onednn():
                 return simpler[func](*args, **kwargs)
         if func is torch.ops.aten.index_put.default and args[2].ndim and any(map(is_mask, args[1])):
             args = (args[0], self._places(args[1]) or args[1], *args[2:])

@@ -15,7 +15,7 @@ from torch import nn
 
 import forgec
 from forgec.capture import capture
-from forgec.capture.own_code import own_code
+from forgec.capture.own_code import own_code, without_onednn
 from forgec.errors import CaptureError, OptionError, UnsupportedOpError
 
 
@@ -257,6 +257,17 @@ def test_settings_of_torch_come_back_when_the_last_capture_ends():
     assert torch.backends.mha.get_fastpath_enabled()
     with pytest.raises(Exception, match="division by zero"):
         compiled(torch.ones(1))
+
+
+def test_onednn_comes_back_when_the_last_of_two_leaves() -> None:
+    before = torch.backends.mkldnn.enabled
+    first, second = without_onednn(), without_onednn()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mkldnn.enabled
+    second.__exit__(None, None, None)
+    assert torch.backends.mkldnn.enabled is before is True
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")

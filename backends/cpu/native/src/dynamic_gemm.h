@@ -131,7 +131,8 @@ inline void fetch_results(const Gemm& g, int64_t row, int rows, int64_t col) {
   }
 }
 
-// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`. `open` has room for a panel that is opened.
+// One panel times tiles [first, last) in integers; each tile fetches its part of panel `next`. `open` has room for a panel that is
+// opened.
 template <class V>
 void dynamic_panel(const DynamicGemm& p, const Tiles& tiles, int64_t panel, int64_t first, int64_t last, int64_t next, char* open) {
   const Gemm& g = p.quant.gemm;

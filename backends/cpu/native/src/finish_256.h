@@ -1,5 +1,5 @@
-// Sums of a tile to results, of columns from `col` on, of N vectors of 256 bits; `bytes` as in quant.h, Dot. Include it in one file per
-// instruction set only, inside an unnamed namespace: nothing of it may be shared between them.
+// Sums of a tile to results, of columns from `col` on, of N vectors of 256 bits; `bytes` as in quant.h, Dot. Include it in one
+// file per instruction set only, inside an unnamed namespace: nothing of it may be shared between them.
 template <bool bytes, int R, int N>
 __attribute__((always_inline)) inline void finish(const DotFinish& f, int col, __m256i (&sum)[R][N]) {
 #pragma GCC unroll 4

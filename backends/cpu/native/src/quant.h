@@ -88,7 +88,6 @@ struct NibbleArgs {
 };
 using NibbleFunction = void (*)(const NibbleArgs&);
 
-
 struct NibbleDot {
   int rows;              // of the largest tile
   NibbleFunction of_rows[kMaxTile + 1];

@@ -1,8 +1,8 @@
 // Compiled with the flags of its instruction set; see build.py. Integer tiles: bytes widened to 16 bits, so that
 // products of any two of them are exact; a lane sums the products of two k of a column.
 //
-// Widening is two instructions for every eight columns and two k. With many rows a panel is opened first: [2 halves of the panel][words]
-// [first two k, last two k][16 columns] pairs of 16-bit integers.
+// Widening is two instructions for every eight columns and two k. With many rows a panel is opened first: [2 halves of the
+// panel][words][first two k, last two k][16 columns] pairs of 16-bit integers.
 #include "vec_avx2.h"
 
 #include "quant_table.h"
