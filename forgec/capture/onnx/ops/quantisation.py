@@ -117,8 +117,9 @@ def _parts(codes: np.ndarray, zero: np.ndarray | None) -> int:
     sizes = np.abs(codes.astype(np.int32) - (0 if zero is None else zero.astype(np.int32)))
     sizes = np.moveaxis(sizes, -2, 0).reshape(codes.shape[-2], -1)
     for parts in range(1, max(len(sizes), 1)):
-        starts = np.arange(0, len(sizes), -(-len(sizes) // parts))
-        if np.add.reduceat(sizes, starts, 0, np.int64).max(initial=0) * _LARGEST <= _EXACT:
+        step = -(-len(sizes) // parts)
+        sums = (sizes[at : at + step].sum(0, np.int64) for at in range(0, len(sizes), step))
+        if max(int(x.max(initial=0)) for x in sums) * _LARGEST <= _EXACT:
             return parts
     return max(len(sizes), 1)
 
