@@ -141,7 +141,7 @@ def test_a_pipe_that_is_reached_by_a_link_is_no_full_disk() -> None:
 
 
 def test_a_limit_on_the_size_of_files_is_no_full_disk(old, monkeypatch) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="runs on Unix")
 
     def fail(*_: object) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

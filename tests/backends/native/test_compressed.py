@@ -235,7 +235,9 @@ def test_dynamic_groups_are_exact_at_the_ends_of_the_range(isa: str, rows: int, 
     np.testing.assert_array_equal(got, x.astype(np.float64) @ four.T.astype(np.float64))
 
 
-@pytest.mark.skipif("amx" not in ISAS, reason="this machine has no AMX, or does not let this process use it")
+@pytest.mark.skipif(
+    "amx" not in ISAS, reason="runs where the processor has AMX and the system lets a process use it"
+)
 @pytest.mark.parametrize("kind", ["dynamic", "dynamic i4"])
 @pytest.mark.parametrize("rows", [2, 15, 16, 17, 33, 70, 300])
 def test_a_matrix_unit_gives_the_bits_of_vectors(

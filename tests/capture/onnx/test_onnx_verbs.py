@@ -75,7 +75,7 @@ def test_compile_verify_analyze(tmp_path):
 @pytest.mark.parametrize("kind", ["floats", "ids"])
 def test_verify_finds_an_import_that_is_wrong(kind, tmp_path, monkeypatch):
     """By ONNX Runtime: the imported module, in float64 too, has the same error."""
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="runs where forgec[test] is installed")
     path, out = tmp_path / "m.onnx", tmp_path / "m.forge"
     if kind == "floats":
         mlp(path, 16, [2, 5, 16])
