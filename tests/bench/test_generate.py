@@ -85,6 +85,7 @@ def test_tables():
     assert "Without toy, int8, openvino: not installed." in text
 
 
+@pytest.mark.slow
 def test_streaming_writes_compiles_and_runs(tmp_path):
     worker = streaming.Streaming()
     shards, path = str(tmp_path / "shards"), str(tmp_path / "model.forge")

@@ -50,6 +50,7 @@ def test_eager_is_its_own_reference_and_reports_nothing() -> None:
     assert session.report() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["forgec", "onnxruntime", "openvino"])
 def test_tools_that_read_onnx_files_take_them_as_they_are(tool: str, tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "w")
@@ -68,6 +69,7 @@ def test_tools_that_read_onnx_files_take_them_as_they_are(tool: str, tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["product.onnx"]
 
 
+@pytest.mark.slow
 def test_the_yardstick_does_the_models_arithmetic_and_no_more() -> None:
     session = Session()
     session.open(tools.YARDSTICK, 1)
@@ -133,6 +135,7 @@ def test_calls_are_counted_by_phase() -> None:
     assert counter.calls["b"] >= 1
 
 
+@pytest.mark.slow
 def test_every_phase_of_a_compile_is_counted() -> None:
     from forgec import models
 
@@ -143,6 +146,7 @@ def test_every_phase_of_a_compile_is_counted() -> None:
     assert min(counts.values()) > 100
 
 
+@pytest.mark.slow
 def test_fidelity_of_a_tiny_model() -> None:
     service = fidelity.Fidelity()
     assert service.load("t5-small.encoder-tiny", None, "sdpa", 1)["tokens"]

@@ -180,6 +180,7 @@ def test_an_interrupted_text_ends_without_a_traceback(forgec, file, monkeypatch)
     assert result.stdout and "Traceback" not in result.stderr + result.stdout
 
 
+@pytest.mark.slow
 def test_calibrated_weights(forgec, folder, tmp_path):
     text, path = tmp_path / "text.txt", tmp_path / "model.forge"
     text.write_text("".join(map(chr, range(33, 90))))

@@ -46,6 +46,7 @@ def planned(name: str, fusion: float) -> Plan:
     return make_plan(flat, backends=backends, target="null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
     [("gpt2-tiny", 0.42), ("qwen2-0.5b-tiny", 0.65), ("llama-3.2-1b-tiny", 0.65), ("lfm2-2.6b-tiny", 0.65)],

@@ -45,6 +45,7 @@ def interpreted(exe: forgec.Executable, inputs: list[np.ndarray]) -> list[np.nda
     return by_leaf.run(inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", FORMATS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_tiny_presets(preset: str, weights: str, tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_a_head_keeps_more_bits() -> None:
     assert dtypes == {"i4", "i8", "bf16"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["numpy", "native"])
 def test_both_runtimes(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGEC_CPU", runtime)
@@ -127,6 +129,7 @@ def test_a_pattern_without_a_weight() -> None:
         forgec.Options(weights=8)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_language_model_decodes_with_compressed_weights(tmp_path: Path) -> None:
     from forgec.language import compile_language_model
 

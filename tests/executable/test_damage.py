@@ -166,6 +166,7 @@ class TestDamage:
         assert found
         return found
 
+    @pytest.mark.slow
     @settings(max_examples=250, deadline=None, database=None)
     @given(data=st.data())
     def test_any_flipped_bit_is_refused_or_harmless(self, good, folder, data) -> None:

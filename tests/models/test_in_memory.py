@@ -60,6 +60,7 @@ SEES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [

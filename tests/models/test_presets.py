@@ -155,6 +155,7 @@ def test_tied_weights_share_storage(name):
         assert tied == models.describe(name).dims["tie_word_embeddings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_both_attentions_agree_with_padding(name):
     outputs = []

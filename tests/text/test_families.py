@@ -86,6 +86,7 @@ def test_longrope_chooses_frequencies_as_transformers_does(family, tmp_path):
             assert [piece.token for piece in pieces] == tokens, f"prompt of {len(ids)} tokens"
 
 
+@pytest.mark.slow
 def test_longrope_needs_no_choice_for_short_contexts(tmp_path):
     model = load("longrope", tmp_path)
     generated(model, prompt(70), 2)  # leaves the model's buffers at the frequencies for long texts

@@ -307,6 +307,7 @@ def test_no_torch_and_no_transformers_at_run_time(path):
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
     ids = prompt(60)
     with forgec.compile_language_model(
@@ -403,6 +404,7 @@ def test_an_unknown_cache_is_refused() -> None:
         forgec.compile_language_model(load("llama", None), context=24, cache="int8")
 
 
+@pytest.mark.slow
 def test_a_loaded_model_can_be_compiled_twice() -> None:
     loaded = forgec.models.load("llama-3.2-1b-tiny")
     texts = []

@@ -91,6 +91,7 @@ def assert_traced_as_exported(name, model, other, args, kwargs, monkeypatch, cap
     assert [(block.name, block.instances) for block in traced.blocks.values()] == blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", cases(*PRESETS, *(c for c in CONFIGS if c not in (*COMPLEX, *RANGES))))
 def test_a_decoder_is_traced_as_an_export_does(family, tmp_path, monkeypatch, capsys):
     """For a chunk and for one token."""

@@ -62,7 +62,7 @@ def samples() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("floats", [DType.F32, DType.F16])
+@pytest.mark.parametrize("floats", [DType.F32, pytest.param(DType.F16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("record", "sample"), samples())
 def test_equals_the_reference(record: Op, sample: Sample, floats: DType) -> None:
     precision = Precision(floats)

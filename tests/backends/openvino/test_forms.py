@@ -44,6 +44,7 @@ BLOCK = parse(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("platform", "products", "image", "hidden", "heads"),
     [("3720", 8, True, 3, 16), ("4000", 5, True, 2, 2), ("5010", 5, False, 1, 0)],

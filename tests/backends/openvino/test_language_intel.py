@@ -84,6 +84,7 @@ def test_the_text_is_that_of_transformers(
         assert [piece.token for piece in llm.generate(prompt, eos=(), max_tokens=12)] == wanted
 
 
+@pytest.mark.slow
 def test_folded_int8_is_what_the_cpu_computes(accepting: None, costs: str) -> None:
     ids = np.random.default_rng(SEED).integers(3, 131, 16).tolist()
     loaded = models.load("llama-3.2-1b-tiny")
@@ -100,6 +101,7 @@ def test_folded_int8_is_what_the_cpu_computes(accepting: None, costs: str) -> No
             assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max(), f"seed {SEED}"
 
 
+@pytest.mark.slow
 def test_caches_are_read_where_they_lie(accepting: None, costs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[tuple[int, ...]] = []
     step = runner._step
@@ -115,6 +117,7 @@ def test_caches_are_read_where_they_lie(accepting: None, costs: str, monkeypatch
     assert moved and not any(48 in shape for shape in moved), moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fold", "calls"), [("on", 1), ("off", 2)])
 def test_what_repeats_in_both_programs_is_compiled_at_once(
     fold: str, calls: int, accepting: None, costs: str, monkeypatch: pytest.MonkeyPatch

@@ -42,6 +42,7 @@ def started(tools: Toolchain) -> list[int]:
     return [int(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_runs_once_for_all_who_want_it_and_a_while_longer(tools: Toolchain) -> None:
     with kept_running(tools):
         with kept_running(tools):
@@ -57,6 +58,7 @@ def test_it_runs_once_for_all_who_want_it_and_a_while_longer(tools: Toolchain) -
         until(lambda: len(started(tools)) == 2)
 
 
+@pytest.mark.slow
 def test_who_ends_first_does_not_matter(tools: Toolchain) -> None:
     first, second = ExitStack(), ExitStack()
     first.enter_context(kept_running(tools))

@@ -81,6 +81,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     until(lambda: not lives(child))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.5, 60.0])
 def test_what_serves_others_goes_on(tmp_path: Path, limit: float) -> None:
     """Whether the process ends by itself or is over a bound."""

@@ -40,6 +40,7 @@ def check(path, loaded, executable, **sizes) -> None:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "options", "more"),
     [

@@ -95,11 +95,16 @@ struct VecAvx2 {
       r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
       r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
-    const __m256i mask = first(rows);
     for (int i = 0; i < 4; ++i) {
-      _mm256_maskstore_ps(dst + i * dst_row, mask, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-      _mm256_maskstore_ps(dst + (i + 4) * dst_row, mask, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+      t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+      t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
+    if (rows == 8) {  // masked stores are slow on AMD's processors
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(dst + i * dst_row, t[i]);
+      return;
+    }
+    const __m256i mask = first(rows);
+    for (int i = 0; i < 8; ++i) _mm256_maskstore_ps(dst + i * dst_row, mask, t[i]);
   }
 
  private:
