@@ -36,19 +36,19 @@ V exp(V x) {
   return exp_bounded(V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x)));
 }
 
-// 2^x for -151 <= x <= 200.
+// 2^x for -127 <= x <= 128; what is below 2^-126 may be 0, and what is beyond 2^127 infinite.
 template <class V>
 V exp2_bounded(V x) {
   const V n = V::round_small(x);
   const V y = polynomial(x - n, 1.0f, 6.931471825e-1f, 2.402264774e-1f, 5.550332367e-2f, 9.618436918e-3f,
                          1.339887502e-3f, 1.535336196e-4f);
-  return V::scale(y, n);
+  return V::scale_normal(y, n);
 }
 
 // 2^x for x up to a little over 0, as softmax has it; -inf gives 0 and a nan stays.
 template <class V>
 V exp2_below(V x) {
-  return exp2_bounded(V::max(V::set1(-151.0f), x));
+  return exp2_bounded(V::max(V::set1(-127.0f), x));
 }
 
 template <class V>
@@ -90,7 +90,7 @@ V sigmoid(V x) {
 // x / (1 + 2^z)
 template <class V>
 V gate_by_power(V x, V z) {
-  return x / (V::set1(1.0f) + exp2_bounded(V::min(V::set1(200.0f), V::max(V::set1(-151.0f), z))));
+  return x / (V::set1(1.0f) + exp2_bounded(V::min(V::set1(128.0f), V::max(V::set1(-127.0f), z))));
 }
 
 template <class V>

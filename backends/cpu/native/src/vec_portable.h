@@ -77,6 +77,9 @@ struct VecPortable {
     const Mask half = whole >> 1;
     return a * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
   }
+  static VecPortable scale_normal(VecPortable a, VecPortable n) {
+    return a * from_bits((__builtin_convertvector(n.v, Mask) + 127) << 23);
+  }
   // The sums of four vectors.
   static void sums(const VecPortable* x, float* to) {
     for (int i = 0; i < 4; ++i) to[i] = x[i].sum();
