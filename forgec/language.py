@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_language_model"]
 
-CHUNKS = (128,)
+_CHUNKS = (128,)
+_SHORT_CHUNK = 16
+"""Of models whose chunks are not padded, for what is left of a prompt."""
+_UNCHUNKED = (
+    "prompts are read token by token: the model's own code forgets the states of its recurrent layers where "
+    "it reads several"
+)
 _COMPARED = 3
 """Logits of the text of the check that are compared: after the prompt and after each token behind it."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -48,7 +54,7 @@ def compile_language_model(
     model: LoadedModel | PreTrainedModel | str | Path,
     *,
     context: int,
-    chunks: Sequence[int] = CHUNKS,
+    chunks: Sequence[int] | None = None,
     target: str = HOST,
     options: Options | Mapping[str, Any] | None = None,
     calibration: str | Sequence[int] | None = None,
@@ -59,7 +65,8 @@ def compile_language_model(
 
     ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
     Hugging Face model in memory stays as it is (``forgec.models.LoadedModel.of`` takes its tokenizer too). A
-    chunk longer than the context is cut to it; without chunks prompts are read token by token.
+    chunk longer than the context is cut to it; with an empty list prompts are read token by token. Left out
+    it is 128, and for models with recurrent layers 16 too: their chunks cannot be padded.
     ``calibration`` is a text like those that the model will meet, or its tokens: weights of 4 bits (int4,
     w4a8) are fitted to it (see ``forgec.compile``). The result is for :class:`forgec.LLM`, directly or saved.
 
@@ -69,17 +76,21 @@ def compile_language_model(
     from .models import LoadedModel, load
     from .models.decoder import CACHE, decoder_of
 
-    context, chunks = _sizes(context, chunks)
+    context, given = _sizes(context, _CHUNKS if chunks is None else chunks)
     if isinstance(model, str | Path):
         loaded = load(model)
     else:
         loaded = model if isinstance(model, LoadedModel) else LoadedModel.of(model)
     chosen = Options.of(options, **named_options)
-    sizes = sorted({min(chunk, context) for chunk in chunks} - {1})
+    sizes = sorted({min(chunk, context) for chunk in given} - {1})
     weights = WeightSpec.parse(chosen.weights)
     # A device beside the host keeps caches in 16 bits anyway: ``ir.old_and_new`` makes those of f32 such.
     wanted = chosen.cache == "f16" or (chosen.cache == "auto" and weights.compresses)
     decoder = decoder_of(loaded, context, sizes, half_cache=wanted and backends.resolve(target) == HOST)
+    if not decoder.chunked:
+        sizes = []
+    elif chunks is None and decoder.recurrent:
+        sizes = sorted({*sizes, min(_SHORT_CHUNK, context)})
     rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
     long = decoder.long_rope
     info = GenerationInfo(
@@ -88,6 +99,7 @@ def compile_language_model(
         _vocabulary(loaded),
         _eos(loaded),
         rewinds=rows_only,
+        pads=not decoder.recurrent,
         border=None if long is None else long.border,
         rereads=long is not None and long.rereads,
     )
@@ -125,9 +137,14 @@ def compile_language_model(
     entries[1].add_extra(extra)
     programs = Programs({DECODE: entries[1], **{prefill_name(size): entries[size] for size in sizes}})
     _tell(programs, extra)
+    if not decoder.chunked:
+        programs.main.report.warnings.append(_UNCHUNKED)  # type: ignore[union-attr]
     if chosen.check:
         with checking_together(programs):
-            length = min(context, max(sizes, default=1) + _COMPARED)
+            read = max(sizes, default=1) * (
+                2 if decoder.recurrent else 1
+            )  # what one chunk leaves to the next
+            length = min(context, read + _COMPARED)
             _check_text(decoder, programs, length)
     return programs
 

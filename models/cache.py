@@ -19,12 +19,13 @@ from transformers import Cache
 
 from forgec.capture.rows import update_rows
 
-__all__ = ["LayerCache", "ModelCache", "hand_out"]
+__all__ = ["LayerCache", "ModelCache", "hand_out", "state_name"]
 
 
 class LayerCache(Cache):
-    """One layer's tensors by name: ``k`` and ``v`` [batch, kv heads, rows, size], or ``conv`` states
-    [batch, channels, length].
+    """One layer's tensors by name: ``k`` and ``v`` [batch, kv heads, rows, size], the state of a convolution,
+    ``conv`` [batch, channels, length], and of a recurrence, ``recurrent`` [batch, ...]; a second state of a
+    kind is ``conv1`` or ``recurrent1``.
 
     ``position`` counts the tokens before this call, ``count`` those of this call that are not padding (None:
     all of them).
@@ -42,7 +43,7 @@ class LayerCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """All keys and values, the new ones among them, in the type of these."""
-        self.tensors = {
+        self.tensors |= {
             name: update_rows(self.tensors[name], _limited(new, self.tensors[name].dtype), self.position)
             for name, new in (("k", key_states), ("v", value_states))
         }
@@ -53,20 +54,36 @@ class LayerCache(Cache):
         self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> Tensor:
         """The states before, which are zeros before the first token, and the new ones behind them."""
-        before = self.get_conv_state(layer_idx)
+        before = self.get_conv_state(layer_idx, state_idx)
         full = torch.cat([before, conv_states], dim=-1)
         length = before.shape[-1]
         if self.count is None:
             kept = full[..., -length:]
         else:
             kept = full.index_select(-1, self.count + torch.arange(length))
-        self.tensors = {"conv": kept.contiguous()}
+        self.tensors |= {state_name("conv", state_idx): kept.contiguous()}
         return full
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor:
         """The states before this call; a new text starts at position 0, whatever was run before."""
-        state = self.tensors["conv"]
-        return torch.where(self.position > 0, state, torch.zeros((), dtype=state.dtype))
+        return self._before(state_name("conv", state_idx))
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> Tensor:
+        """Keeps the state after this call, whose tokens are all real: a recurrence forgets no padding."""
+        self.tensors |= {state_name("recurrent", state_idx): recurrent_states.contiguous()}
+        return recurrent_states
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor:
+        """The state before this call, as of convolutions."""
+        return self._before(state_name("recurrent", state_idx))
+
+    def _before(self, name: str) -> Tensor:
+        state = self.tensors[name]
+        state = torch.where(self.position > 0, state, torch.zeros((), dtype=state.dtype))
+        self.tensors |= {name: state}  # some models change it in place
+        return state
 
     def is_recording_past(self, layer_idx: int) -> bool:
         """True, which keeps models from kernels that change the states in place."""
@@ -79,6 +96,11 @@ class LayerCache(Cache):
         """Tokens before this call, as a tensor; after ``update`` the rows of the keys that it gave, a number,
         because a layer that asks then has a table to cut to their size."""
         return self.tensors["k"].shape[-2] if self.updated else self.position
+
+
+def state_name(kind: str, index: int) -> str:
+    """Name of a layer's state of a kind, ``conv`` or ``recurrent``."""
+    return f"{kind}{index}" if index else kind
 
 
 def _limited(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,7 +169,7 @@ class ModelCache(Cache):
 
     @property
     def is_linear(self) -> list[bool]:
-        return ["conv" in layer.tensors for layer in self.layers]
+        return ["k" not in layer.tensors for layer in self.layers]
 
     @property
     def is_dummy(self) -> list[bool]:

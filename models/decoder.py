@@ -4,14 +4,16 @@ Both are one module, called with chunks of other sizes. Its inputs are the chunk
 tokens before it, how many of its tokens are real (the others pad its end), for some models the length of the
 whole text, and the cache; its outputs are the logits after the last real token, and the cache with the chunk
 in it. Padding leaves no trace: its rows of the cache are written over by the next chunk, and no mask lets
-anything see them before.
+anything see them before. The state of a recurrence would keep one, so chunks for models with such layers are
+not padded.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from forgec.capture.own_code import own_code
 from forgec.capture.trace import TraceError, trace
 from forgec.errors import ModelError
 
-from .cache import ModelCache, hand_out
+from .cache import ModelCache, hand_out, state_name
 from .loading import LoadedModel, reserved_positions
 from .rotary import LongRope, fix_frequencies
 
@@ -52,7 +54,8 @@ class Decoder(nn.Module):
     ``context`` is the longest text. The cache has some ``rows`` more, for the padding of a last chunk. With
     ``long_rope`` the model takes other frequencies for texts over a length. With ``masked`` it is told of all
     rows of the cache by a mask of ones, because it makes something of that size. Keys and values are kept as
-    ``cache_dtype``. Positions count from ``first``.
+    ``cache_dtype``. Positions count from ``first``. One that is not ``chunked`` reads a text token by token:
+    its recurrent layers begin anew where they are given several.
     """
 
     _model: Any
@@ -80,6 +83,12 @@ class Decoder(nn.Module):
         self.masked = masked
         self.cache_dtype = cache_dtype
         self.first = first
+        self.chunked = True
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the cache has states of recurrences, so that chunks must not be padded."""
+        return any(_is_recurrent(name) for layer in self.shapes for name in layer)
 
     def forward(
         self,
@@ -104,7 +113,7 @@ class Decoder(nn.Module):
         call = {
             "input_ids": input_ids,
             "position_ids": positions,
-            "past_key_values": held,
+            _cache_argument(self._model): held,
             "use_cache": True,
             "logits_to_keep": 1 if count is None else (count - 1).reshape(1),
         }
@@ -140,7 +149,7 @@ class Decoder(nn.Module):
         position = torch.tensor(min(3, self.rows - tokens))
         kwargs: dict[str, Any] = {"input_ids": ids, "position": position}
         if tokens > 1:
-            kwargs["count"] = torch.tensor(tokens - 1)
+            kwargs["count"] = torch.tensor(tokens if self.recurrent else tokens - 1)
         if self.long_rope is not None:
             # One program is checked with the frequencies for long texts, the others with those for short.
             kwargs["length"] = torch.tensor(self.long_rope.border + (tokens == 1))
@@ -192,17 +201,26 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
         model.config.max_seq_len = rows  # tables that are made in each call reach over the padding too
     long_rope = fix_frequencies(model, context)
     shapes = _cache_shapes(model, rows)
+    recurrent = any(_is_recurrent(name) for layer in shapes for name in layer)
+    chunked = not recurrent or not chunks or _goes_on(model, shapes, context, rows)
     layers = _layers(model, len(shapes))
     hand_out(layers)
     kept = torch.float16 if half_cache else torch.float32
     decoder = Decoder(
         model, shapes, context, rows, long_rope, cache_dtype=kept, first=reserved_positions(model)
     )
+    decoder.chunked = chunked
     decoder.eval().requires_grad_(False)
     if not _reaches(decoder, layers):
         decoder.masked = True
         decoder.masked = _reaches(decoder, layers)
     return decoder
+
+
+def _cache_argument(model: Any) -> str:
+    """What the model calls the cache that it is given; those without attention have a name of their own."""
+    given = inspect.signature(model.forward).parameters
+    return "cache_params" if "cache_params" in given else "past_key_values"
 
 
 def _layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
@@ -234,43 +252,88 @@ def _reaches(decoder: Decoder, layers: Sequence[nn.Module]) -> bool:
     return False
 
 
-def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
-    """Shape of every tensor of the cache, found by running one token on the meta device, through the first of
-    all layers that are alike."""
-    config = copy.deepcopy(model.config)
-    cache: Any = DynamicCache(config=config)
-    ids = torch.zeros(1, 1, dtype=torch.int64, device="meta")
+@contextmanager
+def _without_values(model: PreTrainedModel, count: int, hands_out: bool) -> Iterator[tuple[Any, list[Any]]]:
+    """A twin of the model on the meta device, and the kinds of its ``count`` layers, of which it runs the
+    first of all that are alike; with ``hands_out`` each gets its own part of the cache."""
     try:
-        with torch.device("meta"), torch.no_grad(), _compiling_state_context():
-            twin = type(model)._from_config(config).eval()
+        with torch.device("meta"), own_code(), _compiling_state_context():
+            twin = type(model)._from_config(copy.deepcopy(model.config)).eval()
             fix_frequencies(twin, 1)
-            layers = _layers(twin, len(cache.layers))
+            layers = _layers(twin, count)
             kinds = list(structures({str(i): layer for i, layer in enumerate(layers)}).values())
+            if hands_out:
+                hand_out(layers)
             results: dict[Any, Any] = {}
             pairs = zip(layers, kinds, strict=True)
             once = forwards({layer: _once(layer.forward, kind, results) for layer, kind in pairs})
             with static_experts(twin), once:
-                twin(input_ids=ids, past_key_values=cache, use_cache=True)
+                yield twin, kinds
     except Exception as error:  # a model's own code raises whatever it likes
         raise ModelError(
             f"{type(model).__name__} cannot be run without values: {type(error).__name__}: {error}",
             hint="forgec needs a model whose shapes do not depend on values",
         ) from error
+
+
+def _cache_shapes(model: PreTrainedModel, rows: int) -> Shapes:
+    """Shape of every tensor of the cache, found by running one token."""
+    cache: Any = DynamicCache(config=model.config)
+    with _without_values(model, len(cache.layers), hands_out=False) as (twin, kinds):
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        twin(input_ids=ids, use_cache=True, **{_cache_argument(twin): cache})
     shapes: Shapes = []
-    for index, kind in enumerate(kinds):
+    for kind in kinds:
         layer = cache.layers[kinds.index(kind)]
-        if any(state is not None for state in getattr(layer, "recurrent_states", {}).values()):
-            raise ModelError(f"layer {index} keeps a recurrent state, which forgec has no cache for")
-        conv = getattr(layer, "conv_states", {}).get(0)
-        if conv is not None:
-            shapes.append({"conv": tuple(conv.shape)})
-        elif getattr(layer, "keys", None) is not None:
-            shapes.append({name: _rows(x, rows) for name, x in (("k", layer.keys), ("v", layer.values))})
-        else:
-            raise ModelError(
-                f"layer {index} of {type(model).__name__} writes nothing to its cache of keys and values"
-            )
+        found = {
+            state_name(sort, number): tuple(state.shape)
+            for sort in ("conv", "recurrent")
+            for number, state in getattr(layer, f"{sort}_states", {}).items()
+            if state is not None
+        }
+        if getattr(layer, "keys", None) is not None:
+            found |= {name: _rows(x, rows) for name, x in (("k", layer.keys), ("v", layer.values))}
+        shapes.append(found)
+    if not any(shapes):
+        raise ModelError(f"{type(model).__name__} writes nothing to its cache")
     return shapes
+
+
+def _goes_on(model: PreTrainedModel, shapes: Shapes, context: int, rows: int) -> bool:
+    """Whether the model goes on from its recurrent states where it reads several tokens; some begin anew.
+
+    It is read off the graph that is kept for gradients: whether the new state of a layer comes from the old.
+    """
+    with _without_values(model, len(shapes), hands_out=True) as (twin, kinds), torch.enable_grad():
+        cache = [
+            {name: torch.zeros(x, requires_grad=_is_recurrent(name)) for name, x in layer.items()}
+            for layer in shapes
+        ]
+        call = {"position": torch.ones((), dtype=torch.int64), "count": torch.full((), 2)}
+        decoder = Decoder(twin, shapes, context, rows)
+        new = decoder(torch.zeros(1, 2, dtype=torch.int64), **call, cache=cache)[CACHE]
+        first = {kinds.index(kind) for kind in kinds}
+        return all(
+            _comes_from(new[i][n], old) for i in first for n, old in cache[i].items() if _is_recurrent(n)
+        )
+
+
+def _is_recurrent(name: str) -> bool:
+    return name.startswith("recurrent")
+
+
+def _comes_from(result: Tensor, source: Tensor) -> bool:
+    """Whether a tensor was computed from another one, that gradients are kept of."""
+    seen, left = set(), [result.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", None) is source:
+            return True
+        left += [before for before, _ in node.next_functions]
+    return False
 
 
 def _once(forward: Any, kind: Any, results: dict[Any, Any]) -> Any:

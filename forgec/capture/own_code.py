@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
@@ -47,7 +48,27 @@ def _uncompiled() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(shortcut)
 
 
+_WITHOUT_SOLVER = "is_torchdynamo_exporting"
+"""What some models ask before they solve a triangular system row by row, for exporters without solvers."""
+
+
+@contextmanager
+def _with_solvers() -> Iterator[None]:
+    found = [m for name, m in list(sys.modules.items()) if name.startswith("transformers.models.")]
+    # Some modules of transformers load what is asked for.
+    found = [m for m in found if {_WITHOUT_SOLVER, "torch_chunk_gated_delta_rule"} <= vars(m).keys()]
+    kept = [(module, getattr(module, _WITHOUT_SOLVER)) for module in found]
+    try:
+        for module, _ in kept:
+            setattr(module, _WITHOUT_SOLVER, lambda: False)
+        yield
+    finally:
+        for module, before in kept:
+            setattr(module, _WITHOUT_SOLVER, before)
+
+
 _uncompiled_shared = _Shared(_uncompiled)
+_solvers_shared = _Shared(_with_solvers)
 _onednn_shared = _Shared(lambda: torch.backends.mkldnn.flags(enabled=False))
 
 
@@ -57,9 +78,10 @@ def own_code() -> Iterator[None]:
 
     The shortcut is that of ``nn.MultiheadAttention`` and ``nn.TransformerEncoder``, which hands all layers to
     one operator, with a padding mask as nested tensors: results at padding are then 0 instead of computed.
-    ``torch.export`` and ``torch.compile`` do not take it either.
+    ``torch.export`` and ``torch.compile`` do not take it either. Models that do without a solver where they
+    are exported use it here.
     """
-    with _uncompiled_shared.entered(), torch.no_grad():
+    with _uncompiled_shared.entered(), _solvers_shared.entered(), torch.no_grad():
         yield
 
 

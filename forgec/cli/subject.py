@@ -158,7 +158,7 @@ def compile_text_model(
 ) -> Programs:
     """Compile the language model that a specification names, with a progress display."""
     from .. import models
-    from ..language import CHUNKS, compile_language_model
+    from ..language import compile_language_model
 
     if is_exported(spec) or is_onnx(spec):
         raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
@@ -170,7 +170,7 @@ def compile_text_model(
         return compile_language_model(
             loaded,
             context=context,
-            chunks=chunks or CHUNKS,
+            chunks=chunks,
             target=target,
             options=options,
             calibration=calibration,

@@ -38,6 +38,8 @@ class GenerationInfo:
     """Length over which texts take other frequencies; the programs then have the input ``length``."""
     rereads: bool = False
     """Whether a text that passes the border is read anew, so that its cache is of one kind."""
+    pads: bool = True
+    """Whether a chunk may end in padding; a recurrent state would not forget it."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -56,6 +58,7 @@ class GenerationInfo:
                 value.get("rewinds", False),
                 value.get("border"),
                 value.get("rereads", False),
+                value.get("pads", True),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{FILE} is malformed: {error}") from error
@@ -64,7 +67,7 @@ class GenerationInfo:
         texts = [*info.special, *info.special.values()]
         if not all(type(n) is int and n >= 0 for n in numbers) or list(info.chunks) != sorted(info.chunks):
             raise ArtifactError(f"{FILE} is malformed: its numbers are {numbers!r:.80}")
-        flags = (info.rewinds, info.rereads)
+        flags = (info.rewinds, info.rereads, info.pads)
         if not all(type(flag) is bool for flag in flags) or not all(isinstance(text, str) for text in texts):
             raise ArtifactError(f"{FILE} is malformed: its special tokens or flags are of wrong types")
         return info

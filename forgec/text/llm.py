@@ -1,9 +1,10 @@
 """A compiled language model that writes text.
 
 A prompt is read in chunks by the largest prefill program that it fills, the rest by the smallest that holds
-it, padded; then the decode program reads one token at a time. The cache is a state of the programs; the
-tokens that it holds are kept here. What a chunk's padding wrote is written over by what comes next. A prompt
-that begins like the text before is read from where they part.
+it, padded, or where padding would stay in the cache by smaller ones that it fills; then the decode program
+reads one token at a time. The cache is a state of the programs; the tokens that it holds are kept here. What
+a chunk's padding wrote is written over by what comes next. A prompt that begins like the text before is read
+from where they part.
 """
 
 from __future__ import annotations
@@ -279,6 +280,8 @@ class LLM:
             return chunks[-1]
         holding = next(chunk for chunk in chunks if chunk >= left)
         smaller = [chunk for chunk in chunks if chunk <= left]
+        if not self.info.pads:
+            return smaller[-1] if smaller else 1
         # A chunk that would be mostly padding costs more than smaller ones.
         return smaller[-1] if smaller and holding > 2 * left else holding
 

@@ -101,8 +101,9 @@ def test_longrope_needs_no_choice_for_short_contexts(tmp_path):
     ("config", "message"),
     [
         (
-            {"model_type": "mamba", "architectures": ["MambaForCausalLM"], "state_size": 4},
-            "cache of keys and",
+            {"model_type": "openai-gpt", "architectures": ["OpenAIGPTLMHeadModel"], "n_layer": 2, "n_head": 4}
+            | {"n_embd": 32},
+            "OpenAIGPTLMHeadModel writes nothing to its cache",
         ),
         (
             {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], "num_layers": 2, "num_heads": 4}
@@ -115,10 +116,10 @@ def test_longrope_needs_no_choice_for_short_contexts(tmp_path):
             "cache that is an input and an output, for 8 tokens: .*\n.*modeling_cpmant.*\n.*without a context",
         ),
     ],
-    ids=["mamba", "gpt_neo", "cpmant"],
+    ids=["openai-gpt", "gpt_neo", "cpmant"],
 )
 def test_a_family_that_cannot_be_compiled_is_refused(config, message, tmp_path):
-    """Mamba keeps other states; GPT-Neo cuts its masks by the size of the cache, CPM-Ant makes its own."""
+    """The first GPT has no cache; GPT-Neo cuts its masks by the size of the cache, CPM-Ant makes its own."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 131, "initializer_range": 0.2}
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**sizes, **config}))

@@ -10,7 +10,7 @@ import torch
 from forgec.models import load as load_model
 from forgec.models import names
 from forgec.models.decoder import decoder_of
-from text_models import CONFIGS, PRESETS, load
+from text_models import CONFIGS, PRESETS, RECURRENT, load
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -21,7 +21,7 @@ from forgec.debug import override
 from forgec.graph import CapturedGraph
 
 FAST = ("gpt2", "llama", "bert-base-tiny")
-IN_PLACE = ("mixtral", "t5-small.encoder-tiny", "big_bird")
+IN_PLACE = ("mixtral", "t5-small.encoder-tiny", "big_bird", *RECURRENT)
 """Their code changes tensors in place: an export of it has simpler operators, which compute the same."""
 COMPLEX = ("deepseek_v2", "llama4_text")
 """An export cannot say what their complex numbers are."""

@@ -38,6 +38,30 @@ _LONG = {
     "original_max_position_embeddings": 64,
 }
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+_DELTA = {
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+_EXPERTS = {
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+_MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 16,
+}
+_STATES = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "chunk_size": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma": {**_TINY, "architectures": ["GemmaForCausalLM"], "head_dim": 8},
     "gemma2": {
@@ -51,6 +75,57 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {**_TINY, "architectures": ["Phi3ForCausalLM"]},
     "mistral": {**_TINY, "architectures": ["MistralForCausalLM"], "sliding_window": 12},
     "qwen3": {**_TINY, "architectures": ["Qwen3ForCausalLM"], "head_dim": 8},
+    "qwen3_5_text": {**_TINY, **_DELTA, "architectures": ["Qwen3_5ForCausalLM"]},
+    "qwen3_next": {**_TINY, **_DELTA, **_EXPERTS, "architectures": ["Qwen3NextForCausalLM"]},
+    "olmo_hybrid": {**_TINY, **_DELTA, "architectures": ["OlmoHybridForCausalLM"]},
+    "granitemoehybrid": {
+        **_TINY,
+        **_MAMBA,
+        **_EXPERTS,
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "layer_types": ["mamba", "attention", "mamba"],
+        "shared_intermediate_size": 16,
+    },
+    "bamba": {**_TINY, **_MAMBA, "architectures": ["BambaForCausalLM"], "attn_layer_indices": [1]},
+    "falcon_h1": {
+        **_TINY,
+        **_MAMBA,
+        "architectures": ["FalconH1ForCausalLM"],
+        "mamba_d_ssm": 64,
+        "head_dim": 8,
+    },
+    "nemotron_h": {
+        **_TINY,
+        **{"architectures": ["NemotronHForCausalLM"], "head_dim": 8, "ssm_state_size": 8, "n_groups": 2},
+        **{"mamba_num_heads": 4, "mamba_head_dim": 16, "chunk_size": 16, **_EXPERTS, "n_routed_experts": 4},
+    },
+    "zamba2": {
+        **_TINY,
+        **{
+            "architectures": ["Zamba2ForCausalLM"],
+            "mamba_d_state": 8,
+            "n_mamba_heads": 4,
+            "mamba_ngroups": 1,
+        },
+        **{"chunk_size": 16, "layers_block_type": ["mamba", "hybrid", "mamba"], "num_key_value_heads": 4},
+    },
+    "jamba": {
+        **_TINY,
+        **{"architectures": ["JambaForCausalLM"], "mamba_d_state": 8, "mamba_dt_rank": 4, "num_experts": 4},
+        **{
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+        },
+    },
+    "mamba": {**_HEADS, **_STATES, "architectures": ["MambaForCausalLM"], "time_step_rank": 4},
+    "falcon_mamba": {**_HEADS, **_STATES, "architectures": ["FalconMambaForCausalLM"], "time_step_rank": 4},
+    "mamba2": {
+        **_HEADS,
+        **_STATES,
+        **{"architectures": ["Mamba2ForCausalLM"], "num_heads": 4, "head_dim": 16, "n_groups": 1},
+    },
     "roberta": {
         **_TINY,
         **{"architectures": ["RobertaForCausalLM"], "num_hidden_layers": 2, "pad_token_id": 2},
@@ -146,6 +221,13 @@ PRESETS = {
     "granite": "granite-350m-tiny",
     "lfm2": "lfm2-2.6b-tiny",
 }
+
+
+RECURRENT = (
+    *("qwen3_5_text", "qwen3_next", "olmo_hybrid", "granitemoehybrid", "bamba", "falcon_h1", "nemotron_h"),
+    *("zamba2", "jamba", "mamba", "falcon_mamba", "mamba2"),
+)
+"""Families with recurrent layers."""
 
 
 def load(family: str, folder: Path) -> models.LoadedModel:

@@ -94,6 +94,8 @@ class FunctionBuilder:
         self.used: frozenset[Any] = frozenset()
         """Which results of that node anything reads, by number, where it has several."""
         self.const_params: dict[Recipe, ConstParam] = {}
+        self.made: dict[tuple[Any, ...], Any] = {}
+        """What converters made and other nodes may use too, by what it is and of which values."""
         self._instance_names = instance_names
         self._layouts: dict[Register, Layout] = {}
         self._count = 0

@@ -47,6 +47,7 @@ from . import (  # noqa: F401  (register converters)
     resampling,
     sampling,
     shape,
+    solvers,
     windows,
 )
 from .builder import Const, Constants, FunctionBuilder

@@ -15,7 +15,7 @@ from .builder import Const, FunctionBuilder
 from .elementwise import literal
 from .registry import lowers
 
-__all__ = ["permute", "slice_axis"]
+__all__ = ["constant_pad", "permute", "slice_axis", "swapped"]
 
 
 def _result(b: FunctionBuilder) -> TensorType:
@@ -45,10 +45,10 @@ def permute_dims(b: FunctionBuilder, self: Any, dims: Sequence[int]) -> Any:
 
 @lowers("aten.transpose", "aten.swapaxes")
 def transpose(b: FunctionBuilder, self: Any, dim0: int, dim1: int) -> Any:
-    return _swap(b, self, dim0, dim1)
+    return swapped(b, self, dim0, dim1)
 
 
-def _swap(b: FunctionBuilder, x: Any, first: int, second: int) -> Any:
+def swapped(b: FunctionBuilder, x: Any, first: int, second: int) -> Any:
     perm = list(range(x.type.rank))
     if perm:
         perm[first], perm[second] = perm[second], perm[first]
@@ -57,7 +57,7 @@ def _swap(b: FunctionBuilder, x: Any, first: int, second: int) -> Any:
 
 @lowers("aten.t", "aten.mT")
 def matrix_transpose(b: FunctionBuilder, self: Any) -> Any:
-    return _swap(b, self, -1, -2) if self.type.rank >= 2 else self
+    return swapped(b, self, -1, -2) if self.type.rank >= 2 else self
 
 
 @lowers("aten.numpy_T")
