@@ -37,7 +37,8 @@ struct Chain {
 
 struct RunBuffer {
   alignas(64) char bytes[kRun * 8];
-  const char* filled_from = nullptr;  // with a broadcast operand, what the buffer is full of
+  const char* filled_from = nullptr;  // with a broadcast operand, what the first `filled` elements are
+  int64_t filled = 0;
 };
 
 // Operand k's next n elements, in place or gathered.
@@ -45,18 +46,19 @@ const char* fetch(const Chain& p, int k, const Index& index, int64_t n, RunBuffe
   const int64_t step = p.steps[k][p.rank - 1];
   const char* from = p.in[k] + index.offset(p.steps[k]) * p.item[k];
   if (step == 1) return from;
-  if (step == 0 && buffer.filled_from == from) return buffer.bytes;
+  if (step == 0 && buffer.filled_from == from && buffer.filled >= n) return buffer.bytes;
   with_item(p.item[k], [&](auto zero) {
     using T = decltype(zero);
     T* to = reinterpret_cast<T*>(buffer.bytes);
     const T* source = reinterpret_cast<const T*>(from);
     if (step == 0) {
-      for (int64_t i = 0; i < kRun; ++i) to[i] = *source;
+      for (int64_t i = 0; i < n; ++i) to[i] = *source;
     } else {
       for (int64_t i = 0; i < n; ++i) to[i] = source[i * step];
     }
   });
   buffer.filled_from = step == 0 ? from : nullptr;
+  buffer.filled = n;
   return buffer.bytes;
 }
 
