@@ -122,6 +122,20 @@ def test_conv(isa: str, seed: int) -> None:
     assert_matches("conv", operands, {**attrs, "groups": groups}, 5e-6, threads=1 + seed % 2)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_depthwise_rows_of_few_columns(isa: str, seed: int) -> None:
+    """As of a recurrent layer that writes a token; some see beyond both ends, some nothing at all."""
+    rng = np.random.default_rng(seed)
+    groups, outs, size = 37, int(rng.integers(1, 4)), int(rng.integers(1, 20))
+    kernel, dilation = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    padding = int(rng.integers(max(0, ((kernel - 1) * dilation + 2 - size) // 2), 7 + kernel * dilation))
+    attrs = {"stride": (1,), "padding": (padding,), "dilation": (dilation,), "groups": groups}
+    x = strided(rng, _x(rng, 2, groups, size))
+    bias = _x(rng, groups * outs) if seed % 2 else None
+    operands = [x, _x(rng, groups * outs, 1, kernel), bias]
+    assert_matches("conv", operands, attrs, 5e-6, threads=1 + seed % 2)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_attention(isa: str, seed: int) -> None:
     operands, attrs = random_attention(np.random.default_rng(seed), seed)

@@ -197,3 +197,17 @@ def test_in_place(isa: str) -> None:
     want = get("add_rms_norm").evaluate([a, b, None], {})
     np.testing.assert_allclose(total, want[0], rtol=1e-6)
     np.testing.assert_allclose(out, want[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [2, 5, 31, 32])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_short_rows(isa: str, columns: int, dtype: type) -> None:
+    """Rows that lie apart, beside a number for each, a row for all, and each other: several to a run."""
+    rng = np.random.default_rng(columns)
+    shape = (7, 61, columns)
+    wide = rng.integers(-99, 99, (7, 61, columns + 3)).astype(dtype)
+    for other in ((7, 61, 1), (1, 1, columns), (61, columns), shape, ()):
+        operands = [wide[..., :columns], rng.integers(-99, 99, other).astype(dtype)]
+        assert_matches("mul", operands, {}, 0, threads=2)
+    chosen = [rng.random(shape) < 0.5, wide[..., 3:], wide[..., :columns]]
+    assert_matches("where", chosen, {}, 0)

@@ -1,7 +1,8 @@
 // Point-wise ops: a function on contiguous runs, and a walk that feeds it runs of strided, broadcast operands.
 //
 // The result is walked in row-major order in runs of at most 512 elements. An operand that is contiguous along
-// the last axis is read in place; any other is first gathered into a buffer that stays in the first-level cache.
+// the last axis is read in place, if that has some length; any other is first gathered into a buffer that stays in the
+// first-level cache.
 // Result and operand may be the same memory if they are the same elements.
 //
 // Successive ops on as many elements become one step: each thread takes its part tile by tile through all of them,
@@ -18,6 +19,7 @@ namespace {
 
 constexpr int64_t kRun = 512;
 constexpr int64_t kTile = 4 * kRun;  // elements that go through all ops of a step
+constexpr int64_t kShortRow = 32;  // elements: shorter rows are gathered, several to a run
 constexpr int kMembers = 16;  // ops of a step at most: their tiles stay in the second-level cache
 constexpr int64_t kParallelElements = 32768;
 
@@ -62,19 +64,44 @@ const char* fetch(const Chain& p, int k, const Index& index, int64_t n, RunBuffe
   return buffer.bytes;
 }
 
+// Operand k's next n elements of rows that are too short for a run each, gathered.
+const char* fetch_rows(const Chain& p, int k, Index index, int64_t n, RunBuffer& buffer) {
+  const int last = p.rank - 1;
+  const int64_t step = p.steps[k][last];
+  with_item(p.item[k], [&](auto zero) {
+    using T = decltype(zero);
+    T* to = reinterpret_cast<T*>(buffer.bytes);
+    for (int64_t left = n; left > 0;) {
+      const T* from = reinterpret_cast<const T*>(p.in[k]) + index.offset(p.steps[k]);
+      const int64_t rest = p.shape[last] - index.at[last], count = rest < left ? rest : left;
+      for (int64_t i = 0; i < count; ++i) *to++ = from[i * step];
+      index.advance(count);
+      left -= count;
+    }
+  });
+  return buffer.bytes;
+}
+
 void run_part(const Chain& p, int64_t begin, int64_t end) {
   RunBuffer buffers[3];
   Index index(p.rank, p.shape, begin);
   const int last = p.rank - 1;
+  const bool in_rows = p.rank > 1 && p.shape[last] < kShortRow;
   while (begin < end) {
-    int64_t n = p.shape[last] - index.at[last];
+    int64_t n = in_rows ? end - begin : p.shape[last] - index.at[last];
     n = n < end - begin ? n : end - begin;
     n = n < kRun ? n : kRun;
     const char* in[3] = {};
-    for (int k = 0; k < p.operands; ++k) in[k] = fetch(p, k, index, n, buffers[k]);
+    for (int k = 0; k < p.operands; ++k) {
+      in[k] = in_rows ? fetch_rows(p, k, index, n, buffers[k]) : fetch(p, k, index, n, buffers[k]);
+    }
     p.function(in[0], in[1], in[2], p.out + begin * p.out_item, n);
-    index.advance(n);
     begin += n;
+    if (in_rows) {
+      index = Index(p.rank, p.shape, begin);
+    } else {
+      index.advance(n);
+    }
   }
 }
 

@@ -61,12 +61,43 @@ void sum_taps(const Place* places, const float* weights, const int64_t* offsets,
   }
 }
 
+constexpr int64_t kFewColumns = 16, kFewSeen = 96;
+
+// Whether a result is a row of few columns, as when a token is written, for which planning an image would be most of the work.
+template <class V>
+bool has_few(const Conv& p) {
+  return p.out[0] == 1 && p.kernel[0] == 1 && p.padding[0] == 0 && p.stride[1] == 1 && p.out[1] <= kFewColumns &&
+         p.padding[1] < kFewSeen && (p.kernel[1] - 1) * p.dilation[1] <= kFewSeen;
+}
+
+// The same for one channel. `line` has zeros before and behind what it sees of every channel.
+template <class V>
+void sum_few(const Conv& p, const float* x, const float* weights, float bias, bool add, float* line, float* y) {
+  constexpr int W = V::width;
+  const int64_t seen = p.out[1] + (p.kernel[1] - 1) * p.dilation[1] - p.padding[1];
+  for (int64_t i = 0; i < p.in[1] && i < seen; ++i) line[p.padding[1] + i] = x[i * p.x_col];
+  for (int64_t col = 0; col < p.out[1]; col += W) {
+    const int64_t count = p.out[1] - col < W ? p.out[1] - col : W;
+    V sum = add ? V::load_n(y + col, count) : V::set1(bias);
+    for (int64_t tap = 0; tap < p.kernel[1]; ++tap) {
+      sum = V::add_product(sum, V::set1(weights[tap]), V::load(line + col + tap * p.dilation[1]));
+    }
+    if (count == W) {
+      sum.store(y + col);
+    } else {
+      sum.store_n(y + col, count);
+    }
+  }
+}
+
 template <class V>
 void conv_direct(const void* params, Context& context) {
   constexpr int W = V::width;
   const Conv& p = *static_cast<const Conv*>(params);
   const int64_t outs = p.gemm.m, positions = p.gemm.n, taps = p.kernel[0] * p.kernel[1], stride = p.stride[1];
   const int64_t vectors = (p.out[1] + W - 1) / W, count = p.out[0] * vectors, image_row = stride * p.pitch;
+  const bool few = has_few<V>(p);
+  alignas(64) float line[kFewColumns + kFewSeen + W] = {};
   float* image = p.room + context.thread * p.room_floats;
   int64_t* offsets = p.offsets + context.thread * taps;
   for (int64_t tap = 0; tap < taps; ++tap) {
@@ -81,8 +112,13 @@ void conv_direct(const void* params, Context& context) {
     const float bias = p.gemm.row_bias != nullptr ? p.gemm.row_bias[out] : 0.0f;
     for (int64_t i = 0; i < positions && p.channels == 0; ++i) y[i] = bias;
     for (int64_t c = 0; c < p.channels && count > 0; ++c) {
-      copy_image<V>(p, p.x + batch * p.x_batch + (out / outs * p.channels + c) * p.x_channel, image);
+      const float* x = p.x + batch * p.x_batch + (out / outs * p.channels + c) * p.x_channel;
       const float* weights = p.gemm.a + (out * p.channels + c) * taps;
+      if (few) {
+        sum_few<V>(p, x, weights, bias, c > 0, line, y);
+        continue;
+      }
+      copy_image<V>(p, x, image);
       for (int64_t first = 0; first < count; first += kPlaces) {
         Place places[kPlaces];
         for (int64_t i = 0; i < kPlaces; ++i) {  // the last one again where there are no more
