@@ -141,10 +141,9 @@ def compile_language_model(
         programs.main.report.warnings.append(_UNCHUNKED)  # type: ignore[union-attr]
     if chosen.check:
         with checking_together(programs):
-            read = max(sizes, default=1) * (
-                2 if decoder.recurrent else 1
-            )  # what one chunk leaves to the next
-            length = min(context, read + _COMPARED)
+            # Of states it is also what a chunk leaves to the next.
+            count = 2 if decoder.recurrent else 1
+            length = min(context, count * max(sizes, default=1) + _COMPARED)
             _check_text(decoder, programs, length)
     return programs
 

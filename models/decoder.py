@@ -88,7 +88,7 @@ class Decoder(nn.Module):
     @property
     def recurrent(self) -> bool:
         """Whether the cache has states of recurrences, so that chunks must not be padded."""
-        return any(_is_recurrent(name) for layer in self.shapes for name in layer)
+        return _has_recurrences(self.shapes)
 
     def forward(
         self,
@@ -201,8 +201,7 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
         model.config.max_seq_len = rows  # tables that are made in each call reach over the padding too
     long_rope = fix_frequencies(model, context)
     shapes = _cache_shapes(model, rows)
-    recurrent = any(_is_recurrent(name) for layer in shapes for name in layer)
-    chunked = not recurrent or not chunks or _goes_on(model, shapes, context, rows)
+    chunked = not chunks or not _has_recurrences(shapes) or _goes_on(model, shapes, context, rows)
     layers = _layers(model, len(shapes))
     hand_out(layers)
     kept = torch.float16 if half_cache else torch.float32
@@ -320,6 +319,10 @@ def _goes_on(model: PreTrainedModel, shapes: Shapes, context: int, rows: int) ->
 
 def _is_recurrent(name: str) -> bool:
     return name.startswith("recurrent")
+
+
+def _has_recurrences(shapes: Shapes) -> bool:
+    return any(_is_recurrent(name) for layer in shapes for name in layer)
 
 
 def _comes_from(result: Tensor, source: Tensor) -> bool:
