@@ -58,7 +58,9 @@ def compile(
     chunk: Annotated[
         list[int] | None,
         typer.Option(
-            metavar="N", help="With --context: read prompts N at a time; repeatable.  [default: 128]"
+            metavar="N",
+            help="With --context: read prompts N at a time; repeatable.  [default: 128, beside recurrent "
+            "layers 128 and 16]",
         ),
     ] = None,
     fusion: Annotated[
