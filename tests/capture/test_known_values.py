@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from forgec.models import streaming
+from tiers import slow_after
 from torch import Tensor, nn
 
 import forgec
@@ -156,12 +157,15 @@ def large(x: Tensor, table: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("function", "held"),
-    [
-        (lambda x, mask: x[(x[:, 0] > 0) & mask], MASK),
-        (lambda x, mask: -x if (x[0, 0] > 0) | mask[1] else x, MASK),
-        (chance, MASK),
-        (large, torch.ones(2**18 + 1)),
-    ],
+    slow_after(
+        1,
+        [
+            (lambda x, mask: x[(x[:, 0] > 0) & mask], MASK),
+            (lambda x, mask: -x if (x[0, 0] > 0) | mask[1] else x, MASK),
+            (chance, MASK),
+            (large, torch.ones(2**18 + 1)),
+        ],
+    ),
     ids=["an input's mask", "an input's branch", "chance", "a large weight"],
 )
 def test_what_an_input_chance_or_a_large_weight_decides_is_refused(function, held):

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tiers import slow_after
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -229,22 +230,25 @@ def _compiled(model, rows):
 
 @pytest.mark.parametrize(
     ("made", "refused"),
-    [
-        (Branching, ""),
-        (Table, ""),
-        (Several, ""),
-        (InPlace, ""),
-        (Summing, ""),
-        (MarkedInPlace, ""),
-        (PartInPlace, ""),
-        (ApartInPlace, ""),
-        (TurnedInPlace, "fill_"),
-        (SeenInPlace, "add_"),
-        (RoundedInPlace, "add_"),
-        (SameInPlace, "add_"),
-        (Counting, "add_"),
-        (Exchanging, "seen"),
-    ],
+    slow_after(
+        6,
+        [
+            (Branching, ""),
+            (Several, ""),
+            (PartInPlace, ""),
+            (SeenInPlace, "add_"),
+            (Counting, "add_"),
+            (Exchanging, "seen"),
+            (Table, ""),
+            (InPlace, ""),
+            (Summing, ""),
+            (MarkedInPlace, ""),
+            (ApartInPlace, ""),
+            (TurnedInPlace, "fill_"),
+            (RoundedInPlace, "add_"),
+            (SameInPlace, "add_"),
+        ],
+    ),
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_every_size_is_what_the_code_does_there(made, refused, capsys):

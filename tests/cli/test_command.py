@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from tiers import slow_after
 
 VERBS = (
     "demo",
@@ -144,7 +145,7 @@ def test_a_pipe_gets_no_escapes_even_if_colour_is_forced_on(forge):
     assert "weights  544 B" in out
 
 
-@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+@pytest.mark.parametrize(("no_color", "coloured"), slow_after(1, [("", True), ("1", False)]))
 def test_a_terminal_gets_colour_unless_no_color_is_set(no_color, coloured):
     master, slave = pty.openpty()
     process = command("targets", stdout=slave, env={"NO_COLOR": no_color})
@@ -168,7 +169,7 @@ def test_a_closed_pipe_is_quiet(forge):
     assert (process.wait(timeout=60), err) == (141, "")
 
 
-@pytest.mark.parametrize("arguments", [("show", "FILE", "--ir"), ("--help",), ("--version",)])
+@pytest.mark.parametrize("arguments", slow_after(1, [("show", "FILE", "--ir"), ("--help",), ("--version",)]))
 def test_a_full_disk_under_stdout_is_no_bug_of_ours(forge, arguments):
     with open("/dev/full", "w") as full:
         process = command(*(forge if a == "FILE" else a for a in arguments), stdout=full)

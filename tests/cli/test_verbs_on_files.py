@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from cli_toy import Wrong, example, toy
+from tiers import slow_after
 
 
 def rows(text):
@@ -204,7 +205,7 @@ def test_verify_without_a_model(forgec, forge):
     }
 
 
-@pytest.mark.parametrize("weights", ["w8a8", "w4a8:32"])
+@pytest.mark.parametrize("weights", slow_after(1, ["w8a8", "w4a8:32"]))
 def test_verify_of_rounded_activations_knows_that_codes_flip(forgec, tmp_path, weights):
     """Numbers at the border of two codes become either, by the last bit of what computed them."""
     path = tmp_path / "codes.forge"

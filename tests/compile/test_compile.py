@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiers import slow_after
 from torch import nn
 
 import forgec
@@ -134,7 +135,7 @@ def plans_well(spec: str, report: Report) -> None:
     assert 100 * memory.rho >= buffers
 
 
-@pytest.mark.parametrize("spec", models.names(tiny=True))
+@pytest.mark.parametrize("spec", slow_after(5, models.names(tiny=True)))
 def test_tiny_presets_plan_well(spec):
     model = models.load(spec)
     plans_well(spec, forgec.compile(model.module, *model.example_inputs(), check=False).report)

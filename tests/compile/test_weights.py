@@ -11,6 +11,7 @@ import pytest
 import torch
 from forgec.backends.cpu import native
 from forgec.models import load as load_model
+from tiers import slow_after
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -166,7 +167,7 @@ def buckets(path: Path) -> None:
     compiled.save(path)
 
 
-@pytest.mark.parametrize("compile_and_save", [language_model, buckets])
+@pytest.mark.parametrize("compile_and_save", slow_after(1, [language_model, buckets]))
 def test_programs_of_one_model_compress_each_weight_once(
     compile_and_save: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

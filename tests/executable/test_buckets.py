@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiers import slow_after
 from torch import nn
 
 import forgec
@@ -31,7 +32,9 @@ def inputs(model, tokens: int, batch: int = 1) -> dict[str, torch.Tensor]:
     return model.example_inputs(tokens=tokens, batch=batch, seed=tokens)[1]
 
 
-@pytest.mark.parametrize(("tokens", "batch"), [(8, 1), (1, 1), (9, 2), (24, 3), (23, 3), (7, 3)])
+@pytest.mark.parametrize(
+    ("tokens", "batch"), slow_after(3, [(8, 1), (1, 1), (9, 2), (24, 3), (23, 3), (7, 3)])
+)
 def test_sizes_between_the_compiled_ones_are_those_of_eager(model, path, tokens, batch):
     buckets = forgec.Buckets(path)
     given = inputs(model, tokens, batch)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tiers import slow_after
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +51,7 @@ def check(function: Callable[..., object], *inputs: Tensor) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-@pytest.mark.parametrize("spatial", [1, 2, 3])
+@pytest.mark.parametrize("spatial", slow_after(2, [1, 2, 3]))
 def test_padding_by_elements(mode, spatial):
     rng = random.Random(SEED + spatial)
     for _ in range(4):
@@ -78,7 +79,9 @@ def test_windows_side_by_side_are_views():
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-@pytest.mark.parametrize(("mode", "spatial"), [("bilinear", 2), ("nearest", 2), ("bilinear", 3)])
+@pytest.mark.parametrize(
+    ("mode", "spatial"), slow_after(2, [("bilinear", 2), ("nearest", 2), ("bilinear", 3)])
+)
 def test_samples_at_coordinates(mode, spatial, padding):
     """Coordinates reach three times as far as the image."""
     rng = random.Random(SEED)

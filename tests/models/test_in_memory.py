@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from forgec.models import LoadedModel
+from tiers import slow_after
 from transformers import PreTrainedModel
 
 import forgec
@@ -30,7 +31,7 @@ def text(model: PreTrainedModel) -> list[int]:
         return model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None)[0, 4:].tolist()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", slow_after(2, ["float32", "bfloat16", "float16"]))
 def test_a_language_model_writes_what_it_wrote_and_is_unchanged(dtype: str) -> None:
     model = llama(dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}

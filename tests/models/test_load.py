@@ -8,6 +8,7 @@ import torch
 import transformers
 from forgec.models import packaged
 from stored_models import save, write_config
+from tiers import slow_after
 from torch import nn
 
 from forgec import models
@@ -146,7 +147,9 @@ def test_layers_must_be_positive():
 
 
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
-@pytest.mark.parametrize("name", ["gpt2-tiny", "lfm2-2.6b-tiny", "llama-3.1-8b-tiny", "bert-base-tiny"])
+@pytest.mark.parametrize(
+    "name", slow_after(2, ["gpt2-tiny", "lfm2-2.6b-tiny", "llama-3.1-8b-tiny", "bert-base-tiny"])
+)
 def test_directory_round_trip(tmp_path, name, shard):
     save(tmp_path / "mine", name, max_shard_size=shard)
     assert (tmp_path / "mine/model.safetensors.index.json").exists() == (shard == "20KB")
@@ -158,7 +161,7 @@ def test_directory_round_trip(tmp_path, name, shard):
     assert_same_outputs(model, models.load(name, seed=3))
 
 
-@pytest.mark.parametrize("family", ["t5-small", "whisper-tiny"])
+@pytest.mark.parametrize("family", slow_after(1, ["t5-small", "whisper-tiny"]))
 def test_directory_of_two_programs(tmp_path, family):
     save(tmp_path / "mine", f"{family}.encoder-tiny", max_shard_size="20KB")
     with pytest.raises(ModelError, match="two programs") as error:

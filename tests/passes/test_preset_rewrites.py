@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from forgec.models.presets import names
+from tiers import slow_after
 
 import forgec
 from forgec import models
@@ -56,7 +57,7 @@ def family(compiled: Compiled) -> str:
     return compiled.loaded.name.removesuffix("-tiny")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", slow_after(1, [1, 2]))
 def test_equals_eager(compiled, seed):
     """Other inputs than the example's; masks end in zeros, where the example's are all ones."""
     args, kwargs = compiled.loaded.example_inputs(seed=seed, **compiled.tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from forgec.backends.base import Backend
 from plan_devices import Device
+from tiers import slow_after
 
 import forgec
 from forgec.executable.segments import segment_programs
@@ -26,7 +27,9 @@ def planned(flat: Program, npu_us: float = 1e-3) -> Plan:
     return plan
 
 
-@pytest.mark.parametrize("name", ["llama-3.2-1b-tiny", "qwen2-0.5b-tiny", "gpt2-tiny", "lfm2-2.6b-tiny"])
+@pytest.mark.parametrize(
+    "name", slow_after(1, ["llama-3.2-1b-tiny", "qwen2-0.5b-tiny", "gpt2-tiny", "lfm2-2.6b-tiny"])
+)
 def test_a_decoder_is_one_segment(name: str) -> None:
     programs = forgec.compile_language_model(name, context=32, chunks=[8], check=False)
     for entry in programs.values():

@@ -13,6 +13,7 @@ import tokenizers
 import torch
 from forgec.models.decoder import Decoder
 from text_models import generated, load, prompt
+from tiers import slow_after
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as token_models
 
@@ -334,7 +335,7 @@ def test_programs_of_a_calibrated_model_share_the_fitted_weights(tmp_path):
         )
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "w8a8", "int4:32"])
+@pytest.mark.parametrize("weights", slow_after(2, ["fp32", "int8", "w8a8", "int4:32"]))
 def test_programs_that_disagree_about_their_cache_are_refused(weights, monkeypatch) -> None:
     forward = Decoder.forward
 
@@ -361,7 +362,9 @@ def test_the_check_of_all_programs_is_a_phase_of_the_main_one() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "cache", "kept"),
-    [("fp32", "auto", "f32"), ("int8", "auto", "f16"), ("int8", "f32", "f32"), ("fp32", "f16", "f16")],
+    slow_after(
+        2, [("fp32", "auto", "f32"), ("int8", "auto", "f16"), ("int8", "f32", "f32"), ("fp32", "f16", "f16")]
+    ),
 )
 def test_keys_and_values_are_kept_in_16_bits_beside_compressed_weights(
     weights, cache, kept, tmp_path

@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 from text_models import generated, load, prompt
+from tiers import slow_after
 
 import forgec
 from forgec.errors import InputError
@@ -40,7 +41,9 @@ def written(llm: forgec.LLM, length: int) -> list[int]:
     return [piece.token for piece in llm.generate(prompt(length), eos=(), max_tokens=COUNT)]
 
 
-@pytest.mark.parametrize("step", [1, 2, 4], ids=["end of the prompt", "first step", "third step"])
+@pytest.mark.parametrize(
+    "step", slow_after(1, [1, 2, 4]), ids=["end of the prompt", "first step", "third step"]
+)
 def test_a_text_of_another_thread_waits_for_the_program_that_runs(llm, expected, step, monkeypatch):
     decode = llm.programs["decode"]
     run, calls, found = decode.run_flat, [], []

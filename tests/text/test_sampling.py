@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiers import slow_after
 from transformers import generation as hf
 
 from forgec.errors import OptionError
@@ -24,22 +25,25 @@ def test_greedy_takes_the_first_of_the_largest():
 
 @pytest.mark.parametrize(
     ("sampling", "processors"),
-    [
-        (Sampling(temperature=0.7), [hf.TemperatureLogitsWarper(0.7)]),
-        (Sampling(temperature=1.0, top_k=5), [hf.TopKLogitsWarper(5)]),
-        (Sampling(temperature=1.0, top_p=0.6), [hf.TopPLogitsWarper(0.6)]),
-        (Sampling(temperature=1.0, min_p=0.1), [hf.MinPLogitsWarper(0.1)]),
-        (
-            Sampling(temperature=1.5, top_k=12, top_p=0.8, min_p=0.05, repetition_penalty=1.3),
-            [
-                hf.RepetitionPenaltyLogitsProcessor(1.3),
-                hf.TemperatureLogitsWarper(1.5),
-                hf.TopKLogitsWarper(12),
-                hf.TopPLogitsWarper(0.8),
-                hf.MinPLogitsWarper(0.05),
-            ],
-        ),
-    ],
+    slow_after(
+        1,
+        [
+            (
+                Sampling(temperature=1.5, top_k=12, top_p=0.8, min_p=0.05, repetition_penalty=1.3),
+                [
+                    hf.RepetitionPenaltyLogitsProcessor(1.3),
+                    hf.TemperatureLogitsWarper(1.5),
+                    hf.TopKLogitsWarper(12),
+                    hf.TopPLogitsWarper(0.8),
+                    hf.MinPLogitsWarper(0.05),
+                ],
+            ),
+            (Sampling(temperature=0.7), [hf.TemperatureLogitsWarper(0.7)]),
+            (Sampling(temperature=1.0, top_k=5), [hf.TopKLogitsWarper(5)]),
+            (Sampling(temperature=1.0, top_p=0.6), [hf.TopPLogitsWarper(0.6)]),
+            (Sampling(temperature=1.0, min_p=0.1), [hf.MinPLogitsWarper(0.1)]),
+        ],
+    ),
 )
 def test_draws_follow_the_distribution_that_transformers_has(sampling, processors):
     scores, prompt = logits(SEED), [3, 7, 7, 20]

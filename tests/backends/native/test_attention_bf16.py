@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_runs import ROUNDS, assert_matches, random_attention, reference, run_native, strided
+from tiers import slow_after
 
 from forgec.ir.types import DType
 
@@ -58,7 +59,7 @@ def test_any_size(isa: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("heads", [4, 10])
+@pytest.mark.parametrize("heads", slow_after(1, [10, 4]))
 @pytest.mark.parametrize("size", [1, 63, 64, 400])
 def test_several_blocks(isa: str, size: int, heads: int, causal: bool) -> None:
     """More query rows than a task has, more keys than a block, odd counts, heads longer than a block is deep, tiles

@@ -13,6 +13,7 @@ from forgec.backends.cpu.native.machine import allocate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_runs import instruction, packed_operands_of, strided, team
+from tiers import slow_after
 
 from forgec.errors import InputError
 from forgec.ir.op import get
@@ -130,7 +131,7 @@ def test_many_panels_of_few_rows_are_divided_without_a_gap(isa: str, kind: str, 
 
 
 @pytest.mark.parametrize("kind", ["i8", "dynamic"])
-@pytest.mark.parametrize("offset", [0, 16])
+@pytest.mark.parametrize("offset", slow_after(1, [16, 0]))
 def test_results_larger_than_caches(isa: str, kind: str, offset: int) -> None:
     """At the start of a line and beside it, with columns that are no whole panel."""
     rng = np.random.default_rng(offset)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from forgec.backends.cpu import native
 from native_runs import assert_matches, run_native, strided
+from tiers import slow_after
 
 MANY = (63, 64, 65, 81, 97, 130)
 """Rows below and above what AMX takes."""
@@ -37,7 +38,7 @@ def test_depths(isa: str, first: int) -> None:
         assert_matches("linear", operands, {"act": ""}, packed=True, threads=1 + depth % 2)
 
 
-@pytest.mark.parametrize("first", range(1, 100, 20))
+@pytest.mark.parametrize("first", slow_after(2, range(1, 100, 20)))
 def test_widths(isa: str, first: int) -> None:
     """One panel and two, over several blocks of depth, written over the residual or beside it."""
     rng = np.random.default_rng(first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from native_runs import assert_matches, random_attention, reference, run_native, strided
+from tiers import slow_after
 
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
@@ -34,7 +35,7 @@ def test_linear_of_many_blocks(isa: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 40])
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("order", slow_after(1, ["F", "C"]))
 def test_linear_in_slices_is_that_of_a_packed_weight_to_the_bit(isa: str, rows: int, order: str) -> None:
     """A weight too large for one slice, with a tail, on both sides of the bound."""
     rng = np.random.default_rng(rows)
