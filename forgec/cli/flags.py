@@ -20,6 +20,7 @@ __all__ = [
     "OptionalModel",
     "Part",
     "Program",
+    "ProgramName",
     "ProgramOrTarget",
     "Quiet",
     "Seed",
@@ -40,6 +41,14 @@ Target = Annotated[
 Program = Annotated[
     str | None,
     typer.Option("--target", "-t", metavar="TARGET", help="Of a file for several: the program to take."),
+]
+ProgramName = Annotated[
+    str | None,
+    typer.Option(
+        "--program",
+        metavar="NAME",
+        help="Of a file with several.  [default: the main one]",
+    ),
 ]
 ProgramOrTarget = Annotated[
     str | None,

@@ -29,9 +29,7 @@ def profile(
         list[str] | None,
         typer.Option("--input", "-i", metavar="INPUT", help="As for run.  [default: the stored example]"),
     ] = None,
-    program: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a file with several.  [default: the main one]")
-    ] = None,
+    program: flags.ProgramName = None,
     target: flags.Program = None,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Runs; the fastest is shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write a Chrome trace.")] = None,

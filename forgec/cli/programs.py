@@ -12,7 +12,7 @@ from .files import require_file
 if TYPE_CHECKING:
     from ..executable import Executable
 
-__all__ = ["Kind", "kind_of", "kind_on", "load_program"]
+__all__ = ["Kind", "kind_of", "kind_on", "load_program", "names_in"]
 
 Kind = Literal["measured", "emulated"]
 
@@ -34,6 +34,14 @@ def load_program(
     executable = artifact.load_programs(file)[program]
     executable.threads = threads
     return executable
+
+
+def names_in(file: Path) -> list[str]:
+    """The programs of a file by name, the main one first; none if it has but one."""
+    from ..executable.reader import Archive
+
+    manifest = Archive(file).manifest
+    return [manifest.entry, *manifest.entries] if manifest.entries else []
 
 
 def kind_of(executables: Iterable[Executable]) -> Kind:

@@ -14,7 +14,7 @@ from ..report.terminal import Printer, print_report
 from . import flags
 from .boundary import verb
 from .output import Format, Output
-from .programs import load_program
+from .programs import load_program, names_in
 from .subject import compile_subject, load_subject, require_targets
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def show(
     weights: Annotated[bool, typer.Option("--weights", help="The constants and how each is made.")] = False,
     report: Annotated[bool, typer.Option("--report", help="The report of the compile.")] = False,
     target: flags.ProgramOrTarget = None,
+    program: flags.ProgramName = None,
     tokens: flags.Tokens = None,
     shape: flags.Shape = None,
     fmt: flags.FormatFlag = Format.text,
@@ -50,9 +51,11 @@ def show(
         raise OptionError("show needs a FILE.forge or -m MODEL", hint="give one of the two")
     if manifest and file is None:
         raise OptionError("--manifest shows a file, and there is none with -m", hint="give FILE.forge")
+    if program is not None and file is None:
+        raise OptionError("--program is of a file, and there is none with -m", hint="give FILE.forge")
     output = Output(fmt, quiet)
     if file is not None:
-        executable = load_program(file, target=target)
+        executable = load_program(file, target=target, program=program)
     else:
         target = target or "cpu"
         require_targets([target])
@@ -165,10 +168,12 @@ def _summary(executable: Executable, file: Path | None) -> Part:
     outputs = {leaf.name: str(leaf.type) for leaf in executable.signature.results}
     arenas = {device: arena.nbytes for device, arena in plan.arenas.items()}
     weight_bytes = sum({c.key: c.type.nbytes for c in plan.program.constants.values()}.values())
+    programs = [] if file is None else names_in(file)
     document = {
         "name": info.name,
         "target": info.target,
         "weights": info.weights,
+        "programs": programs,
         "inputs": inputs,
         "outputs": outputs,
         "instructions": len(body),
@@ -184,6 +189,7 @@ def _summary(executable: Executable, file: Path | None) -> Part:
             [
                 ("name", info.name or "-"),
                 ("target", info.target),
+                *([("programs", f"{', '.join(programs)} (--program)")] if programs else []),
                 *(("input", f"{name}: {t}") for name, t in inputs.items()),
                 *(("output", f"{name}: {t}") for name, t in outputs.items()),
                 ("program", f"{units.count(len(body))} instructions"),

@@ -39,6 +39,7 @@ def verify(
     file: flags.Artifact,
     model: flags.OptionalModel = None,
     target: flags.Program = None,
+    program: flags.ProgramName = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Fresh inputs to compare on, with -m.")] = 2,
     part: flags.Part = None,
     attn: flags.Attention = "auto",
@@ -62,12 +63,12 @@ def verify(
     from .comparison import divergence, fresh_cases, sizes, stored_case
 
     output = Output(fmt, quiet)
-    with load_program(file, target=target) as executable:
+    with load_program(file, target=target, program=program) as executable:
         made_for = executable.info.target
         if model is not None and TEXT in executable.extra_names:
             raise OptionError(
                 f"{file} is of a language model, whose programs are compared with it when they are compiled",
-                hint="verify it without -m: that checks the stored example of the first of them",
+                hint="verify it without -m: that checks the stored example of the main one, or of --program",
             )
         if model is None:
             cases = [stored_case(executable)]

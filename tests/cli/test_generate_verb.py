@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def file(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("file") / "model.forge"
-    flags = ("--context", "32", "--chunk", "8", "--no-check", "-q")
+    flags = ("--context", "32", "--chunk", "8", "-q")
     result = CliRunner().invoke(app, ["compile", "-m", str(folder), *flags, "-o", str(path)])
     assert result.exit_code == 0, result.stderr
     return path
@@ -69,6 +69,21 @@ def test_profile_takes_one_of_the_programs(forgec, file):
     assert any("1x8x" in row["what"] for row in json.loads(result.stdout)["kernels"])
     result = forgec("profile", file, "--program", "prefill.9")
     assert result.exit_code == 2 and "one of: decode, prefill.8" in result.stderr
+
+
+def test_show_and_verify_take_one_of_the_programs(forgec, file):
+    result = forgec("show", file, "--format", "json")
+    assert json.loads(result.stdout)["summary"]["programs"] == ["decode", "prefill.8"]
+    assert json.loads(result.stdout)["summary"]["inputs"]["input_ids"] == "i64[1,1]"
+    result = forgec("show", file, "--program", "prefill.8")
+    assert "input_ids: i64[1,8]" in result.stdout and "decode, prefill.8" in result.stdout
+    result = forgec("show", "-m", "minilm-tiny", "--program", "prefill.8")
+    assert result.exit_code == 2 and "give FILE.forge" in result.stderr
+    for program in ("decode", "prefill.8"):
+        result = forgec("verify", file, "--program", program, "--format", "json")
+        assert result.exit_code == 0, result.stderr
+        compared = json.loads(result.stdout)["comparisons"]
+        assert {c["output"] for c in compared} == {"logits"} and all(c["passed"] for c in compared)
 
 
 def test_verify_with_the_model_says_what_to_do(forgec, file, folder):
