@@ -41,6 +41,7 @@ from .operator_fusion import OperatorFusion
 from .projection_fusion import ProjectionFusion
 from .rms_norm_fusion import RmsNormFusion
 from .rotary_fusion import RotaryFusion
+from .slice_motion import SliceMotion
 
 __all__ = ["PASSES", "Optimiser", "optimise"]
 
@@ -58,6 +59,7 @@ PASSES: tuple[Pass, ...] = (
     RmsNormFusion(),
     LayerNormFusion(),  # after RMS normalisation, which is what follows when the mean is off
     RotaryFusion(),
+    SliceMotion(),  # after the fusions that look for parts of one value
     ActivationFusion(),  # before gated units and operator fusion, which look for activations
     GatedUnitFusion(),  # before operator fusion, which would give the gate's activation to its linear
     ProjectionFusion(),  # after gated units: gate and up are then linears with one user

@@ -2,9 +2,9 @@
 
 *Before* dropout in evaluation, alias, clone, contiguous, a cast to the type at hand, a reshape, expand or
 slice to the same shape, a reshape of a reshape, an index that takes every element once and in order; an
-expand in front of a point-wise operator.
+expand in front of a point-wise operator; a choice of what was chosen by the same condition.
 *After* their input, or one reshape; the operator on the small operand, with an expand behind it if the result
-needs one.
+needs one; the choice of what the inner one takes there.
 *Does not fire when* the element type changes, dropout is active, an index takes other elements, or dropping
 the expand of a scalar would change how element types promote.
 """
@@ -42,6 +42,8 @@ class NoOp(NodePass):
     def match(self, node: fx.Node, context: Context) -> Any:
         """The value that the node repeats, or for a point-wise operator its new operands and shape."""
         source = node.args[0]
+        if node.target is aten.where.self and (args := _chosen_once(node)) != node.args:
+            return args, node_type(node).shape
         if node.target in _POINTWISE:
             return _without_expands(node)
         if not isinstance(source, fx.Node):
@@ -90,6 +92,16 @@ def _without_expands(node: fx.Node) -> tuple[tuple[Any, ...], tuple[int, ...]] |
             shapes.append(node_type(argument).shape)
         args.append(argument)
     return (tuple(args), tuple(torch.broadcast_shapes(*shapes))) if found else None
+
+
+def _chosen_once(node: fx.Node) -> tuple[Any, ...]:
+    """The arguments of a choice; those chosen by the same condition are what is taken of them."""
+    condition, *values = node.args
+    for i, value in enumerate(values):
+        if isinstance(value, fx.Node) and value.target is aten.where.self and value.args[0] is condition:
+            taken = value.args[1 + i]
+            values[i] = taken if same_type(value, taken) else value
+    return (condition, *values)
 
 
 def _takes_all(node: fx.Node, context: Context) -> bool:

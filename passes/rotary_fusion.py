@@ -19,7 +19,7 @@ from ..graph import new_call, node_type
 from .base import Context, NodePass, replace
 from .fused import rope, takes
 from .patterns import ADD, MUL, plain
-from .shapes import RESHAPES
+from .shapes import RESHAPES, part_of
 
 aten = torch.ops.aten
 _SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
@@ -117,14 +117,10 @@ def _part(node: fx.Node) -> _Part | None:
     """What a slice, or one result of a split or chunk, takes of the last axis."""
     if node.target is operator.getitem:
         return _piece(node)
-    if node.target is not aten.slice.Tensor or not isinstance(node.args[0], fx.Node):
+    part = part_of(node)
+    if part is None or part.axis != node_type(node).rank - 1:
         return None
-    args = (*node.args, *(0, 0, None, None, 1)[len(node.args) :])
-    rank, size = node_type(node).rank, node_type(node.args[0]).shape[-1]
-    if args[1] % rank != rank - 1:
-        return None
-    start, stop, step = slice(args[2], args[3], args[4]).indices(size)
-    return node.args[0], start, stop, step
+    return node.args[0], part.start, part.stop, part.step
 
 
 def _piece(node: fx.Node) -> _Part | None:

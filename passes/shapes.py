@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -15,8 +15,10 @@ __all__ = [
     "IDENTITY",
     "PERMUTATIONS",
     "RESHAPES",
+    "Part",
     "hoist",
     "is_constant_expression",
+    "part_of",
     "permutation",
     "same_type",
 ]
@@ -43,6 +45,25 @@ PERMUTATIONS = (
     aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,
     aten.numpy_T.default,
 )  # fmt: skip
+
+
+class Part(NamedTuple):
+    """Elements [start, stop) of an axis, every ``step``-th of them; all counted from 0."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int
+
+
+def part_of(node: fx.Node) -> Part | None:
+    """What a slice takes of its operand, else None."""
+    if node.target is not aten.slice.Tensor or not isinstance(node.args[0], fx.Node):
+        return None
+    _, axis, start, stop, step = (*node.args, *(0, 0, None, None, 1)[len(node.args) :])
+    shape = node_type(node.args[0]).shape
+    axis %= len(shape)
+    return Part(axis, *slice(start, stop, step).indices(shape[axis]))
 
 
 def same_type(node: fx.Node, value: Any) -> bool:

@@ -8,7 +8,7 @@ from forgec.backends.cpu import CpuBackend
 from forgec.executable import Executable, Info, SelfTest
 from forgec.executable.signature import Signature
 from forgec.ir.compress import compress
-from forgec.ir.inline import inline
+from forgec.ir.in_place import flatten
 from forgec.ir.parser import parse
 from forgec.ir.verifier import verify
 from forgec.plan.plan import Plan
@@ -90,7 +90,7 @@ COUNTER_SIGNATURE = Signature(
 def plan_of(text: str, weights: str = "fp32") -> tuple:
     program = compress(parse(text), WeightSpec.parse(weights))
     verify(program)
-    plan: Plan = make_plan(inline(program), backends=[CpuBackend()], target="cpu")
+    plan: Plan = make_plan(flatten(program), backends=[CpuBackend()], target="cpu")
     return program, plan
 
 

@@ -36,7 +36,7 @@ from forgec.errors import ArtifactError, BackendError, InputError, InternalError
 from forgec.executable import Executable, SelfTest, load, run_selftest, sampled
 from forgec.executable import executable as executable_module
 from forgec.executable.segments import segment_programs
-from forgec.ir.inline import inline
+from forgec.ir.in_place import flatten
 from forgec.ir.op import get
 from forgec.ir.parser import parse
 from forgec.plan.planner import make_plan
@@ -253,7 +253,7 @@ class TestTwoDevices:
             "null": NullBackend(refuses=refuses, pretend=True, **more),
         }
         program = parse(TEXT)
-        plan = make_plan(inline(program), backends=list(devices.values()), target="null")
+        plan = make_plan(flatten(program), backends=list(devices.values()), target="null")
         exe = Executable(program, plan, SIGNATURE, source_tensors().__getitem__, backend=devices.__getitem__)
         return exe, devices
 
@@ -309,7 +309,7 @@ program @main(r0 "x": f32[2,3]) -> (r3 "y": f32[3,2]) {
   return r3
 }
 """
-        plan = make_plan(inline(parse(text)), backends=[CpuBackend()], target="cpu")
+        plan = make_plan(flatten(parse(text)), backends=[CpuBackend()], target="cpu")
         plan.program = parse(text)
         plan.segments = [type(plan.segments[0])("null", 0, 2), type(plan.segments[0])("cpu", 2, 3)]
         first, second = segment_programs(plan)

@@ -102,3 +102,55 @@ def test_rows_that_do_not_fit_are_an_error_and_change_nothing(runtime, position,
         executable(2 * x, position)
     for name, array in executable.states.arrays().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+RECURRENT = """program @main(r0 "x": f32[4], r1 "i": i64[1]) -> (r7 "y": f32[4]) {
+  state s0: f32[4]
+  r2: f32[4] = read_state s0
+  r3: f32[4] = mul r2, 0.5
+  r4: f32[4] = add r3, r0
+  r5: f32[1] = gather r4, r1
+  r6: f32[4] = sub r2, r0
+  r7: f32[4] = mul r6, r5
+  write_state s0, r4
+  return r7
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ([], "view_state mul add gather sub write_state mul"),  # the old value is needed that long
+        ([("sub r2", "sub r4")], "view_state mul add gather write_state sub mul"),  # an index may be wrong
+        (
+            [("sub r2", "sub r4"), ("gather r4, r1", "slice r4 {stop=1}")],
+            "view_state mul add write_state slice sub mul",
+        ),
+        ([('r7 "y"', 'r2 "y"'), ("return r7", "return r2")], "read_state mul add gather sub mul write_state"),
+        ([("s0, r4", "s0, r2")], "read_state mul add gather sub mul write_state"),
+        ([("s0, r4", "s0, r0")], "view_state mul add gather sub write_state mul"),
+        ([("add r3, r0", "reshape r2 {shape=[4]}")], "read_state mul reshape gather sub mul write_state"),
+    ],
+)
+def test_states_are_read_where_they_are_and_written_when_they_may_be(changes, wanted):
+    text = RECURRENT
+    for change in changes:
+        assert change[0] in text
+        text = text.replace(*change)
+    assert " ".join(ops(text)) == wanted
+
+
+def test_a_state_that_takes_the_other_ones_value_is_copied_first():
+    text = """program @main(r0 "x": f32[4]) -> (r3 "y": f32[4]) {
+  state s0: f32[4]
+  state s1: f32[4]
+  r1: f32[4] = read_state s0
+  r2: f32[4] = read_state s1
+  r3: f32[4] = add r1, r0
+  write_state s0, r2
+  write_state s1, r3
+  return r3
+}
+"""
+    assert ops(text) == ["read_state", "view_state", "add", "write_state", "write_state"]

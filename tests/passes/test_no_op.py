@@ -97,6 +97,33 @@ def test_expands_move_behind(form):
         assert all(user.target is torch.ops.aten.matmul.default or user.op == "output" for user in node.users)
 
 
+CHOSEN = {
+    "first": lambda c, x, y: torch.where(c, torch.where(c, x, y), y + 1),
+    "second": lambda c, x, y: torch.where(c, y + 1, torch.where(c, x, y)),
+    "both": lambda c, x, y: torch.where(c, torch.where(c, x, y + 1), torch.where(c, x + 1, y)),
+}
+
+
+@pytest.mark.parametrize("form", CHOSEN)
+def test_a_choice_of_what_the_same_condition_chose(form):
+    condition = torch.tensor([[True], [False]])
+    fires(
+        NAME, Subject(Apply(CHOSEN[form]), condition, values(2, 3), values(2, 3, seed=1)), where=1, once=False
+    )
+
+
+NOT_CHOSEN = {
+    "another condition": lambda c, x, y: torch.where(~c, torch.where(c, x, y), y + 1),
+    "what it takes has another shape": lambda c, x, y: torch.where(c, torch.where(c, x[:1], y), y + 1),
+}
+
+
+@pytest.mark.parametrize("form", NOT_CHOSEN)
+def test_choices_that_stay(form):
+    condition = torch.tensor([[True], [False]])
+    stays(NAME, Subject(Apply(NOT_CHOSEN[form]), condition, values(2, 3), values(2, 3, seed=1)), where=2)
+
+
 def test_expanded_value_that_is_a_result_too():
     graph = fires(NAME, Subject(Apply(lambda x: (y := x.expand(2, 3), y + 1)), values(1, 3)), expand=2)
     assert [n.meta["type"].shape for n in fused(graph, "add")] == [(1, 3)]

@@ -23,6 +23,7 @@ import test_operator_fusion as operator
 import test_projection_fusion as projection
 import test_rms_norm_fusion as rms
 import test_rotary_fusion as rotary
+import test_slice_motion as parts
 import torch
 from forgec.passes import PASSES
 from pass_checks import close, redraw, seeded, values
@@ -47,6 +48,10 @@ CASES = {
     "cached_attention": (
         cached.Cached(),
         [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
+    ),
+    "slice_motion": (
+        Call(parts.FORMS["last inputs of a causal convolution"][0], conv=parts.convolution(padding=3)),
+        [values(2, 6, 8)],
     ),
     "leading_axes": (Apply(leading.FORMS["keys of an exporter"][0]), [values(2, 3, 5, 8)]),
     "layer_norm_fusion": (layer_norm.Norm(), [values(2, 3, 8)]),

@@ -124,6 +124,21 @@ def test_conv(isa: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
+def test_one_result_of_every_channel(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups, channels, outs = 70, int(rng.integers(1, 3)), int(rng.integers(1, 4))
+    spatial = 1 + seed % 2
+    kernel, dilation, more = (tuple(int(v) for v in rng.integers(1, 4, spatial)) for _ in range(3))
+    stride = tuple(n + 2 for n in more)  # beyond the end of what there is
+    size = tuple((k - 1) * d + n for k, d, n in zip(kernel, dilation, more, strict=True))
+    attrs = {"stride": stride, "padding": (0,) * spatial, "dilation": dilation, "groups": groups}
+    x = strided(rng, _x(rng, 3, groups * channels, *size))
+    bias = _x(rng, groups * outs) if seed % 3 else None
+    operands = [x, _x(rng, groups * outs, channels, *kernel), bias]
+    assert_matches("conv", operands, attrs, 5e-6, threads=1 + seed % 2)
+
+
+@pytest.mark.parametrize("seed", range(12))
 def test_depthwise_rows_of_few_columns(isa: str, seed: int) -> None:
     """As of a recurrent layer that writes a token; some see beyond both ends, some nothing at all."""
     rng = np.random.default_rng(seed)

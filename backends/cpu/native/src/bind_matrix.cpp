@@ -14,6 +14,7 @@ constexpr int64_t kRowsInPlace = 8;        // up to so many rows of heads with t
 constexpr int64_t kLeastPart = 28;        // rows of an attention task
 constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
+constexpr int64_t kSharedWeights = 8192;   // elements of a depthwise convolution that are, for the memory
 
 int64_t panel_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
 
@@ -142,7 +143,7 @@ void bind_conv(Binder& binder, const Call& call) {
     p.room_floats = (last + 1) * p.stride[1] * p.pitch;
     p.room = binder.floats(binder.threads() * p.room_floats);
     p.offsets = reinterpret_cast<int64_t*>(binder.take(binder.threads() * p.kernel[0] * p.kernel[1] * 8));
-    binder.emit(binder.kernels().conv_direct, p, parallel);
+    binder.emit(binder.kernels().conv_direct, p, parallel || weight.numel() > kSharedWeights);
     return;
   }
   const bool pointwise = g.k == p.channels && p.padding[0] + p.padding[1] == 0 && p.stride[0] * p.stride[1] == 1;

@@ -9,6 +9,7 @@ namespace forgec {
 namespace {
 
 constexpr int64_t kParallelBytes = 64 * 1024;
+constexpr int64_t kShortRow = 16;  // elements: shorter rows are copied in one loop
 constexpr int64_t kBlock = 32;  // side of a block in a transposing copy
 
 struct Copy {
@@ -36,17 +37,40 @@ void copy_run(const char* from, char* to, int64_t item, int64_t from_step, int64
   });
 }
 
+// Whole rows, `steps[k][last - 1]` elements apart, that are too short for a call each.
+void copy_short_rows(const Copy& p, const char* from, char* to, int64_t rows) {
+  const int last = p.rank - 1;
+  const int64_t n = p.shape[last], from_step = p.steps[0][last], to_step = p.steps[1][last];
+  const int64_t from_row = p.steps[0][last - 1], to_row = p.steps[1][last - 1];
+  with_item(p.item, [&](auto zero) {
+    using T = decltype(zero);
+    const T* x = reinterpret_cast<const T*>(from);
+    T* y = reinterpret_cast<T*>(to);
+    for (int64_t row = 0; row < rows; ++row, x += from_row, y += to_row) {
+      for (int64_t i = 0; i < n; ++i) y[i * to_step] = x[i * from_step];
+    }
+  });
+}
+
 void run_copy(const void* params, Context& context) {
   const Copy& p = *static_cast<const Copy*>(params);
   int64_t begin, end;
   context.share(p.total, 64, &begin, &end);
   Index index(p.rank, p.shape, begin);
   const int last = p.rank - 1;
+  const bool in_rows = p.rank > 1 && p.shape[last] <= kShortRow;
   while (begin < end) {
-    int64_t n = p.shape[last] - index.at[last];
-    n = n < end - begin ? n : end - begin;
-    copy_run(p.from + index.offset(p.steps[0]) * p.item, p.to + index.offset(p.steps[1]) * p.item, p.item,
-             p.steps[0][last], p.steps[1][last], n);
+    const char* from = p.from + index.offset(p.steps[0]) * p.item;
+    char* to = p.to + index.offset(p.steps[1]) * p.item;
+    if (in_rows && index.at[last] == 0 && end - begin >= p.shape[last]) {
+      const int64_t rows = std::min(p.shape[last - 1] - index.at[last - 1], (end - begin) / p.shape[last]);
+      copy_short_rows(p, from, to, rows);
+      index.advance_rows(rows);
+      begin += rows * p.shape[last];
+      continue;
+    }
+    const int64_t n = std::min(p.shape[last] - index.at[last], end - begin);
+    copy_run(from, to, p.item, p.steps[0][last], p.steps[1][last], n);
     index.advance(n);
     begin += n;
   }

@@ -1,8 +1,8 @@
 // Point-wise ops: a function on contiguous runs, and a walk that feeds it runs of strided, broadcast operands.
 //
 // The result is walked in row-major order in runs of at most 512 elements. An operand that is contiguous along
-// the last axis is read in place, if that has some length; any other is first gathered into a buffer that stays in the
-// first-level cache.
+// the last axis is read in place, if that has some length, and so is one number for all of a run where the function has
+// a form for that; any other is first gathered into a buffer that stays in the first-level cache.
 // Result and operand may be the same memory if they are the same elements.
 //
 // Successive ops on as many elements become one step: each thread takes its part tile by tile through all of them,
@@ -27,6 +27,7 @@ constexpr int64_t kParallelElements = 32768;
 struct Chain {
   Pointwise function;
   int operands;
+  int number;  // the operand that is one number for all of a run, or -1
   const char* in[3];
   int64_t item[3];
   int64_t steps[3][kMaxRank];
@@ -42,6 +43,8 @@ struct RunBuffer {
   const char* filled_from = nullptr;  // with a broadcast operand, what the first `filled` elements are
   int64_t filled = 0;
 };
+
+bool has_short_rows(const Chain& p) { return p.rank > 1 && p.shape[p.rank - 1] < kShortRow; }
 
 // Operand k's next n elements, in place or gathered.
 const char* fetch(const Chain& p, int k, const Index& index, int64_t n, RunBuffer& buffer) {
@@ -86,14 +89,18 @@ void run_part(const Chain& p, int64_t begin, int64_t end) {
   RunBuffer buffers[3];
   Index index(p.rank, p.shape, begin);
   const int last = p.rank - 1;
-  const bool in_rows = p.rank > 1 && p.shape[last] < kShortRow;
+  const bool in_rows = has_short_rows(p);
   while (begin < end) {
     int64_t n = in_rows ? end - begin : p.shape[last] - index.at[last];
     n = n < end - begin ? n : end - begin;
     n = n < kRun ? n : kRun;
     const char* in[3] = {};
     for (int k = 0; k < p.operands; ++k) {
-      in[k] = in_rows ? fetch_rows(p, k, index, n, buffers[k]) : fetch(p, k, index, n, buffers[k]);
+      if (k == p.number) {
+        in[k] = p.in[k] + index.offset(p.steps[k]) * p.item[k];
+      } else {
+        in[k] = in_rows ? fetch_rows(p, k, index, n, buffers[k]) : fetch(p, k, index, n, buffers[k]);
+      }
     }
     p.function(in[0], in[1], in[2], p.out + begin * p.out_item, n);
     begin += n;
@@ -167,9 +174,15 @@ bool joined(Binder& binder, const Chain& p) {
   return true;
 }
 
-void emit_chain(Binder& binder, Pointwise function, const std::vector<Tensor>& in, const Tensor& out) {
+// A function and its forms for one number, for all of a run, as operand 0 or 1; null where it has none.
+struct Forms {
+  Pointwise function;
+  Pointwise with_number[2] = {};
+};
+
+void emit_chain(Binder& binder, const Forms& forms, const std::vector<Tensor>& in, const Tensor& out) {
   Chain p{};
-  p.function = function;
+  p.function = forms.function;
   p.operands = static_cast<int>(in.size());
   p.rank = out.rank;
   for (int i = 0; i < out.rank; ++i) p.shape[i] = out.shape[i];
@@ -185,6 +198,12 @@ void emit_chain(Binder& binder, Pointwise function, const std::vector<Tensor>& i
   for (int k = 0; k < 3; ++k) {
     for (int i = 0; i < p.rank; ++i) p.steps[k][i] = steps[k][i];
   }
+  p.number = -1;
+  for (int k = 0; k < 2 && !has_short_rows(p); ++k) {
+    if (forms.with_number[k] == nullptr || p.steps[k][p.rank - 1] != 0 || p.number >= 0) continue;
+    p.function = forms.with_number[k];
+    p.number = k;
+  }
   p.out = out.data;
   p.out_item = item_size(out.dtype);
   p.total = out.numel();
@@ -196,7 +215,7 @@ void bind_unary(Binder& binder, const Call& call) {
   const Tensor& x = call.input(0);
   const Pointwise f = x.dtype == DType::f32 ? binder.kernels().unary[static_cast<int>(op)] : integer_unary(op, x.dtype);
   if (f == nullptr) throw Unsupported(call.op + " has no native kernel for this element type");
-  emit_chain(binder, f, {x}, call.out());
+  emit_chain(binder, {f}, {x}, call.out());
 }
 
 Pointwise binary_function(Binder& binder, Binary op, DType dtype) {
@@ -207,11 +226,15 @@ template <Binary op>
 void bind_binary(Binder& binder, const Call& call) {
   const Tensor &a = call.input(0), &b = call.input(1);
   if (op == Binary::pow && a.dtype == DType::f32 && call.literal[1] && *b.as<const float>() == 2.0f) {
-    return emit_chain(binder, binder.kernels().unary[static_cast<int>(Unary::square)], {a}, call.out());
+    return emit_chain(binder, {binder.kernels().unary[static_cast<int>(Unary::square)]}, {a}, call.out());
   }
-  const Pointwise f = binary_function(binder, op, a.dtype);
-  if (f == nullptr) throw Unsupported(call.op + " has no native kernel for this element type");
-  emit_chain(binder, f, {a, b}, call.out());
+  Forms forms{binary_function(binder, op, a.dtype)};
+  if (forms.function == nullptr) throw Unsupported(call.op + " has no native kernel for this element type");
+  constexpr int which = static_cast<int>(op);
+  if constexpr (which < 4) {
+    for (int k = 0; k < 2 && a.dtype == DType::f32; ++k) forms.with_number[k] = binder.kernels().with_number[k][which];
+  }
+  emit_chain(binder, forms, {a, b}, call.out());
 }
 
 void bind_clamp(Binder& binder, const Call& call) {
@@ -220,15 +243,17 @@ void bind_clamp(Binder& binder, const Call& call) {
   const Pointwise up = binary_function(binder, Binary::maximum, x.dtype);
   const Pointwise down = binary_function(binder, Binary::minimum, x.dtype);
   if (up == nullptr || down == nullptr) throw Unsupported("clamp has no native kernel for this element type");
-  if (low) emit_chain(binder, up, {x, binder.scalar(call.number("low"), x.dtype)}, call.out());
+  if (low) emit_chain(binder, {up}, {x, binder.scalar(call.number("low"), x.dtype)}, call.out());
   if (low) x = call.out();
-  if (high) emit_chain(binder, down, {x, binder.scalar(call.number("high"), x.dtype)}, call.out());
+  if (high) emit_chain(binder, {down}, {x, binder.scalar(call.number("high"), x.dtype)}, call.out());
   if (!low && !high) bind_copy(binder, x, call.out());
 }
 
 void bind_where(Binder& binder, const Call& call) {
-  static const Pointwise by_size[] = {select_items<uint8_t>, select_items<uint16_t>, select_items<uint32_t>,
-                                      select_items<uint64_t>};
+  static const Forms by_size[] = {{select_items<uint8_t>, {select_run<uint8_t>}},
+                                  {select_items<uint16_t>, {select_run<uint16_t>}},
+                                  {select_items<uint32_t>, {select_run<uint32_t>}},
+                                  {select_items<uint64_t>, {select_run<uint64_t>}}};
   const int64_t size = item_size(call.out().dtype);
   const int which = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
   emit_chain(binder, by_size[which], {call.input(0), call.input(1), call.input(2)}, call.out());
@@ -237,20 +262,20 @@ void bind_where(Binder& binder, const Call& call) {
 void bind_gated(Binder& binder, const Call& call) {
   require_dtype(call.input(0), DType::f32, "gated");
   const Pointwise f = binder.kernels().gated[static_cast<int>(parse_act(call.text("act")))];
-  emit_chain(binder, f, {call.input(0), call.input(1)}, call.out());
+  emit_chain(binder, {f}, {call.input(0), call.input(1)}, call.out());
 }
 
 void bind_cast(Binder& binder, const Call& call) {
   const Tensor &x = call.input(0), &out = call.out();
   if (x.dtype == out.dtype) return bind_copy(binder, x, out);
-  emit_chain(binder, cast_function(x.dtype, out.dtype), {x}, out);
+  emit_chain(binder, {cast_function(x.dtype, out.dtype)}, {x}, out);
 }
 
 template <Logic op>
 void bind_logic(Binder& binder, const Call& call) {
   std::vector<Tensor> in = {call.input(0)};
   if (op != Logic::negate) in.push_back(call.input(1));
-  emit_chain(binder, logic_function(op), in, call.out());
+  emit_chain(binder, {logic_function(op)}, in, call.out());
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Point-wise functions that need no vector type: integers, booleans, selection and casts.
 #pragma once
 
+#include <cstring>
+
 #include "params.h"
 
 namespace forgec {
@@ -22,6 +24,13 @@ void select_items(const void* condition, const void* a, const void* b, void* out
   const T* y = static_cast<const T*>(b);
   T* z = static_cast<T*>(out);
   for (int64_t i = 0; i < n; ++i) z[i] = c[i] != 0 ? x[i] : y[i];
+}
+
+// The same with one condition for all.
+template <class T>
+void select_run(const void* condition, const void* a, const void* b, void* out, int64_t n) {
+  const void* from = *static_cast<const uint8_t*>(condition) != 0 ? a : b;
+  if (from != out) std::memcpy(out, from, static_cast<size_t>(n) * sizeof(T));
 }
 
 }  // namespace forgec

@@ -91,6 +91,8 @@ constexpr Kernels make_kernels(const char* name) {
           binary_scalar<V, bool, typename S::Gt>,
           binary_scalar<V, bool, typename S::Ge>,
       },
+      {{binary_number<V, F::add, 0>, binary_number<V, F::sub, 0>, binary_number<V, F::mul, 0>, binary_number<V, F::div, 0>},
+       {binary_number<V, F::add, 1>, binary_number<V, F::sub, 1>, binary_number<V, F::mul, 1>, binary_number<V, F::div, 1>}},
       {
           binary_vector<V, F::template gate<Act::none>>,
           binary_vector<V, F::template gate<Act::gelu>>,

@@ -172,6 +172,8 @@ struct Kernels {
   Run layer_norm, rms_norm, softmax, softmax_axis, rope;
   Pointwise unary[static_cast<int>(Unary::count)];
   Pointwise binary[static_cast<int>(Binary::count)];
+  // Of add, sub, mul and div: operand 0, or 1, is one number for the whole run.
+  Pointwise with_number[2][4];
   Pointwise gated[kActs];
   // dst[j * dst_row + i] = src[i * src_row + j]
   void (*transpose)(const float* src, int64_t src_row, int64_t rows, int64_t cols, float* dst, int64_t dst_row);

@@ -28,6 +28,18 @@ void binary_vector(const void* a, const void* b, const void*, void* out, int64_t
   if (i < n) f(V::load_n(x + i, n - i), V::load_n(z + i, n - i)).store_n(y + i, n - i);
 }
 
+// The same with one number for operand `number`.
+template <class V, V (*f)(V, V), int number>
+void binary_number(const void* a, const void* b, const void*, void* out, int64_t n) {
+  const V fixed = V::set1(*static_cast<const float*>(number == 0 ? a : b));
+  const float* x = static_cast<const float*>(number == 0 ? b : a);
+  float* y = static_cast<float*>(out);
+  const auto one = [&](V v) { return number == 0 ? f(fixed, v) : f(v, fixed); };
+  int64_t i = 0;
+  for (; i + V::width <= n; i += V::width) one(V::load(x + i)).store(y + i);
+  if (i < n) one(V::load_n(x + i, n - i)).store_n(y + i, n - i);
+}
+
 // The functions, named by a type so that every instruction set has its own.
 template <class V>
 struct Functions {

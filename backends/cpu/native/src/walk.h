@@ -28,7 +28,17 @@ struct Index {
   void advance(int64_t n) {
     if (rank == 0) return;
     at[rank - 1] += n;
-    for (int i = rank - 1; i > 0 && at[i] == shape[i]; --i) {
+    carry(rank - 1);
+  }
+
+  // Goes whole rows on; they must not leave the last axis but one by more than its end.
+  void advance_rows(int64_t rows) {
+    at[rank - 2] += rows;
+    carry(rank - 2);
+  }
+
+  void carry(int from) {
+    for (int i = from; i > 0 && at[i] == shape[i]; --i) {
       at[i] = 0;
       ++at[i - 1];
     }
