@@ -20,13 +20,13 @@ from torch import fx
 from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, is_random, replace
-from .shapes import CASTS, IDENTITY, RESHAPES, same_type
+from .shapes import CASTS, IDENTITY, RESHAPES, UNARY, same_type
 
 aten = torch.ops.aten
 _CASTS_LIKE = (aten.to.other, aten.type_as.default)
 _SHAPED = (*RESHAPES, aten.expand.default, aten.slice.Tensor, aten.repeat.default)
 _POINTWISE = (
-    aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar, aten.mul.Tensor, aten.div.Tensor, aten.neg.default,
+    aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar, aten.mul.Tensor, aten.div.Tensor, *UNARY,
     aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.masked_fill.Scalar,
     *(getattr(aten, name).Tensor for name in ("eq", "ne", "le", "lt", "ge", "gt", "__and__", "__or__")),
     *(getattr(aten, name).Scalar for name in ("eq", "ne", "le", "lt", "ge", "gt")),

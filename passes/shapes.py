@@ -15,6 +15,7 @@ __all__ = [
     "IDENTITY",
     "PERMUTATIONS",
     "RESHAPES",
+    "UNARY",
     "Part",
     "hoist",
     "is_constant_expression",
@@ -40,6 +41,15 @@ IDENTITY = (
 
 CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten._to_copy.default)
 """Operators that change the element type to one that their own arguments name."""
+
+UNARY = tuple(
+    getattr(aten, name).default
+    for name in (
+        "abs", "clamp", "cos", "erf", "exp", "gelu", "log", "neg", "reciprocal", "relu", "rsqrt", "sigmoid",
+        "silu", "sin", "softplus", "sqrt", "square", "tanh",
+    )
+)  # fmt: skip
+"""Operators that compute each element from the one at the same place of their first argument."""
 
 PERMUTATIONS = (
     aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,

@@ -20,15 +20,9 @@ from torch import fx
 from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, replace
-from .shapes import CASTS, IDENTITY, Part, part_of
+from .shapes import CASTS, IDENTITY, UNARY, Part, part_of
 
 aten = torch.ops.aten
-_UNARY = (
-    *IDENTITY, *CASTS,
-    *(getattr(aten, name).default for name in (
-        "silu", "gelu", "relu", "sigmoid", "tanh", "softplus", "exp", "neg", "abs", "sqrt", "rsqrt", "square",
-    )),
-)  # fmt: skip
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
@@ -50,7 +44,7 @@ class SliceMotion(NodePass):
             return Part(part.axis, inner.start + part.start, inner.start + part.stop, 1), None
         if node_type(source).shape == node_type(node).shape:
             return None
-        if source.target in _UNARY and isinstance(source.args[0], fx.Node):
+        if source.target in (*IDENTITY, *CASTS, *UNARY) and isinstance(source.args[0], fx.Node):
             return part, None
         return _seen(source, part) if source.target in _CONVOLUTIONS else None
 

@@ -84,15 +84,16 @@ def look_at_states(program: Program) -> Program:
         writes[id(read)] = write
     if not writes:
         return program
+    instrs = _sunk(main.body, set(aliases))
     made: dict[Register, int] = {}
     needed: dict[int, int] = {}
-    for index, instr in enumerate(main.body):
+    for index, instr in enumerate(instrs):
         made.update((r, index) for r in instr.results)
         read = [aliases[r] for r in instr.registers() if r in aliases]
         needed.update((id(r), index) for r in read)
         if read and get(instr.op).view:
             aliases[instr.results[0]] = read[0]
-    checked = _last_check(main.body)
+    checked = _last_check(instrs)
     kept = {id(aliases[r]) for r in main.results if r in aliases}
     after: dict[int, list[Instr]] = {}
     for key, write in writes.items():
@@ -103,13 +104,29 @@ def look_at_states(program: Program) -> Program:
     body = list(after.get(-1, ()))
     moved = {id(instr) for group in after.values() for instr in group}
     looked = {key for key, write in writes.items() if id(write) in moved}
-    for index, instr in enumerate(main.body):
+    for index, instr in enumerate(instrs):
         if id(instr) in looked:
             body.append(replace(instr, op="view_state"))
         elif id(instr) not in moved:
             body.append(instr)
         body += after.get(index, ())
     return replace(program, functions={program.entry: replace(main, body=body)})
+
+
+def _sunk(body: Iterable[Instr], states: set[Register]) -> list[Instr]:
+    """What is computed from the old value of a state and single numbers comes just before it is read: it need
+    not be kept until then, and a kernel may do both."""
+    waiting: dict[Register, Instr] = {}
+    found: list[Instr] = []
+    for instr in body:
+        found += [waiting.pop(r) for r in dict.fromkeys(instr.registers()) if r in waiting]
+        record, reads = get(instr.op), set(instr.registers())
+        sinks = record.pure and not record.view and len(instr.results) == 1 and bool(reads & states)
+        if sinks and all(r in states or r.type.numel == 1 for r in reads):
+            waiting[instr.results[0]] = instr
+        else:
+            found.append(instr)
+    return [*found, *waiting.values()]
 
 
 def _last_check(body: Sequence[Instr]) -> int:

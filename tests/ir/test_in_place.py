@@ -130,7 +130,7 @@ RECURRENT = """program @main(r0 "x": f32[4], r1 "i": i64[1]) -> (r7 "y": f32[4])
         ([('r7 "y"', 'r2 "y"'), ("return r7", "return r2")], "read_state mul add gather sub mul write_state"),
         ([("s0, r4", "s0, r2")], "read_state mul add gather sub mul write_state"),
         ([("s0, r4", "s0, r0")], "view_state mul add gather sub write_state mul"),
-        ([("add r3, r0", "reshape r2 {shape=[4]}")], "read_state mul reshape gather sub mul write_state"),
+        ([("add r3, r0", "reshape r2 {shape=[4]}")], "read_state reshape gather sub mul write_state mul"),
     ],
 )
 def test_states_are_read_where_they_are_and_written_when_they_may_be(changes, wanted):
@@ -139,6 +139,25 @@ def test_states_are_read_where_they_are_and_written_when_they_may_be(changes, wa
         assert change[0] in text
         text = text.replace(*change)
     assert " ".join(ops(text)) == wanted
+
+
+def test_what_is_computed_from_a_state_alone_waits_for_its_reader():
+    text = """program @main(r0 "x": f32[4], r1 "on": bool[]) -> (r6 "y": f32[4]) {
+  state s0: f32[4]
+  r2: f32[4] = read_state s0
+  r3: f32[4] = where r1, r2, 0.0
+  r4: f32[4] = exp r0
+  r5: f32[4] = neg r4
+  r6: f32[4] = mul r3, r5
+  write_state s0, r6
+  return r6
+}
+"""
+    assert ops(text) == ["view_state", "exp", "neg", "where", "mul", "write_state"]
+    unread = text.replace("mul r3, r5", "mul r4, r5")
+    assert ops(unread) == ["view_state", "exp", "neg", "mul", "where", "write_state"]
+    larger = text.replace("r1, r2, 0.0", "r1, r2, r0")
+    assert ops(larger) == ["view_state", "where", "exp", "neg", "mul", "write_state"]
 
 
 def test_a_state_that_takes_the_other_ones_value_is_copied_first():

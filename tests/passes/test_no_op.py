@@ -78,6 +78,10 @@ EXPANDED = {
     "chain": (lambda x, y: torch.where(-x.expand(2, 3, 4) > 0, 1.0, y), 0),
     "fill": (lambda x, y: y.masked_fill((x > 0).expand(2, 3, 4), -1.0), 0),
     "cast": (lambda x, y: x.expand(2, 3, 4).double() + y, 0),
+    "step sizes of a recurrence": (
+        lambda x, y: torch.exp(torch.clamp(torch.nn.functional.softplus(x.expand(2, 3, 4)), 0.1, 2.0)) * y,
+        0,
+    ),
     "leading axes": (lambda x, y: (x[0].expand(2, 3, 4) + 1) @ y.mT, 1),
     "logic": (lambda x, y: (x > 0).expand(2, 3, 4) & (y[..., :1] > 0) | ~(x < 1).expand(2, 3, 4), 0),
 }

@@ -124,6 +124,30 @@ def test_conv(isa: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
+def test_matrix_times_vector(isa: str, seed: int) -> None:
+    """Rows where they lie, more of them than a task and odd counts; a vector for all of a batch or for each."""
+    rng = np.random.default_rng(seed)
+    batch = tuple(int(n) for n in rng.integers(1, 6, rng.integers(0, 3)))
+    m, k = int(rng.integers(1, 90)), int(rng.choice([1, 7, 16, 33, 128, 500]))
+    a = strided(rng, _x(rng, *batch, m, k))
+    x = _x(rng, *(1 if rng.random() < 0.3 else size for size in batch), k, 1)
+    assert_matches("matmul", [a, x], {}, 5e-6, threads=1 + seed % 2)
+    a[..., m // 2, k // 2], x[..., k // 2, :] = np.nan, np.inf
+    assert_matches("matmul", [a, x], {}, 5e-6, threads=1 + seed % 2)
+    assert_matches("matmul", [a[..., :0, :], x], {})
+    assert_matches("matmul", [a[..., :0], x[..., :0, :]], {})
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(64, 64, 130), (3, 70, 49), (1, 300, 100), (40, 1, 97)])
+def test_members_of_a_batch_on_a_thread_each(isa: str, m: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(m)
+    for count in (4, 7):
+        a, b = _x(rng, count, 3, m, k), _x(rng, count, 1, k, n)
+        for left, right in ((a, b), (np.asarray(a, order="F"), b.swapaxes(2, 3).copy().swapaxes(2, 3))):
+            assert_matches("matmul", [left, right], {}, 5e-6, threads=2)
+
+
+@pytest.mark.parametrize("seed", range(12))
 def test_one_result_of_every_channel(isa: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     groups, channels, outs = 70, int(rng.integers(1, 3)), int(rng.integers(1, 4))

@@ -127,6 +127,33 @@ def test_broadcasting(isa: str, op: str, seed: int) -> None:
     assert_matches(op, [a, b], {}, threads=1 + seed % 2)
 
 
+@pytest.mark.parametrize("op", ["add", "sub", "mul", "div", "maximum"])
+def test_numbers_beside_rows(isa: str, op: str) -> None:
+    """One number for each row or for all, on either side or both, of lengths with and without a tail."""
+    rng = np.random.default_rng(3)
+    for columns in (32, 45, 600):
+        x = strided(rng, rng.standard_normal((3, 5, columns)).astype(np.float32))
+        for shape in ((3, 5, 1), (5, 1), (3, 1, 1), (1,), ()):
+            number = np.asarray(rng.standard_normal(shape).astype(np.float32))
+            assert_matches(op, [x, number], {})
+            assert_matches(op, [number, x], {})
+            wide = np.broadcast_to(number, x.shape)
+            assert_matches(op, [wide, number], {})
+            assert_matches(op, [number, wide], {})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16, np.bool_])
+def test_a_choice_by_one_condition(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(4)
+    x, y = (rng.integers(0, 9, (7, 300)).astype(dtype) for _ in range(2))
+    for condition in (np.array(True), np.array(False), np.array([[True]]), rng.random((7, 1)) < 0.5):
+        for a, b in ((x, y), (x, y[:, :1]), (x[:1], y), (x[:1, :1], y[0, 0])):
+            out = np.empty(np.broadcast_shapes(condition.shape, np.shape(a), np.shape(b)), dtype)
+            operands = [np.asarray(condition), np.asarray(a), np.asarray(b)]
+            run_native("where", operands, {}, outputs=[out])
+            np.testing.assert_array_equal(out, np.where(*operands))
+
+
 def test_large_arrays_on_threads(isa: str) -> None:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((70, 1000)).astype(np.float32)

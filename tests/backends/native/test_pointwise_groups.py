@@ -69,6 +69,19 @@ def test_what_meets_at_other_elements_does_not_share_tiles(isa: str) -> None:
     assert steps_of([("neg", [x], y), ("neg", [x[:1]], np.empty((1, 64), np.float32))])[1] == 2  # other sizes
 
 
+def test_copies_of_results_are_made_on_the_way(isa: str) -> None:
+    x = np.random.default_rng(3).standard_normal((90, 400)).astype(np.float32)
+    a, state, y = np.empty_like(x), x.copy(), np.empty_like(x)
+    step, count = steps_of([("add", [state, x], a), ("copy", [a], state), ("mul", [a, 2.0], y)], threads=2)
+    assert count == 1
+    for _ in range(2):
+        step()
+    np.testing.assert_array_equal(state, x + x + x)
+    np.testing.assert_array_equal(y, 2 * state)
+    assert steps_of([("add", [x, x], a), ("copy", [a.T], np.empty((400, 90), np.float32))])[1] == 2
+    assert steps_of([("add", [x, x], a), ("copy", [x], a)])[1] == 1
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_any_overlap_gives_what_the_order_says(isa: str, seed: int) -> None:
     """Random ops between random places of one memory, often the same ones."""

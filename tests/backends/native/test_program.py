@@ -177,7 +177,7 @@ def test_a_trace_has_every_instruction_that_is_not_a_view_in_order(isa: str) -> 
     exe, _ = _native(2)
     spans = exe.trace([IDS_A])
     ops = [group.op for group in {id(span.instr): span.instr for span in spans}.values()]
-    assert ops == ["embedding", "linear", "attention", "linear", "read_state", "add", "write_state", "add"]
+    assert ops == ["embedding", "linear", "attention", "linear", "read_state", "add"]  # what adds also writes
     for thread in (0, 1):
         own = [span for span in spans if span.thread == thread]
         assert all(a.end_ns <= b.begin_ns for a, b in pairwise(own))

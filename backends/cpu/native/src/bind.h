@@ -117,6 +117,9 @@ void add_pooling_binders(BindTable& table);
 // A copy of `from` into `to`, both of any strides, equal shape and type.
 void bind_copy(Binder& binder, const Tensor& from, const Tensor& to, bool independent = false);
 
+// Lets the point-wise step before make a copy too, where both lie in row-major order; false if it cannot.
+bool join_copy(Binder& binder, const Tensor& from, const Tensor& to);
+
 void require_dtype(const Tensor& t, DType dtype, const char* what);
 Act parse_act(const std::string& name);
 

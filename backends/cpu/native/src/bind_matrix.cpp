@@ -14,6 +14,7 @@ constexpr int64_t kRowsInPlace = 8;        // up to so many rows of heads with t
 constexpr int64_t kLeastPart = 28;        // rows of an attention task
 constexpr int64_t kSliceFloats = 1 << 20;  // of a weight that is packed while it is used
 constexpr double kParallelWork = 100e3;    // multiply-adds that are worth a second thread
+constexpr double kMemberWork = 4e6;        // multiply-adds of a member of a batch that threads take whole, at most
 constexpr int64_t kSharedWeights = 8192;   // elements of a depthwise convolution that are, for the memory
 
 int64_t panel_floats(int64_t k, int64_t n) { return (n + kPanel - 1) / kPanel * kPanel * k; }
@@ -22,9 +23,11 @@ bool worth_sharing(int64_t m, int64_t n, int64_t k) {
   return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) > kParallelWork;
 }
 
+bool packs_left(const Gemm& g) { return g.m > kInPlaceRows || g.a_col != 1; }
+
 float* packed_left(Binder& binder, const Gemm& g) {
   const int64_t floats = binder.kernels().product_floats(g.m, g.k, binder.threads());
-  return g.m > kInPlaceRows || g.a_col != 1 ? binder.floats(floats) : nullptr;
+  return packs_left(g) ? binder.floats(floats) : nullptr;
 }
 
 // The product with a weight [n, k] as it lies in memory, a slice of n at a time: packed, a slice stays in the cache.
@@ -97,9 +100,23 @@ void bind_matmul(Binder& binder, const Call& call) {
     p.a_step[i] = in_a >= 0 && a.shape[in_a] != 1 ? a.strides[in_a] : 0;
     p.b_step[i] = in_b >= 0 && b.shape[in_b] != 1 ? b.strides[in_b] : 0;
   }
-  g.b = binder.floats(panel_floats(g.k, g.n));
-  g.packed_a = packed_left(binder, g);
-  binder.emit(binder.kernels().matmul, p, worth_sharing(g.m, g.n, g.k));
+  int64_t members = 1;
+  for (int i = 0; i < p.rank; ++i) members *= p.shape[i];
+  if (g.n == 1 && g.a_col == 1 && p.b_row == 1) {
+    return binder.emit(binder.kernels().matvec, p, worth_sharing(members * g.m, 1, g.k));
+  }
+  const int64_t threads = binder.threads();
+  p.room_floats = panel_floats(g.k, g.n);
+  p.alone = threads > 1 && members >= 2 * threads && worth_sharing(members * g.m, g.n, g.k) &&
+            static_cast<double>(g.m) * g.n * g.k < kMemberWork && p.room_floats * threads <= kSliceFloats;
+  g.b = binder.floats(p.room_floats * (p.alone ? threads : 1));
+  if (p.alone) {
+    p.left_floats = whole_lines(binder.kernels().product_floats(g.m, g.k, 1));
+    if (packs_left(g)) g.packed_a = binder.floats(p.left_floats * threads);
+  } else {
+    g.packed_a = packed_left(binder, g);
+  }
+  binder.emit(binder.kernels().matmul, p, p.alone || worth_sharing(g.m, g.n, g.k));
 }
 
 void bind_conv(Binder& binder, const Call& call) {

@@ -136,9 +136,13 @@ void run_fill(const void* params, Context& context) {
   });
 }
 
-void bind_plain_copy(Binder& binder, const Call& call) { bind_copy(binder, call.input(0), call.out()); }
+void join_or_copy(Binder& binder, const Tensor& from, const Tensor& to) {
+  if (!join_copy(binder, from, to)) bind_copy(binder, from, to);
+}
 
-void bind_write_state(Binder& binder, const Call& call) { bind_copy(binder, call.input(1), call.input(0)); }
+void bind_plain_copy(Binder& binder, const Call& call) { join_or_copy(binder, call.input(0), call.out()); }
+
+void bind_write_state(Binder& binder, const Call& call) { join_or_copy(binder, call.input(1), call.input(0)); }
 
 // Rows of a cache [..., C, D] replaced by [..., T, D], from a row on that is known when it runs.
 struct Rows {

@@ -9,6 +9,7 @@
 // so that what one writes is in the cache when the next reads it. That is right where they meet in memory only at
 // the same elements.
 #include <cmath>
+#include <cstring>
 
 #include "bind.h"
 #include "integers.h"
@@ -180,7 +181,7 @@ struct Forms {
   Pointwise with_number[2] = {};
 };
 
-void emit_chain(Binder& binder, const Forms& forms, const std::vector<Tensor>& in, const Tensor& out) {
+Chain chain_of(const Forms& forms, const std::vector<Tensor>& in, const Tensor& out) {
   Chain p{};
   p.function = forms.function;
   p.operands = static_cast<int>(in.size());
@@ -207,7 +208,23 @@ void emit_chain(Binder& binder, const Forms& forms, const std::vector<Tensor>& i
   p.out = out.data;
   p.out_item = item_size(out.dtype);
   p.total = out.numel();
+  return p;
+}
+
+void emit_chain(Binder& binder, const Forms& forms, const std::vector<Tensor>& in, const Tensor& out) {
+  const Chain p = chain_of(forms, in, out);
   if (!joined(binder, p)) binder.emit(run_chain, p, p.total > kParallelElements);
+}
+
+// Of item sizes 1, 2, 4 and 8 the number.
+int which_size(DType dtype) {
+  const int64_t size = item_size(dtype);
+  return size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
+}
+
+template <class T>
+void copy_items(const void* from, const void*, const void*, void* to, int64_t n) {
+  if (from != to) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
 }
 
 template <Unary op>
@@ -254,9 +271,7 @@ void bind_where(Binder& binder, const Call& call) {
                                   {select_items<uint16_t>, {select_run<uint16_t>}},
                                   {select_items<uint32_t>, {select_run<uint32_t>}},
                                   {select_items<uint64_t>, {select_run<uint64_t>}}};
-  const int64_t size = item_size(call.out().dtype);
-  const int which = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
-  emit_chain(binder, by_size[which], {call.input(0), call.input(1), call.input(2)}, call.out());
+  emit_chain(binder, by_size[which_size(call.out().dtype)], {call.input(0), call.input(1), call.input(2)}, call.out());
 }
 
 void bind_gated(Binder& binder, const Call& call) {
@@ -279,6 +294,13 @@ void bind_logic(Binder& binder, const Call& call) {
 }
 
 }  // namespace
+
+bool join_copy(Binder& binder, const Tensor& from, const Tensor& to) {
+  if (!from.contiguous() || !to.contiguous()) return false;
+  static const Forms by_size[] = {{copy_items<uint8_t>}, {copy_items<uint16_t>}, {copy_items<uint32_t>},
+                                  {copy_items<uint64_t>}};
+  return joined(binder, chain_of(by_size[which_size(from.dtype)], {from}, to));
+}
 
 void add_pointwise_binders(BindTable& table) {
   table["neg"] = bind_unary<Unary::neg>;

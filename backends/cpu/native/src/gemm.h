@@ -13,6 +13,7 @@
 #include "tasks.h"
 #include "tile.h"
 #include "vec_math.h"
+#include "walk.h"
 
 namespace forgec {
 
@@ -205,27 +206,29 @@ void pack_panels(const float* b, int64_t b_row, int64_t b_col, int64_t k, int64_
 }
 
 template <class V, Product product = gemm<V>>
-void matmul(const void* params, Context& context) {
+void matmul(const void* params, Context& whole) {
   const Matmul& p = *static_cast<const Matmul*>(params);
-  int64_t index[kMaxRank] = {};
-  int64_t count = 1;
-  for (int i = 0; i < p.rank; ++i) count *= p.shape[i];
+  int64_t first = 0, last = 1;
+  for (int i = 0; i < p.rank; ++i) last *= p.shape[i];
+  Context alone;
+  if (p.alone) whole.share(last, 1, &first, &last);
+  Context& context = p.alone ? alone : whole;
   Gemm g = p.gemm;
-  for (int64_t member = 0; member < count; ++member) {
-    const float* b = p.b;
-    g.a = p.gemm.a;
-    for (int i = 0; i < p.rank; ++i) {
-      g.a += index[i] * p.a_step[i];
-      b += index[i] * p.b_step[i];
-    }
-    if (member > 0) context.barrier();  // the room for packed factors is free again
+  if (p.alone) {
+    g.b += whole.thread * p.room_floats;
+    if (g.packed_a != nullptr) g.packed_a += whole.thread * p.left_floats;
+  }
+  Index index(p.rank, p.shape, first);
+  for (int64_t member = first; member < last; ++member, index.advance(1)) {
+    const float* b = p.b + index.offset(p.b_step);
+    g.a = p.gemm.a + index.offset(p.a_step);
+    g.c = p.gemm.c + member * g.m * g.ldc;
+    if (member > first) context.barrier();  // the room for packed factors is free again
     int64_t begin, end;
     context.share((g.n + kPanel - 1) / kPanel, 1, &begin, &end);
     pack_panels<V>(b, p.b_row, p.b_col, g.k, g.n, begin, end, const_cast<float*>(g.b));
     if (g.packed_a == nullptr || g.k == 0) context.barrier();  // else a product has one after packing the left
     product(g, context);
-    g.c += g.m * g.ldc;
-    for (int i = p.rank - 1; i >= 0 && ++index[i] == p.shape[i]; --i) index[i] = 0;
   }
 }
 

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "conv_direct.h"
 #include "gemm.h"
+#include "matvec.h"
 #include "norm.h"
 #include "pointwise.h"
 #include "pool.h"
@@ -39,6 +40,7 @@ constexpr Kernels make_kernels(const char* name) {
       V::tile_rows,
       linear<V>,
       matmul<V>,
+      matvec<V>,
       conv<V>,
       conv_direct<V>,
       pool<V, LargestOf<V>>,

@@ -55,6 +55,8 @@ struct Matmul {
   int64_t b_row, b_col;
   int rank;                  // batch axes
   int64_t shape[kMaxRank], a_step[kMaxRank], b_step[kMaxRank];
+  bool alone;                // each thread does whole members, in rooms of its own that lie so many floats apart
+  int64_t room_floats, left_floats;
 };
 
 // Convolution as a product weight [out, depth] x columns [depth, positions] per batch member and group.
@@ -167,7 +169,7 @@ struct QuantKernels;  // quant.h
 struct Kernels {
   const char* name;
   int tile_rows;               // rows of the register tile
-  Run linear, matmul, conv, conv_direct, max_pool, average_pool, attention;
+  Run linear, matmul, matvec, conv, conv_direct, max_pool, average_pool, attention;
   Run attention_bf16;          // the same, its factors rounded to bf16 where that is faster
   Run layer_norm, rms_norm, softmax, softmax_axis, rope;
   Pointwise unary[static_cast<int>(Unary::count)];
