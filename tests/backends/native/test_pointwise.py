@@ -142,6 +142,17 @@ def test_numbers_beside_rows(isa: str, op: str) -> None:
             assert_matches(op, [number, wide], {})
 
 
+def test_large_operands_that_lie_along_another_axis(isa: str) -> None:
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((40, 30, 50)).astype(np.float32)
+    for axes in ((2, 0, 1), (1, 2, 0), (0, 2, 1), (2, 1, 0)):
+        turned = x.transpose(axes)
+        beside = rng.standard_normal(turned.shape).astype(np.float32)
+        assert_matches("mul", [turned, beside], {}, threads=2)
+        assert_matches("sub", [beside, turned], {}, threads=1)
+        assert_matches("where", [beside > 0, turned, turned[:1]], {}, threads=2)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16, np.bool_])
 def test_a_choice_by_one_condition(isa: str, dtype: type) -> None:
     rng = np.random.default_rng(4)

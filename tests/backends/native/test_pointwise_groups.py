@@ -116,7 +116,8 @@ def test_any_overlap_gives_what_the_order_says(isa: str, seed: int) -> None:
         program.append((op, [view(memory, *s) for s in sources], view(memory, to, 0)))
         wanted.append((op, [view(expected, *s) for s in sources], view(expected, to, 0)))
     step, count = steps_of(program, threads=1 + seed % 2)
-    assert count <= len(program)
+    turned = sum(not x.flags.c_contiguous and x.shape[0] > 1 for _, operands, _ in program for x in operands)
+    assert count <= len(program) + turned  # which are copied first
     step()
     for op, operands, out in wanted:
         single, _ = steps_of([(op, operands, out)])

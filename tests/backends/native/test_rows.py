@@ -63,6 +63,15 @@ def test_reductions(isa: str, op: str, seed: int) -> None:
         assert_matches(op, [rng.integers(-9, 9, shape)], {"axes": axes})
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.int32])
+@pytest.mark.parametrize("shape", [(7,), (3, 5, 130), (2, 300, 97), (40, 6, 1), (3, 0, 4), (4, 4, 0)])
+def test_running_sums(isa: str, shape: tuple[int, ...], dtype: type) -> None:
+    rng = np.random.default_rng(len(shape))
+    x = strided(rng, (rng.standard_normal(shape) * 100).astype(dtype))
+    for axis in range(x.ndim):
+        assert_matches("cumsum", [x], {"axis": axis}, threads=1 + axis % 2)
+
+
 def test_reductions_of_nothing(isa: str) -> None:
     empty = np.zeros((3, 0), np.float32)
     for op in ("sum", "prod", "mean"):

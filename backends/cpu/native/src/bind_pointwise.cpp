@@ -23,6 +23,8 @@ constexpr int64_t kTile = 4 * kRun;  // elements that go through all ops of a st
 constexpr int64_t kShortRow = 32;  // elements: shorter rows are gathered, several to a run
 constexpr int kMembers = 16;  // ops of a step at most: their tiles stay in the second-level cache
 constexpr int64_t kParallelElements = 32768;
+constexpr int64_t kBlockSide = 8;  // elements of an axis that are worth a block
+constexpr int64_t kLeastAcross = 1 << 16, kMostAcross = 1 << 24;  // bytes of an operand that is turned first
 
 // One op; the next one of the same step, or null.
 struct Chain {
@@ -211,7 +213,20 @@ Chain chain_of(const Forms& forms, const std::vector<Tensor>& in, const Tensor& 
   return p;
 }
 
-void emit_chain(Binder& binder, const Forms& forms, const std::vector<Tensor>& in, const Tensor& out) {
+// Whether a large operand lies along another axis than the result: element by element every cache line would be read
+// for one of its elements, and blocks are not.
+bool lies_across(const Tensor& t, const Tensor& out) {
+  const int64_t bytes = t.numel() * item_size(t.dtype), last = t.rank - 1;
+  if (t.numel() != out.numel() || bytes < kLeastAcross || bytes > kMostAcross) return false;
+  bool another = false;
+  for (int i = 0; i < last; ++i) another = another || (t.shape[i] >= kBlockSide && t.strides[i] == 1);
+  return another && t.strides[last] != 1 && t.shape[last] >= kBlockSide;
+}
+
+void emit_chain(Binder& binder, const Forms& forms, std::vector<Tensor> in, const Tensor& out) {
+  for (Tensor& t : in) {
+    if (lies_across(t, out)) t = binder.contiguous(t);
+  }
   const Chain p = chain_of(forms, in, out);
   if (!joined(binder, p)) binder.emit(run_chain, p, p.total > kParallelElements);
 }

@@ -194,18 +194,26 @@ AxisScan make_scan(Binder& binder, const Call& call) {
   return p;
 }
 
+// Columns side by side at a time, so that rows are read as they lie.
 template <class T>
 void run_cumsum(const void* params, Context& context) {
   const AxisScan& p = *static_cast<const AxisScan*>(params);
   int64_t begin, end;
   context.share(p.outer * p.inner, 16, &begin, &end);
-  for (; begin < end; ++begin) {
-    const int64_t start = begin / p.inner * p.size * p.inner + begin % p.inner;
-    typename Sum<T>::Total total = 0;
-    for (int64_t i = 0; i < p.size; ++i) {
-      total += static_cast<typename Sum<T>::Total>(reinterpret_cast<const T*>(p.x)[start + i * p.inner]);
-      reinterpret_cast<T*>(p.out)[start + i * p.inner] = static_cast<T>(total);
+  while (begin < end) {
+    const int64_t col = begin % p.inner;
+    const int64_t n = std::min(std::min(p.inner - col, end - begin), kColumns);
+    const int64_t start = begin / p.inner * p.size * p.inner + col;
+    const T* x = reinterpret_cast<const T*>(p.x) + start;
+    T* y = reinterpret_cast<T*>(p.out) + start;
+    typename Sum<T>::Total totals[kColumns] = {};
+    for (int64_t i = 0; i < p.size; ++i, x += p.inner, y += p.inner) {
+      for (int64_t j = 0; j < n; ++j) {
+        totals[j] += static_cast<typename Sum<T>::Total>(x[j]);
+        y[j] = static_cast<T>(totals[j]);
+      }
     }
+    begin += n;
   }
 }
 
