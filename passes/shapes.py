@@ -70,8 +70,9 @@ def part_of(node: fx.Node) -> Part | None:
     """What a slice takes of its operand, else None."""
     if node.target is not aten.slice.Tensor or not isinstance(node.args[0], fx.Node):
         return None
-    _, axis, start, stop, step = (*node.args, *(0, 0, None, None, 1)[len(node.args) :])
-    shape = node_type(node.args[0]).shape
+    args: list[Any] = [*node.args, *(0, 0, None, None, 1)[len(node.args) :]]
+    source, axis, start, stop, step = args
+    shape = node_type(source).shape
     axis %= len(shape)
     return Part(axis, *slice(start, stop, step).indices(shape[axis]))
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from .inline import inline
 from .old_and_new import split_caches
 from .op import get
-from .program import Instr, Program, Register, StateRef
+from .program import ConstRef, Instr, Program, Register, StateRef
 
 __all__ = ["flatten", "look_at_states", "update_in_place"]
 
@@ -89,10 +89,10 @@ def look_at_states(program: Program) -> Program:
     needed: dict[int, int] = {}
     for index, instr in enumerate(instrs):
         made.update((r, index) for r in instr.results)
-        read = [aliases[r] for r in instr.registers() if r in aliases]
-        needed.update((id(r), index) for r in read)
-        if read and get(instr.op).view:
-            aliases[instr.results[0]] = read[0]
+        looks_at = [aliases[r] for r in instr.registers() if r in aliases]
+        needed.update((id(source), index) for source in looks_at)
+        if looks_at and get(instr.op).view:
+            aliases[instr.results[0]] = looks_at[0]
     checked = _last_check(instrs)
     kept = {id(aliases[r]) for r in main.results if r in aliases}
     after: dict[int, list[Instr]] = {}
@@ -139,7 +139,11 @@ def _last_check(body: Sequence[Instr]) -> int:
         if instr.op not in _CHECK_INDICES:
             continue
         indices = [x for x in instr.registers() if not x.type.dtype.is_float]
-        key = (instr.op, tuple(indices), *(x.type.shape for x in instr.operands if hasattr(x, "type")))
+        key = (
+            instr.op,
+            tuple(indices),
+            *(x.type.shape for x in instr.operands if isinstance(x, Register | ConstRef | StateRef)),
+        )
         if indices and key not in known:
             known.add(key)
             last = index

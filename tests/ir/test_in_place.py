@@ -59,17 +59,22 @@ def test_the_flat_program_prints_parses_and_verifies():
     assert to_text(parse(to_text(flat))) == to_text(flat)
 
 
-def _executable() -> Executable:
+def _executable(text: str = CACHED) -> Executable:
     from forgec import backends
 
-    program = parse(CACHED)
+    program = parse(text)
     plan = make_plan(flatten(program), backends=[backends.get("cpu")], target="cpu")
     check_plan(plan)
-    spec = {"kind": "tensor", "index": 0, "name": "x", "type": "f32[1,2,3,4]"}
-    at = {"kind": "tensor", "index": 1, "name": "at", "type": "i64[]"}
-    out = {"kind": "tensor", "index": 0, "name": "y", "type": "f32[1,2,3,4]"}
+    inputs = [
+        {"kind": "tensor", "index": i, "name": name, "type": str(r.type)}
+        for i, (name, r) in enumerate(zip(program.main.param_names, program.main.params, strict=True))
+    ]
+    out = {"kind": "tensor", "index": 0, "name": "y", "type": str(program.main.results[0].type)}
     signature = Signature(
-        {"kind": "tuple", "items": [spec, at]}, {"kind": "dict", "items": {}}, out, ("x", "at")
+        {"kind": "tuple", "items": inputs},
+        {"kind": "dict", "items": {}},
+        out,
+        tuple(program.main.param_names),
     )
     return Executable(program, plan, signature, lambda name: np.zeros(0))
 
@@ -139,6 +144,24 @@ def test_states_are_read_where_they_are_and_written_when_they_may_be(changes, wa
         assert change[0] in text
         text = text.replace(*change)
     assert " ".join(ops(text)) == wanted
+
+
+@pytest.mark.parametrize("runtime", ["native", "numpy"])
+@pytest.mark.parametrize("old", ["r2", "r4"])
+def test_states_that_are_written_whole(runtime, old, monkeypatch):
+    """They mean what the interpreter says, and a run that fails leaves them as they were."""
+    monkeypatch.setenv("FORGEC_CPU", runtime)
+    text = RECURRENT.replace("sub r2", f"sub {old}")
+    executable, interpreter = _executable(text), Interpreter(parse(text), lambda name: np.zeros(0))
+    rng = np.random.default_rng(5)
+    for index in (0, 3, 9, 1):
+        x, i = rng.standard_normal(4).astype(np.float32), np.array([index])
+        if index == 9:
+            with pytest.raises(InputError, match="index 9"):
+                executable(x, i)
+            continue
+        (want,) = interpreter.run([x, i])
+        np.testing.assert_allclose(executable(x, i), want, atol=1e-6)
 
 
 def test_what_is_computed_from_a_state_alone_waits_for_its_reader():

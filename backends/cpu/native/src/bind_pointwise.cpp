@@ -22,7 +22,7 @@ constexpr int64_t kRun = 512;
 constexpr int64_t kTile = 4 * kRun;  // elements that go through all ops of a step
 constexpr int64_t kShortRow = 32;  // elements: shorter rows are gathered, several to a run
 constexpr int kMembers = 16;  // ops of a step at most: their tiles stay in the second-level cache
-constexpr int64_t kParallelElements = 32768;
+constexpr int64_t kParallelElements = 16384;
 constexpr int64_t kBlockSide = 8;  // elements of an axis that are worth a block
 constexpr int64_t kLeastAcross = 1 << 16, kMostAcross = 1 << 24;  // bytes of an operand that is turned first
 
