@@ -9,7 +9,8 @@ import pytest
 
 
 def slow_after(count: int, values: Iterable[Any]) -> list[Any]:
-    """Parameters of a test, of which the quick tests take the first ``count``."""
+    """Values of a test's parameter, or tuples of values of several, of which the quick tests take the first
+    ``count``."""
     return [
         value if i < count else pytest.param(*_arguments(value), marks=pytest.mark.slow)
         for i, value in enumerate(values)

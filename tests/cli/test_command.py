@@ -169,7 +169,7 @@ def test_a_closed_pipe_is_quiet(forge):
     assert (process.wait(timeout=60), err) == (141, "")
 
 
-@pytest.mark.parametrize("arguments", slow_after(1, [("show", "FILE", "--ir"), ("--help",), ("--version",)]))
+@pytest.mark.parametrize("arguments", slow_after(1, [["show", "FILE", "--ir"], ["--help"], ["--version"]]))
 def test_a_full_disk_under_stdout_is_no_bug_of_ours(forge, arguments):
     with open("/dev/full", "w") as full:
         process = command(*(forge if a == "FILE" else a for a in arguments), stdout=full)
