@@ -26,6 +26,7 @@ SCHEMA = "forgec.plan/1"
 _DEVICES = 16
 _TEXT = 4096
 _LARGEST = 2**62
+_COMPILE_AGAIN = "compile the model again with this version of forgec"
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def from_json(data: Any, program: Program) -> Plan:
     if top["schema"] != SCHEMA:
         raise ArtifactError(
             f"plan.schema is {_show(top['schema'])}, this version reads {SCHEMA!r}",
-            hint="compile the model again with this version of forgec",
+            hint=_COMPILE_AGAIN,
         )
     names = [_text(name, f"plan.devices[{i}]") for i, name in _list(top["devices"], "plan.devices", _DEVICES)]
     host, target = _text(top["host"], "plan.host"), _text(top["target"], "plan.target")
@@ -81,7 +82,9 @@ def from_json(data: Any, program: Program) -> Plan:
     try:
         planned = replay(program, steps, host)
     except PlanError as error:
-        raise ArtifactError(f"plan.steps do not run the program: {error.what}", error.where) from error
+        raise ArtifactError(
+            f"plan.steps do not run the program: {error.what}", error.where, _COMPILE_AGAIN
+        ) from error
     inputs = [_place(x, f"plan.inputs[{i}]") for i, x in _list(top["inputs"], "plan.inputs")]
     offsets = _offsets(planned, inputs, places)
     arenas = _arenas(top["arenas"], planned, offsets, host)
@@ -130,7 +133,9 @@ def _offsets(planned: Program, inputs: list[int], places: list[list[int | None]]
     for i, (instr, at) in enumerate(zip(main.body, places, strict=True)):
         wants = not get(instr.op).view
         if len(at) != len(instr.results) or any((x is not None) != wants for x in at):
-            raise ArtifactError(f"plan.steps[{i}].at does not fit the results of {instr.op}")
+            raise ArtifactError(
+                f"plan.steps[{i}].at does not fit the results of {instr.op}", hint=_COMPILE_AGAIN
+            )
         instr.offsets = tuple(at)
         offsets.update((r, x) for r, x in zip(instr.results, at, strict=True) if x is not None)
     return offsets

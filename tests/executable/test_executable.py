@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from executable_toy import (
+    COUNTER,
     COUNTER_SIGNATURE,
     SIGNATURE,
     TEXT,
@@ -37,6 +38,7 @@ from forgec.executable import Executable, SelfTest, load, run_selftest, sampled
 from forgec.executable import executable as executable_module
 from forgec.executable.segments import segment_programs
 from forgec.ir.in_place import flatten
+from forgec.ir.inline import inline
 from forgec.ir.op import get
 from forgec.ir.parser import parse
 from forgec.plan.planner import make_plan
@@ -177,6 +179,15 @@ program @main(r0 "x": f32[3]) -> (r3 "total": f32[3]) {
 
 class TestStates:
     X = np.array([1, 2, 3], np.float32)
+
+    def test_a_plan_that_another_version_made_says_what_to_do(self, tmp_path) -> None:
+        """One that copied the state where this one looks at it."""
+        program = plan_of(COUNTER)[0]
+        plan = make_plan(inline(program), backends=[CpuBackend()], target="cpu")
+        Executable(program, plan, COUNTER_SIGNATURE, {}.__getitem__).save(tmp_path / "a")
+        with pytest.raises(ArtifactError, match="does not fit") as error:
+            load(tmp_path / "a")
+        assert "compile the model again" in error.value.hint
 
     def test_live_from_run_to_run_until_reset(self) -> None:
         exe = counter()
