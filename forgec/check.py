@@ -23,6 +23,7 @@ from .report.bounds import (
     formats_of,
     largest,
     least_exact,
+    least_exact_precision,
     lowest_precision,
 )
 from .report.metrics import differences, worst
@@ -105,14 +106,14 @@ def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
     """Metrics of the executable's outputs against the model's own on the example inputs.
 
     The model's own outputs become the self-test, the executable's where weights are compressed or the model's
-    were computed with rounded activations. Raises ``FidelityError`` if an output differs by more than
+    were computed less exactly. Raises ``FidelityError`` if an output differs by more than
     rounding can explain.
     """
     assert captured.expected is not None
     inputs = [as_numpy(x) for x in captured.inputs]
     plan = executable.plan
     dtypes = (x.dtype for x in captured.graph.constants.values())
-    rounding = Rounding.of([executable], dtypes, captured.rounds)
+    rounding = Rounding.of([executable], dtypes, CODES in captured.precisions)
     if _keeps(executable, rounding):
         results = executable.run_flat(inputs)
         executable.reset()
@@ -125,9 +126,10 @@ def check_against_eager(executable: Executable, captured: Capture) -> Fidelity:
     for name, ours, theirs in zip(names, results, expected, strict=True):
         what = f"output {name or 'output'} differs from {captured.reference}"
         rounding.require(what, ours, theirs, found[name].max_abs, hint)
-    own = rounding.compresses or captured.rounds
+    own = rounding.compresses or bool(captured.precisions)
     executable.selftest = SelfTest([x.copy() for x in inputs], results if own else expected)
-    precision = CODES if captured.rounds else lowest_precision(plan, executable.shared.backend)
+    precision = lowest_precision(plan, executable.shared.backend)
+    precision = least_exact_precision((precision, *captured.precisions))
     bounds = compressed(rounding.formats) if rounding.compresses else bounds_of(precision, expected)
     least = f", weights {least_exact(rounding.formats - {CODES})} here" if rounding.compresses else ""
     return worst(

@@ -25,6 +25,7 @@ from .constants import ConstantTable, rename_constants
 from .experts import static_experts
 from .export import ExportedGraph, quiet, results_of
 from .exported import capture_exported, specialised
+from .halves import widen_halves
 from .own_code import own_code
 from .pt2 import load_pt2
 from .reference import EAGER, Referenced
@@ -41,13 +42,13 @@ __all__ = ["Capture", "capture"]
 class Capture:
     """The graphs, and what the check against eager needs: the flat example inputs and the model's own flat
     results on them (None for an exported program that carries no example). ``reference`` says what computed
-    these, and ``rounds`` whether it rounded activations to codes that the graphs do not."""
+    these, and ``precisions`` what that computed in beside f32, in which the graphs do."""
 
     graph: CapturedGraph
     inputs: list[torch.Tensor]
     expected: list[torch.Tensor] | None
     reference: str = EAGER
-    rounds: bool = False
+    precisions: frozenset[str] = frozenset()
 
     def bind_states(self, pairs: Mapping[str, str]) -> None:
         """Make states of inputs that come back as outputs (see :func:`.states.bind_states`)."""
@@ -85,7 +86,8 @@ def capture(
     if isinstance(model, str | Path):
         model = load_pt2(Path(model))
     if isinstance(model, ExportedProgram):
-        return Capture(*capture_exported(specialised(model, args, kwargs), name or "exported"))
+        graph, inputs, expected = capture_exported(specialised(model, args, kwargs), name or "exported")
+        return Capture(graph, inputs, expected, precisions=widen_halves(graph))
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}",
@@ -107,13 +109,15 @@ def capture(
     results = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
     if isinstance(model, Referenced):
         graph.stored = model.stored
-    if fake or not isinstance(model, Referenced):
-        return Capture(graph, inputs, None if fake else results)
+    if not isinstance(model, Referenced):
+        return Capture(graph, inputs, None if fake else results, precisions=widen_halves(graph))
+    if fake:
+        return Capture(graph, inputs, None)
     found = model.reference_results(args, kwargs)
     if isinstance(found, str):
         graph.notes.append(f"checked against PyTorch running the import only: {found}")
         return Capture(graph, inputs, results)
-    return Capture(graph, inputs, found[1], found[0], model.reference_rounds)
+    return Capture(graph, inputs, found[1], found[0], model.reference_precisions)
 
 
 def _recorded(

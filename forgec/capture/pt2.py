@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,6 +24,8 @@ from .source import first_line
 __all__ = ["load_pt2"]
 
 _SPEC_LIMIT = 64 * 2**20
+_CONTAINER = re.compile(rb'\\"type\\": ?\\"(transformers[\w.]*)\.\w+\\"')
+"""The module, in transformers, of a class in the description of inputs and outputs, which is text in JSON."""
 
 
 def load_pt2(path: Path) -> ExportedProgram:
@@ -34,6 +38,7 @@ def load_pt2(path: Path) -> ExportedProgram:
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_objects(archive, path)
+            _import_containers(archive)
     except FileNotFoundError:
         raise CaptureError(f"there is no file {path}", hint="check the path") from None
     except (OSError, zipfile.BadZipFile) as error:
@@ -54,6 +59,18 @@ def load_pt2(path: Path) -> ExportedProgram:
             f"torch cannot load {path}: {type(error).__name__}: {first_line(error)}",
             hint=f"it may come from another version of torch (this is {torch.__version__}); export it again",
         ) from error
+
+
+def _import_containers(archive: zipfile.ZipFile) -> None:
+    """Import what transformers calls the outputs of a model: torch finds such a type by its name in the file,
+    and knows it when its module was imported."""
+    if importlib.util.find_spec("transformers") is None:
+        return
+    for info in archive.infolist():
+        if info.filename.endswith("models/model.json"):
+            for module in sorted({m.decode() for m in _CONTAINER.findall(archive.read(info))}):
+                with suppress(ImportError):
+                    importlib.import_module(module)
 
 
 @contextmanager

@@ -26,8 +26,9 @@ class Referenced(Protocol):
         """Codes that the original form has for weights, by parameter."""
 
     @property
-    def reference_rounds(self) -> bool:
-        """Whether the original form rounds activations that the module does not."""
+    def reference_precisions(self) -> frozenset[str]:
+        """What the original form computes in beside f32, in which the module does: "f16", "bf16" or
+        ``CODES``."""
 
     def reference_results(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from ..report.bounds import (
     bounds_of,
     compressed,
     formats_of,
+    least_exact_precision,
     lowest_precision,
     program_precision,
 )
 from ..report.stepwise import first_divergence, interpret
-from .eager import can_widen, flat_outputs, run_eager
+from .eager import can_widen, eager_precisions, flat_outputs, run_eager
 from .subject import Subject
 
 __all__ = ["STORED", "Case", "Comparison", "divergence", "fresh_cases", "sizes", "stored_case"]
@@ -92,16 +94,16 @@ def fresh_cases(executable: Executable, subject: Subject, seeds: int) -> Iterato
         def eager(wide: bool, args: Any = args, kwargs: Any = kwargs) -> list[np.ndarray]:
             return flat_outputs(executable.signature, run_eager(subject.model, args, kwargs, wide=wide))
 
-        narrow, rounded = {"eager": eager(wide=False)}, frozenset[str]()
+        narrow, precisions = {"eager": eager(wide=False)}, {"eager": eager_precisions(subject.model)}
         if subject.reference is not None and not isinstance(found := subject.reference(args, kwargs), str):
             source, results = found
-            rounded = frozenset({source} if subject.reference_rounds else ())
+            precisions[source] = subject.reference_precisions
             narrow[source] = [
                 to_array(x, leaf.type, leaf.name)
                 for x, leaf in zip(results, executable.signature.results, strict=True)
             ]
         label = "example" if subject.fixed else f"seed {number}"
-        case = _compare(executable, inputs, label, narrow, rounded)
+        case = _compare(executable, inputs, label, narrow, precisions)
         # An imported file takes inputs of its own types only.
         widens = can_widen(subject.model) and not (
             subject.reference is not None and any(x.dtype.kind == "f" for x in inputs)
@@ -116,10 +118,10 @@ def _compare(
     inputs: list[np.ndarray],
     label: str,
     expected: Mapping[str, Sequence[np.ndarray]],
-    rounded: frozenset[str] = frozenset(),
+    precisions: Mapping[str, frozenset[str]] = MappingProxyType({}),
 ) -> Case:
     """Executable and interpreter against the expected outputs by their source, and against each other;
-    sources in ``rounded`` round activations."""
+    ``precisions`` are what sources compute in beside f32."""
     with executable.clone() as clone:
         got = clone.run_flat(inputs)
     reference = interpret(executable, inputs)
@@ -130,7 +132,7 @@ def _compare(
     sides.append(("executable", got, "interpreter", reference))
     comparisons = []
     for result, values, against, wanted in sides:
-        bounds = _bounds(executable, result, against, wanted, against in rounded)
+        bounds = _bounds(executable, result, against, wanted, precisions.get(against, frozenset()))
         for name, value, want in zip(names, values, wanted, strict=True):
             d = metrics.difference(want, value if want.shape == value.shape else sampled(value), name)
             figures = (d.max_abs, d.kl, d.cosine, d.sqnr_db, bounds.max_abs, bounds.kl)
@@ -139,10 +141,13 @@ def _compare(
 
 
 def _bounds(
-    executable: Executable, result: str, against: str, wanted: Sequence[np.ndarray], rounded: bool
+    executable: Executable,
+    result: str,
+    against: str,
+    wanted: Sequence[np.ndarray],
+    precisions: frozenset[str],
 ) -> Bounds:
-    """The bounds of one way to compute the outputs against another; ``rounded`` if that rounds activations
-    that the program may not.
+    """The bounds of one way to compute the outputs against another, which computes in ``precisions`` too.
 
     Compressed weights are in the executable, the interpreter and what the file stores, not in eager. Only the
     executable computes as its devices do; all compute in 16 bits what the program has in them.
@@ -153,8 +158,8 @@ def _bounds(
         precision = lowest_precision(executable.plan, executable.shared.backend)
     formats = formats_of(program)
     if formats and against not in ("interpreter", STORED):
-        return compressed(formats | {CODES} if rounded or precision == CODES else formats)
-    return bounds_of(CODES if rounded else precision, wanted)
+        return compressed(formats | {CODES} if CODES in (precision, *precisions) else formats)
+    return bounds_of(least_exact_precision((precision, *precisions)), wanted)
 
 
 def _with_wide_reference(case: Case, narrow: Mapping[str, list[np.ndarray]], wide: list[np.ndarray]) -> Case:

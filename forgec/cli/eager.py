@@ -12,7 +12,7 @@ from ..executable.convert import to_array
 from ..executable.signature import Signature
 from ..ir.types import DType, TensorType
 
-__all__ = ["can_widen", "flat_outputs", "run_eager"]
+__all__ = ["can_widen", "eager_precisions", "flat_outputs", "run_eager"]
 
 
 def run_eager(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, wide: bool = False) -> Any:
@@ -47,6 +47,15 @@ def can_widen(model: Any) -> bool:
         return False
     tensors = [*model.parameters(), *model.buffers()]
     return all(t.dtype is torch.float32 for t in tensors if t.is_floating_point())
+
+
+def eager_precisions(model: Any) -> frozenset[str]:
+    """What a module or exported program computes in beside f32; an imported one computes in that alone."""
+    from ..capture.halves import halves_among
+    from ..capture.reference import Referenced
+
+    tensors = model.state_dict if isinstance(model.state_dict, dict) else model.state_dict()
+    return frozenset() if isinstance(model, Referenced) else halves_among(tensors.values())
 
 
 def flat_outputs(signature: Signature, outputs: Any) -> list[np.ndarray]:

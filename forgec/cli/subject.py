@@ -50,8 +50,8 @@ class Subject:
     """Whether all seeds give the same inputs."""
     reference: Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None = None
     """What computes the model without PyTorch: its name and outputs, or why there are none."""
-    reference_rounds: bool = False
-    """Whether that rounds activations that the model does not."""
+    reference_precisions: frozenset[str] = frozenset()
+    """What that computes in beside f32."""
 
 
 def is_exported(spec: str) -> bool:
@@ -118,7 +118,7 @@ def load_subject(
             model.example_inputs,
             spec,
             reference=module.reference_results,
-            reference_rounds=module.reference_rounds,
+            reference_precisions=module.reference_precisions,
         )
     if shapes:
         raise OptionError(f"--shape is for ONNX files, and {spec} is none", hint="use --tokens and --batch")

@@ -18,7 +18,10 @@ from .program import Apply, Leaf, Program, Recipe, leaves
 from .recipes import applied
 from .types import DType, TensorType
 
-__all__ = ["Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
+__all__ = ["CODES", "Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
+
+CODES = "codes"
+"""A precision: activations are rounded to codes, and what lies at the border of two may become either."""
 
 _PREFIX = "stored."
 """Of the names under which recipes read scales, before the name of the weight."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backends.base import Backend
 from ..ir.program import Literal, Program
+from ..ir.stored import CODES
 from ..ir.types import DType
 from ..plan.plan import Plan
 from .metrics import BOUND_KL, BOUND_MAX_ABS, Difference
@@ -25,12 +26,11 @@ __all__ = [
     "formats_of",
     "largest",
     "least_exact",
+    "least_exact_precision",
     "lowest_precision",
     "program_precision",
 ]
 
-CODES = "codes"
-"""A precision: activations are rounded to codes, and what lies at the border of two may become either."""
 _HALF_SHARE = {"f16": 1e-2, "bf16": 5e-2, CODES: 0.1}
 _HALF_KL = {"f16": 1e-3, "bf16": 1e-3, CODES: 5e-2}
 """Bounds for less than 32 bits: share of the largest reference value, and KL divergence. Codes that flip add
@@ -71,8 +71,14 @@ def lowest_precision(plan: Plan, backend: Callable[[str], Backend]) -> str:
     """The element type that the least exact of a plan's devices computes floats in, or what the program
     itself has."""
     devices = {segment.device for segment in plan.segments}
-    found = {*(backend(device).precision for device in devices), program_precision(plan.program)}
-    return max(found, key=lambda precision: (_HALF_SHARE.get(precision, 0.0), precision))
+    return least_exact_precision(
+        (*(backend(device).precision for device in devices), program_precision(plan.program))
+    )
+
+
+def least_exact_precision(precisions: Iterable[str]) -> str:
+    """The precision among these with the widest bounds."""
+    return max(precisions, key=lambda precision: (_HALF_SHARE.get(precision, 0.0), precision))
 
 
 def program_precision(program: Program) -> str:

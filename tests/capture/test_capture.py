@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from capture_models import Counter, InPlace, Nested, Tied, seeded
 from torch import nn
 
 import forgec
+from forgec import models
 from forgec.capture import capture
 from forgec.capture.own_code import own_code, without_onednn
 from forgec.errors import CaptureError, OptionError, UnsupportedOpError
@@ -104,6 +107,20 @@ def test_exported_program_and_pt2_file(tmp_path):
         assert exe.report.fidelity is not None
         again = (values(2, 4, seed=3), (values(4, seed=4), {"inner": values(2, 4, seed=5)}))
         close(exe(*again)["sum"], model(*again)["sum"])
+
+
+@pytest.mark.slow
+def test_a_pt2_file_with_the_outputs_of_transformers(tmp_path):
+    """torch knows the class of such outputs only when its module was imported, as here and not in a new
+    process."""
+    loaded = models.load("bert-base-tiny")
+    _, kwargs = loaded.example_inputs(tokens=8)
+    path = tmp_path / "bert.pt2"
+    torch.export.save(torch.export.export(loaded.module, (), kwargs), path)
+    code = "import sys, forgec; print(sorted(forgec.compile(sys.argv[1]).signature.outputs['items']))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "last_hidden_state" in done.stdout
 
 
 def test_pt2_with_pickled_objects_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner
 
 from ...errors import CaptureError
+from ..halves import HALVES
 from ..source import first_line
 from .tensors import ExternalFiles, inline_array, torch_type, type_name
 
@@ -55,6 +56,13 @@ class OnnxFile:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def halves(self) -> dict[str, torch.dtype]:
+        """Types of the outputs that are floats of 16 bits, by name."""
+        kinds = {v.name: v.type.tensor_type.elem_type for v in self.graph.output}
+        found = {name: torch_type(kind) for name, kind in kinds.items() if kind}
+        return {name: dtype for name, dtype in found.items() if dtype in HALVES}
 
 
 def load_onnx(path: str | Path) -> OnnxFile:

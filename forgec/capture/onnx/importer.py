@@ -20,8 +20,9 @@ from onnx import AttributeProto, TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...errors import CaptureError, ForgecError
-from ...ir.stored import StoredCodes, Unkept
+from ...ir.stored import CODES, StoredCodes, Unkept
 from ...tensors import content_digest
+from ..halves import HALVES
 from ..source import first_line
 from . import ops  # noqa: F401  (registers the converters)
 from .codes import Dequantised
@@ -29,7 +30,7 @@ from .file import OnnxFile, initializers
 from .products import Found, Patterns
 from .registry import CONTRIB, Converter, Unsupported, find
 from .steps import Constant, Imported, Operand, Static, Step, Value, run_step
-from .tensors import inline_array, to_array, to_tensor
+from .tensors import inline_array, to_array, to_tensor, torch_type, widened
 
 __all__ = ["import_graph"]
 
@@ -80,7 +81,8 @@ class _Importer:
     """Codes of known values."""
     weights: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """Values that were made of codes, by what of."""
-    rounds: bool = False
+    precisions: set[str] = field(default_factory=set)
+    """What the file computes in beside f32."""
     kept: list[np.ndarray] = field(default_factory=list)
     mode: FakeTensorMode = field(default_factory=FakeTensorMode)
 
@@ -89,7 +91,8 @@ class _Importer:
         self.known.update(self.file.constants)
         with self.mode:
             for given in self.file.inputs:
-                self.fakes[given.name] = torch.empty(tuple(shapes[given.name]), dtype=given.dtype)
+                self.fakes[given.name] = widened(torch.empty(tuple(shapes[given.name]), dtype=given.dtype))
+                self._met(given.dtype)
                 self.origins[given.name] = given.name
         with torch.no_grad():
             self._nodes(self.file.graph.node, {})
@@ -97,7 +100,7 @@ class _Importer:
         steps = _with_last_uses(self.steps, outputs)
         unique = {name: self.names.get(id(self.known[name])) for name in self.stored}
         codes = {name: self.stored[value] for value, name in unique.items() if name is not None}
-        return Imported(steps, outputs, self.constants, self.rows, codes, self.rounds)
+        return Imported(steps, outputs, self.constants, self.rows, codes, frozenset(self.precisions))
 
     def _refuse_unknown(self, nodes: Any) -> None:
         missing: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -212,7 +215,8 @@ class _Importer:
                 name += "_"
             self.weights[found.is_product, *key] = name
             self._keep(name, found.weight())
-        self.rounds |= found.is_product
+        if found.is_product:
+            self.precisions.add(CODES)
         converter = find(CONTRIB, "MatMulNBits", 1) if found.is_product else find("", "Gather", 1)
         assert converter is not None
         inputs, attributes = [x, name, bias], dict[str, Any]()
@@ -236,6 +240,8 @@ class _Importer:
         strange = sorted(set(attributes) - converter.attributes)
         if strange:
             raise Unsupported(f"attribute {', '.join(strange)}")
+        if _domain(node) == "" and node.op_type == "Cast":
+            self._met(torch_type(attributes["to"]))
         if "outputs" in converter.filled:
             while results and not results[-1]:
                 results = results[:-1]
@@ -286,7 +292,7 @@ class _Importer:
             inputs = inputs[:-1]
         if self._folds(converter, inputs):
             operands: tuple[Operand, ...] = tuple(
-                Static(to_tensor(self.known[name]))
+                Static(widened(to_tensor(self.known[name])))
                 if converter.kind(i) in ("Tensor", "Operand") and name
                 else self._bound(converter, i, name, inputs)
                 for i, name in enumerate(inputs)
@@ -357,7 +363,9 @@ class _Importer:
         if array is None or array.size != 1 or array.dtype.kind not in "fiu":
             return None
         others = [
-            self.fakes[n] for n in inputs if n in self.fakes and self.fakes[n].dtype is to_tensor(array).dtype
+            self.fakes[n]
+            for n in inputs
+            if n in self.fakes and self.fakes[n].dtype is widened(to_tensor(array)).dtype
         ]
         if not any(other.ndim >= array.ndim for other in others):
             return None
@@ -374,6 +382,7 @@ class _Importer:
         unique = self.names.get(key)
         if unique is None:
             tensor = to_tensor(array)
+            self._met(tensor.dtype)
             # What is computed here is another constant for other shapes of inputs.
             stored = name in self.file.constants
             unique = self.names[key] = name if stored else f"{name}@{content_digest(tensor)}"
@@ -381,10 +390,15 @@ class _Importer:
             self.constants[unique] = tensor
         return Constant(unique)
 
+    def _met(self, dtype: torch.dtype) -> None:
+        """Take note of a type that the file computes in."""
+        if dtype in HALVES:
+            self.precisions.add(HALVES[dtype])
+
     def _fake_constant(self, name: str) -> torch.Tensor:
         key = f"\0{name}"
         if key not in self.fakes:
-            self.fakes[key] = self.mode.from_tensor(self.constants[name])
+            self.fakes[key] = widened(self.mode.from_tensor(self.constants[name]))
         return self.fakes[key]
 
     def _trace_indices(self, where: str, inputs: Sequence[str], results: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from .file import OnnxFile, shapes_of
 from .importer import import_graph
 from .runtime import OF_BYTES, run_onnxruntime
 from .steps import Constant, Operand, Value, run_step
-from .tensors import to_tensor
+from .tensors import to_tensor, widened
 
 __all__ = ["OnnxModule"]
 
@@ -28,7 +28,8 @@ class OnnxModule(nn.Module):
 
     Takes the file's inputs by position or by name (as Python identifiers), returns a dictionary of its
     outputs. Stored tensors are parameters on the memory of the file, named as there; those that several
-    operators read are one parameter. ``stored`` has the codes of those that are floats here.
+    operators read are one parameter. ``stored`` has the codes of those that are floats here. Floats of 16
+    bits are stored, taken and returned as such, and computed with in f32.
     """
 
     def __init__(self, file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -53,9 +54,10 @@ class OnnxModule(nn.Module):
         }
         found |= imported.codes
         paths = {id(parameter): path for path, parameter in self.named_parameters()}
-        codes = {paths[id(self._constant(name))]: x for name, x in found.items() if name in used}
+        codes = {paths[id(self._stored(name))]: x for name, x in found.items() if name in used}
         self.stored = Stored(codes, sum(nbytes.values()))
-        self.reference_rounds = imported.rounds
+        self.reference_precisions = imported.precisions
+        self._halves = file.halves
         parameters = [inspect.Parameter(i.key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for i in file.inputs]
         signature = inspect.Signature(parameters)
 
@@ -83,7 +85,7 @@ class OnnxModule(nn.Module):
     def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         for expected in self.file.inputs:
-            values[expected.name] = given[expected.key]
+            values[expected.name] = widened(given[expected.key])
         with traceback.preserve_node_meta():
             for step in self.steps:
                 with traceback.annotate({IMPORTED: f"onnx {step.where}"}):
@@ -92,17 +94,22 @@ class OnnxModule(nn.Module):
                 values.update((name, x) for name, x in zip(step.results, results, strict=False) if name)
                 for name in step.last:
                     values.pop(name, None)
-        return {name: self._output(operand, values) for name, operand in self.outputs.items()}
+        return {name: self._output(name, operand, values) for name, operand in self.outputs.items()}
 
-    def _output(self, operand: Operand, values: Mapping[str, Tensor]) -> Tensor:
+    def _output(self, name: str, operand: Operand, values: Mapping[str, Tensor]) -> Tensor:
         if isinstance(operand, Value):
-            return values[operand.name]
-        assert isinstance(operand, Constant)
-        return self._constant(operand.name).clone()
+            result = values[operand.name]
+        else:
+            assert isinstance(operand, Constant)
+            result = self._constant(operand.name).clone()
+        return result.to(self._halves[name]) if name in self._halves else result
 
-    def _constant(self, name: str) -> Tensor:
+    def _stored(self, name: str) -> Tensor:
         owner, leaf = self._places[name]
         return getattr(owner, leaf)
+
+    def _constant(self, name: str) -> Tensor:
+        return widened(self._stored(name))
 
 
 def _register(module: nn.Module, name: str, tensor: Tensor) -> tuple[nn.Module, str]:

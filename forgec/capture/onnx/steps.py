@@ -53,15 +53,15 @@ class Step:
 @dataclass
 class Imported:
     """``outputs`` has an operand per output; ``rows`` the smallest table that an integer input indexes;
-    ``codes`` what there is of constants' codes; ``rounds`` says that products of the file round activations,
-    which the steps do not."""
+    ``codes`` what there is of constants' codes; ``precisions`` are those of the file's own arithmetic beside
+    f32, in which the steps compute."""
 
     steps: list[Step]
     outputs: dict[str, Operand]
     constants: dict[str, torch.Tensor]
     rows: dict[str, int]
     codes: dict[str, StoredCodes | Unkept]
-    rounds: bool
+    precisions: frozenset[str]
 
 
 def run_step(

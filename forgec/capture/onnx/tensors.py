@@ -1,5 +1,7 @@
 """Values stored in an ONNX file as arrays: inside of it, or memory-mapped from files beside it.
 
+Floats of 16 bits stay so where they are stored, and are computed with as f32 (:func:`widened`).
+
 An external file must lie below the model's folder, links followed, and be as long as the tensor needs; equal
 places in it are one array. Nothing is unpickled.
 """
@@ -18,8 +20,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import CaptureError
 from ...graph import TORCH_DTYPES
+from ..halves import HALVES
 
-__all__ = ["ExternalFiles", "inline_array", "to_array", "to_tensor", "torch_type", "type_name"]
+__all__ = [
+    "ExternalFiles",
+    "computed_type",
+    "inline_array",
+    "to_array",
+    "to_tensor",
+    "torch_type",
+    "type_name",
+    "widened",
+]
 
 _TORCH: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float16,
@@ -47,6 +59,17 @@ def torch_type(kind: int) -> torch.dtype:
             hint=f"one of {', '.join(type_name(k) for k in _TORCH)}",
         )
     return _TORCH[kind]
+
+
+def computed_type(kind: int) -> torch.dtype:
+    """The torch type that values of an ONNX element type are computed in."""
+    found = torch_type(kind)
+    return torch.float32 if found in HALVES else found
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is computed with."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

@@ -283,8 +283,8 @@ def test_the_module_is_the_product_of_floats(tmp_path: Path) -> None:
     """Eager PyTorch runs the file without rounding activations, and says so."""
     path = dynamic(tmp_path)
     module = OnnxModule(load_onnx(path), {"ids": (1, 8)})
-    assert module.reference_rounds
-    assert not OnnxModule(load_onnx(encoder(tmp_path / "f.onnx")), {"ids": (1, 8)}).reference_rounds
+    assert module.reference_precisions == {"codes"}
+    assert not OnnxModule(load_onnx(encoder(tmp_path / "f.onnx")), {"ids": (1, 8)}).reference_precisions
     with torch.no_grad():
         found = module(torch.from_numpy(ids_of(1)))["y"].numpy()
     assert share(found, reference(path, ids_of(1))) < 0.1

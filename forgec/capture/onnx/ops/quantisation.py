@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..codes import Codes, Dequantised, bytes_in_file, codes_of
 from ..registry import CONTRIB, Prepare, Unsupported, converts
-from ..tensors import torch_type, type_name
+from ..tensors import computed_type, type_name
 from .indexing import from_table, gather
 
 _CODES: dict[int, tuple[int, int, torch.dtype]] = {
@@ -60,7 +60,7 @@ def dequantize_linear(
     if zero is not None:
         y = y - _spread(zero.to(scale.dtype), x, axis, block_size)
     y = y * _spread(scale, x, axis, block_size)
-    y = y.to(torch_type(output_dtype)) if output_dtype else y
+    y = y.to(computed_type(output_dtype)) if output_dtype else y
     return y.reshape(()) if rank_one else y
 
 

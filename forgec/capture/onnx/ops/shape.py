@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import Array, Ints, Number, Shape, Unsupported, converts
-from ..tensors import to_tensor, torch_type
+from ..tensors import computed_type, to_tensor, widened
 
 
 @converts("Shape")
@@ -191,7 +191,7 @@ def _mirrored(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tenso
 
 @converts("Range")
 def range_(start: Array, limit: Array, delta: Array) -> Tensor:
-    dtype = to_tensor(start).dtype
+    dtype = widened(to_tensor(start)).dtype
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=dtype)
 
 
@@ -199,14 +199,14 @@ def range_(start: Array, limit: Array, delta: Array) -> Tensor:
 def constant_of_shape(target: Shape, *, value: Any = None) -> Tensor:
     if value is None:
         return torch.zeros(target)
-    return torch.full(target, value.item(), dtype=to_tensor(value).dtype)
+    return torch.full(target, value.item(), dtype=widened(to_tensor(value)).dtype)
 
 
 @converts("EyeLike")
 def eye_like(x: Tensor, *, dtype: int = 0, k: int = 0) -> Tensor:
     rows, columns = x.shape
     eye = torch.arange(rows)[:, None] + k == torch.arange(columns)[None, :]
-    return eye.to(torch_type(dtype) if dtype else x.dtype)
+    return eye.to(computed_type(dtype) if dtype else x.dtype)
 
 
 @converts("Trilu")
