@@ -3,7 +3,6 @@ cache, the tokenizer, the chat template."""
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 from . import backends
 from .check import Rounding, checking_together
 from .compile import Progress, planned
+from .decoders import Decoder, read_json, source_of
 from .errors import CaptureError, InputError, ModelError
 from .executable import Programs
 from .executable.constants import Kept
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .models import LoadedModel
-    from .models.decoder import Decoder
 
 __all__ = ["compile_language_model"]
 
+_CACHE = "cache"
+"""Name of a decoder's input and output that hold the cache."""
 _CHUNKS = (128,)
 _SHORT_CHUNK = 16
 """Of models whose chunks are not padded, for what is left of a prompt."""
@@ -63,50 +64,49 @@ def compile_language_model(
 ) -> Programs:
     """Compile programs that read a prompt in ``chunks`` and write a text of up to ``context`` tokens.
 
-    ``model`` is what ``forgec.models`` loads; its tokenizer and chat template, if it has them, come along. A
-    Hugging Face model in memory stays as it is (``forgec.models.LoadedModel.of`` takes its tokenizer too). A
-    chunk longer than the context is cut to it; with an empty list prompts are read token by token. Left out
-    it is 128, and for models with recurrent layers 16 too: their chunks cannot be padded.
+    ``model`` is what ``forgec.models`` loads, or an ONNX file with a cache (``past_key_values`` as inputs);
+    the tokenizer and chat template beside it, if there are any, come along. A Hugging Face model in memory
+    stays as it is (``forgec.models.LoadedModel.of`` takes its tokenizer too). A chunk longer than the context
+    is cut to it; with an empty list prompts are read token by token. Left out it is 128, and for models with
+    recurrent layers 16 too: their chunks cannot be padded.
     ``calibration`` is a text like those that the model will meet, or its tokens: weights of 4 bits (int4,
     w4a8) are fitted to it (see ``forgec.compile``). The result is for :class:`forgec.LLM`, directly or saved.
 
     Raises what ``forgec.compile`` raises, ``ModelError`` for a model that writes no text or a context that
     it does not know, and ``ArtifactError`` for a tokenizer that does not fit the model.
     """
-    from .models import LoadedModel, load
-    from .models.decoder import CACHE, decoder_of
-
     context, given = _sizes(context, _CHUNKS if chunks is None else chunks)
-    if isinstance(model, str | Path):
-        loaded = load(model)
-    else:
-        loaded = model if isinstance(model, LoadedModel) else LoadedModel.of(model)
     chosen = Options.of(options, **named_options)
     sizes = sorted({min(chunk, context) for chunk in given} - {1})
     weights = WeightSpec.parse(chosen.weights)
-    # A device beside the host keeps caches in 16 bits anyway: ``ir.old_and_new`` makes those of f32 such.
-    wanted = chosen.cache == "f16" or (chosen.cache == "auto" and weights.compresses)
-    decoder = decoder_of(loaded, context, sizes, half_cache=wanted and backends.resolve(target) == HOST)
+    source = source_of(
+        model,
+        context,
+        sizes,
+        cache=chosen.cache,
+        compresses=weights.compresses,
+        on_host=backends.resolve(target) == HOST,
+    )
+    decoder = source.decoder
     if not decoder.chunked:
         sizes = []
     elif chunks is None and decoder.recurrent:
         sizes = sorted({*sizes, min(_SHORT_CHUNK, context)})
-    rows_only = all(set(layer) == {"k", "v"} for layer in decoder.shapes)
     long = decoder.long_rope
     info = GenerationInfo(
         context,
         tuple(sizes),
-        _vocabulary(loaded),
-        _eos(loaded),
-        rewinds=rows_only,
+        source.vocabulary,
+        source.eos,
+        rewinds=decoder.rewinds,
         pads=not decoder.recurrent,
         border=None if long is None else long.border,
         rereads=long is not None and long.rereads,
     )
-    extra = _extra(loaded, info)
+    extra = _extra(source.folder, info)
     known = None
     if calibration is not None:
-        ids = _tokens(calibration, extra, _vocabulary(loaded))
+        ids = _tokens(calibration, extra, source.vocabulary)
         known = Calibration(_runs(ids, max(sizes, default=1), context, long is not None))
     plans, kept = {}, Kept(several=True)
     # The largest chunk comes first: it reads the calibration text fastest.
@@ -119,10 +119,10 @@ def compile_language_model(
                 kwargs,
                 target=target,
                 chosen=chosen,
-                name=loaded.name,
-                origin=loaded.weights,
-                states={CACHE: CACHE},
-                readers=loaded.readers,
+                name=source.name,
+                origin=source.weights,
+                states={_CACHE: _CACHE},
+                readers=source.readers,
                 calibration=known,
                 kept=kept,
                 progress=progress,
@@ -224,7 +224,7 @@ def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
     if length < _COMPARED:
         return
     # Weights are f32. Programs over one cache of 16 bits round alike, the model without a cache does not.
-    rounding = Rounding.of(programs.values(), [decoder.cache_dtype])
+    rounding = Rounding.of(programs.values(), decoder.reference_dtypes)
     compresses = rounding.compresses
     if compresses:
         rounding = Rounding.of(programs.values(), [])
@@ -241,7 +241,7 @@ def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
             wanted, reference = {len(text): read}, "those of prefill"
         else:
             wanted = dict(enumerate(decoder.plain(ids, prompt - 1).float().numpy(), prompt))
-            reference = "eager PyTorch's without a cache"
+            reference = decoder.plain_reference
     for tokens, theirs in wanted.items():
         rounding.require(
             f"the logits after {tokens} tokens differ from {reference}",
@@ -252,30 +252,14 @@ def _check_text(decoder: Decoder, programs: Programs, length: int) -> None:
         )
 
 
-def _vocabulary(loaded: LoadedModel) -> int:
-    return int(loaded.config.get_text_config().vocab_size)
-
-
-def _eos(loaded: LoadedModel) -> tuple[int, ...]:
-    """Tokens that end a text, as the model's generation settings or its configuration say."""
-    settings = getattr(loaded.module, "generation_config", None)
-    found = getattr(settings, "eos_token_id", None)
-    if found is None:
-        found = getattr(loaded.config, "eos_token_id", None)
-    if found is None:
-        return ()
-    return tuple(int(token) for token in (found if isinstance(found, list | tuple) else [found]))
-
-
-def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
+def _extra(folder: Path | None, info: GenerationInfo) -> dict[str, bytes]:
     """Further files of the artifact."""
-    folder = loaded.tokenizer_dir
     files: dict[str, bytes] = {}
     special: dict[str, str] = {}
     if folder is not None and (folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (folder / TOKENIZER_FILE).read_bytes()
         Tokenizer(files[TOKENIZER_FILE], info.vocabulary)
-        settings = _settings(folder / "tokenizer_config.json")
+        settings = read_json(folder / "tokenizer_config.json")
         special = {name: text for name in _SPECIAL if (text := _text(settings.get(name))) is not None}
         template = settings.get("chat_template")
         if isinstance(template, list):  # several by name
@@ -286,13 +270,6 @@ def _extra(loaded: LoadedModel, info: GenerationInfo) -> dict[str, bytes]:
         if isinstance(template, str):
             files[TEMPLATE_FILE] = template.encode()
     return {FILE: replace(info, special=special).to_bytes(), **files}
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
 
 
 def _text(token: Any) -> str | None:

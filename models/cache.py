@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers import Cache
 
-from forgec.capture.rows import update_rows
+from forgec.capture.rows import limited, update_rows
 
 __all__ = ["LayerCache", "ModelCache", "hand_out", "state_name"]
 
@@ -44,7 +44,7 @@ class LayerCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """All keys and values, the new ones among them, in the type of these."""
         self.tensors |= {
-            name: update_rows(self.tensors[name], _limited(new, self.tensors[name].dtype), self.position)
+            name: update_rows(self.tensors[name], limited(new, self.tensors[name].dtype), self.position)
             for name, new in (("k", key_states), ("v", value_states))
         }
         self.updated = True
@@ -101,14 +101,6 @@ class LayerCache(Cache):
 def state_name(kind: str, index: int) -> str:
     """Name of a layer's state of a kind, ``conv`` or ``recurrent``."""
     return f"{kind}{index}" if index else kind
-
-
-def _limited(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` as ``dtype``, its finite values finite."""
-    if x.dtype is dtype:
-        return x
-    limits = torch.finfo(dtype)
-    return x.clamp(limits.min, limits.max).to(dtype)
 
 
 def _flatten(cache: LayerCache) -> tuple[list[Tensor], tuple[tuple[str, ...], bool]]:

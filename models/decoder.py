@@ -27,6 +27,7 @@ from forgec.capture.blocks import forwards, structures
 from forgec.capture.experts import static_experts
 from forgec.capture.own_code import own_code
 from forgec.capture.trace import TraceError, trace
+from forgec.decoders import cache_rows
 from forgec.errors import ModelError
 
 from .cache import ModelCache, hand_out, state_name
@@ -40,9 +41,6 @@ CACHE = "cache"
 
 _ROWS = ("k", "v")
 """What a cache has one row of for every token."""
-
-_ALIGNED = 16
-"""A cache has a multiple of so many rows: NPUs take up to a fifth longer for others."""
 
 Shapes = list[dict[str, tuple[int, ...]]]
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -84,6 +82,18 @@ class Decoder(nn.Module):
         self.cache_dtype = cache_dtype
         self.first = first
         self.chunked = True
+
+    plain_reference = "eager PyTorch's without a cache"
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a text can go on from any of its tokens: the cache has a row for each, and nothing else."""
+        return all(set(layer) == set(_ROWS) for layer in self.shapes)
+
+    @property
+    def reference_dtypes(self) -> list[torch.dtype]:
+        """What the model without a cache computes in, and programs may not."""
+        return [self.cache_dtype]
 
     @property
     def recurrent(self) -> bool:
@@ -181,14 +191,7 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
                 hint="load it with the default dtype, or give LoadedModel.of(model); `weights` compresses it",
             )
     longest = loaded.max_tokens
-    if longest is not None and context > longest:
-        raise ModelError(f"{loaded.name} takes at most {longest} tokens, and context is {context}")
-    for chunk in chunks:
-        if not 1 < chunk <= context:
-            raise ModelError(f"chunks of {chunk} tokens are not of use in a context of {context}")
-    if context < 1:
-        raise ModelError(f"a context has at least one token, and is {context}")
-    reached = context + max(chunks, default=1) - 1
+    rows, reached = cache_rows(loaded.name, context, chunks, longest)
     told = "position_ids" in inspect.signature(model.forward).parameters
     if longest is not None and reached > longest and not told:
         raise ModelError(
@@ -196,7 +199,6 @@ def decoder_of(loaded: LoadedModel, context: int, chunks: Sequence[int], half_ca
             f"context of {context} would reach {reached}",
             hint=f"give a context of {longest - reached + context}, or smaller chunks",
         )
-    rows = -(-reached // _ALIGNED) * _ALIGNED
     if getattr(model.config, "max_seq_len", rows) < rows:
         model.config.max_seq_len = rows  # tables that are made in each call reach over the padding too
     long_rope = fix_frequencies(model, context)

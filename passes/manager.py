@@ -31,6 +31,7 @@ from .constant_folding import ConstantFolding
 from .dead_code import DeadCode, erase_dead
 from .gated_unit_fusion import GatedUnitFusion
 from .invariant_motion import InvariantMotion
+from .joined_cache import JoinedCache
 from .layer_norm_fusion import LayerNormFusion
 from .layout import Layout
 from .leading_axes import LeadingAxes
@@ -55,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     LeadingAxes(),  # before attention fusion, which looks for keys turned in batches of heads
     LinearForm(),  # before the fusions that look for linears
     AttentionFusion(),
+    JoinedCache(),  # after attention fusion too
     CachedAttention(),  # after attention fusion, which takes keys from before they were repeated
     RmsNormFusion(),
     LayerNormFusion(),  # after RMS normalisation, which is what follows when the mean is off

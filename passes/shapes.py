@@ -13,6 +13,7 @@ from .base import is_random
 __all__ = [
     "CASTS",
     "IDENTITY",
+    "JOINS",
     "PERMUTATIONS",
     "RESHAPES",
     "UNARY",
@@ -55,6 +56,10 @@ PERMUTATIONS = (
     aten.transpose.int, aten.swapaxes.default, aten.permute.default, aten.t.default, aten.mT.default,
     aten.numpy_T.default,
 )  # fmt: skip
+
+
+JOINS = (aten.cat.default, aten.concat.default)
+"""Operators that put a list of tensors one after the other on an axis."""
 
 
 class Part(NamedTuple):

@@ -1,17 +1,20 @@
 """Take a part before computing, instead of a part of what was computed.
 
-*Before* a slice of what another slice, a unary operator or a convolution gives, where nothing reads the rest.
+*Before* a slice of what another slice, a unary operator or a convolution gives, where nothing reads the rest,
+or of tensors one after the other that is part of one of them; fewer rows, by number, of what a linear gives.
 *After* one slice; the operator on a slice of its operand, the convolution on what the wanted outputs see of
-its input, with padding only where they see that.
+its input, with padding only where they see that; a slice of the one tensor, or that itself; a linear of rows.
 *Does not fire when* the slice has steps or is along the channels of a convolution, or the wanted outputs see
 more padding at one end than at the other.
 
 A layer that keeps the last inputs of a causal convolution computes the outputs of all of them and takes the
-last: for a token 8 for 1.
+last: for a token 8 for 1. A file of ONNX may compute logits after every token of a prompt, of which
+one is wanted.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,21 +23,56 @@ from torch import fx
 from ..graph import new_call, node_type
 from ..ir.types import TensorType
 from .base import Context, NodePass, replace
-from .shapes import CASTS, IDENTITY, UNARY, Part, part_of
+from .shapes import CASTS, IDENTITY, JOINS, UNARY, Part, part_of
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
+@dataclass(frozen=True)
+class _Inside:
+    """A part of one of several tensors that are one after the other."""
+
+    tensor: fx.Node
+    part: Part
+
+    def taken(self, graph: fx.Graph, node: fx.Node) -> fx.Node:
+        if node_type(self.tensor) == node_type(node):
+            return self.tensor
+        with graph.inserting_before(node):
+            return new_call(graph, aten.slice.Tensor, (self.tensor, *self.part[:3]), like=node)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of what a linear gives."""
+
+    linear: fx.Node
+    axis: int
+
+    def taken(self, graph: fx.Graph, node: fx.Node) -> fx.Node:
+        x, *rest = self.linear.args
+        kind = node_type(x)
+        shape = (*node_type(node).shape[:-1], kind.shape[-1])
+        with graph.inserting_before(node):
+            args = (x, self.axis, node.args[2])
+            rows = new_call(graph, node.target, args, like=node, type=TensorType(kind.dtype, shape))
+            return new_call(graph, self.linear.target, (rows, *rest), like=self.linear, type=node_type(node))
+
+
 class SliceMotion(NodePass):
     name = "slice_motion"
-    roots = (aten.slice.Tensor,)
+    roots = (aten.slice.Tensor, aten.index_select.default)
 
     def match(self, node: fx.Node, context: Context) -> Any:
         """What to take of which operand, and the padding of a convolution, else None."""
+        if node.target is aten.index_select.default:
+            return _rows(node)
         source, part = node.args[0], part_of(node)
         if part is None or part.step != 1 or "type" not in source.meta:
             return None
+        if source.target in JOINS:
+            return _inside(source, part)
         if len(source.users) > 1:
             return None
         if source.target is aten.slice.Tensor:
@@ -49,6 +87,9 @@ class SliceMotion(NodePass):
         return _seen(source, part) if source.target in _CONVOLUTIONS else None
 
     def rewrite(self, graph: fx.Graph, node: fx.Node, match: Any, context: Context) -> None:
+        if isinstance(match, _Inside | _Rows):
+            replace(node, match.taken(graph, node))
+            return
         part, padding = match
         source = node.args[0]
         whole = node_type(source.args[0])
@@ -68,6 +109,32 @@ class SliceMotion(NodePass):
         graph.erase_node(source)
         if (further := self.match(x, context)) is not None:
             self.rewrite(graph, x, further, context)
+
+
+def _rows(node: fx.Node) -> _Rows | None:
+    """The linear that some rows are of, if they are fewer than all, and nothing reads the others."""
+    linear, axis = node.args[0], int(node.args[1])
+    if not isinstance(linear, fx.Node) or linear.target is not aten.linear.default or len(linear.users) > 1:
+        return None
+    kind = node_type(linear)
+    axis %= kind.rank
+    fewer = axis < kind.rank - 1 and node_type(node).shape[axis] < kind.shape[axis]
+    return _Rows(linear, axis) if fewer and not linear.kwargs else None
+
+
+def _inside(joined: fx.Node, part: Part) -> _Inside | None:
+    """The one tensor that a part of several is of."""
+    axis = int(joined.args[1] if len(joined.args) > 1 else joined.kwargs.get("dim", 0))
+    if axis % node_type(joined).rank != part.axis:
+        return None
+    before = 0
+    for tensor in joined.args[0]:
+        kind = node_type(tensor)
+        after = before + kind.shape[part.axis]
+        if before <= part.start and part.stop <= after and kind.dtype is node_type(joined).dtype:
+            return _Inside(tensor, Part(part.axis, part.start - before, part.stop - before, 1))
+        before = after
+    return None
 
 
 def _arguments(convolution: fx.Node) -> tuple[Any, ...]:

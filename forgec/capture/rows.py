@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["UPDATE_ROWS", "update_rows"]
+__all__ = ["UPDATE_ROWS", "limited", "update_rows"]
 
 
 @torch.library.custom_op("forgec::update_rows", mutates_args=())
@@ -28,6 +28,14 @@ def update_rows(cache: Tensor, new: Tensor, position: Tensor) -> Tensor:
 @update_rows.register_fake
 def _(cache: Tensor, new: Tensor, position: Tensor) -> Tensor:
     return torch.empty_like(cache, memory_format=torch.contiguous_format)
+
+
+def limited(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` as ``dtype``, its finite values finite."""
+    if x.dtype is dtype:
+        return x
+    limits = torch.finfo(dtype)
+    return x.clamp(limits.min, limits.max).to(dtype)
 
 
 UPDATE_ROWS = torch.ops.forgec.update_rows.default

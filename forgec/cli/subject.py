@@ -160,15 +160,23 @@ def compile_text_model(
     from .. import models
     from ..language import compile_language_model
 
-    if is_exported(spec) or is_onnx(spec):
-        raise OptionError(f"{spec} has no cache", hint="give a preset or a Hugging Face directory")
+    if is_exported(spec):
+        raise OptionError(
+            f"{spec} has no cache",
+            hint="give a preset, a Hugging Face directory or an ONNX file with a cache",
+        )
     output.note(f"loading {spec}")
-    # The check and a calibration run the model; without them, a checkpoint is never loaded as a whole.
-    stream = not options.check and calibration is None
-    loaded = models.load(spec, seed=seed, attn=attn, layers=layers, stream=stream)
+    if is_onnx(spec):
+        if layers is not None:
+            raise OptionError(f"{spec} fixes its depth", hint="leave out --layers")
+        model: Any = spec
+    else:
+        # The check and a calibration run the model; without them, a checkpoint is never loaded as a whole.
+        stream = not options.check and calibration is None
+        model = models.load(spec, seed=seed, attn=attn, layers=layers, stream=stream)
     with output.progress() as progress:
         return compile_language_model(
-            loaded,
+            model,
             context=context,
             chunks=chunks,
             target=target,

@@ -12,6 +12,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,17 @@ _OF_CODES = ("QLinear", "QGemm", "QAttention", "QEmbed", "ConvInteger")
 _CONTROL = ("If", "Constant")
 
 
-def import_graph(file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> Imported:
-    """Import a file for inputs (by the file's names) of given shapes.
+def import_graph(
+    file: OnnxFile,
+    shapes: Mapping[str, Sequence[int]],
+    fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Imported:
+    """Import a file for inputs (by the file's names) of given shapes, or ``fixed`` values.
 
     Raises ``CaptureError`` naming every operator without a converter with its domain, version, number and
     nodes, or the node that cannot be imported and why.
     """
-    return _Importer(file).run(shapes)
+    return _Importer(file).run(shapes, fixed)
 
 
 def place(node: Any) -> str:
@@ -86,11 +91,12 @@ class _Importer:
     kept: list[np.ndarray] = field(default_factory=list)
     mode: FakeTensorMode = field(default_factory=FakeTensorMode)
 
-    def run(self, shapes: Mapping[str, Sequence[int]]) -> Imported:
+    def run(self, shapes: Mapping[str, Sequence[int]], fixed: Mapping[str, np.ndarray]) -> Imported:
         self._refuse_unknown(self.file.graph.node)
         self.known.update(self.file.constants)
+        self.known.update(fixed)
         with self.mode:
-            for given in self.file.inputs:
+            for given in (i for i in self.file.inputs if i.name not in fixed):
                 self.fakes[given.name] = widened(torch.empty(tuple(shapes[given.name]), dtype=given.dtype))
                 self._met(given.dtype)
                 self.origins[given.name] = given.name

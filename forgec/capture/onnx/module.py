@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.fx import traceback
 
@@ -29,14 +31,21 @@ class OnnxModule(nn.Module):
     Takes the file's inputs by position or by name (as Python identifiers), returns a dictionary of its
     outputs. Stored tensors are parameters on the memory of the file, named as there; those that several
     operators read are one parameter. ``stored`` has the codes of those that are floats here. Floats of 16
-    bits are stored, taken and returned as such, and computed with in f32.
+    bits are stored, taken and returned as such, and computed with in f32. Inputs that are ``fixed`` have
+    these values in all runs.
     """
 
-    def __init__(self, file: OnnxFile, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        file: OnnxFile,
+        shapes: Mapping[str, Sequence[int]],
+        fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.file = file
+        self.fixed = fixed
         self.shapes = {i.name: tuple(int(n) for n in shapes[i.name]) for i in file.inputs}
-        imported = import_graph(file, self.shapes)
+        imported = import_graph(file, self.shapes, fixed)
         self.steps, self.outputs, self.rows = imported.steps, imported.outputs, imported.rows
         self._places: dict[str, tuple[nn.Module, str]] = {}
         used = {o.name for s in self.steps for o in s.operands if isinstance(o, Constant)}
@@ -63,7 +72,8 @@ class OnnxModule(nn.Module):
 
         def forward(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
             module = self.for_inputs(args, kwargs)
-            return module._run(signature.bind(*args, **kwargs).arguments)
+            given = signature.bind(*args, **kwargs).arguments
+            return module.run({i.name: given[i.key] for i in file.inputs})
 
         forward.__signature__ = signature  # type: ignore[attr-defined]
         self.forward = forward
@@ -82,10 +92,9 @@ class OnnxModule(nn.Module):
         found = run_onnxruntime(self.file, [as_numpy(given[i.key]) for i in self.file.inputs])
         return found if isinstance(found, str) else ("ONNX Runtime", [to_tensor(x) for x in found])
 
-    def _run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {}
-        for expected in self.file.inputs:
-            values[expected.name] = widened(given[expected.key])
+    def run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs for inputs by the file's names, without those that are fixed."""
+        values = {name: widened(tensor) for name, tensor in given.items()}
         with traceback.preserve_node_meta():
             for step in self.steps:
                 with traceback.annotate({IMPORTED: f"onnx {step.where}"}):

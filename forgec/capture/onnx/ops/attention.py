@@ -1,7 +1,7 @@
 """Attention and rotary embeddings, of the standard and of ONNX Runtime.
 
 Everything becomes ``scaled_dot_product_attention``; soft-capped scores are written out, in the form that the
-passes fuse again. Of caches, those that are inputs and outputs of the standard's operator are taken.
+passes fuse again. Caches are inputs and outputs: new rows go behind all rows of one, as the standard has it.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def multi_head_attention(
     mask_filter_value: float = -10000.0,
     scale: float = 0.0,
 ) -> Any:
-    if outputs > 3 or past_key is not None or past_value is not None:
-        raise Unsupported("a cache, or scores as an output")
+    if outputs > 3:
+        raise Unsupported("scores as an output")
     if k is None and q.ndim == 5:  # [B, S, H, 3, D]
         q, k, v = (part.reshape(*q.shape[:2], -1) for part in q.unbind(3))
     if k is None or v is None or k.ndim != 3 or v.ndim != 3:
@@ -168,8 +168,12 @@ def multi_head_attention(
         sizes = [q.shape[-1], k.shape[-1], v.shape[-1]]
         q, k, v = (x + b for x, b in zip((q, k, v), bias.split(sizes), strict=True))
     q, k, v = _heads(q, num_heads), _heads(k, num_heads), _heads(v, num_heads)
+    before = 0
+    if past_key is not None and past_value is not None:
+        before = past_key.shape[2]
+        k, v = torch.cat((past_key, k), 2), torch.cat((past_value, v), 2)
     added = _padding(mask, q.shape[0], k.shape[2], mask_filter_value, attention_bias)
-    y = _joined(_attend(q, k, v, added, scale, 0 if unidirectional else None, 0.0))
+    y = _joined(_attend(q, k, v, added, scale, before if unidirectional else None, 0.0))
     return y if outputs == 1 else (y, k, v)[:outputs]
 
 
@@ -213,25 +217,46 @@ def group_query_attention(
     smooth_softmax: int = 0,
     qk_output: int = 0,
 ) -> Any:
-    """Rows behind a text's length are padding: nothing that is kept depends on them, because it is causal."""
-    if (past_key is not None and past_key.shape[2]) or outputs > 3 or smooth_softmax > 0:
-        raise Unsupported("a cache that is not empty, scores as an output, or smooth softmax")
+    """Without a cache, rows behind a text's length are padding: nothing that is kept depends on them, because
+    it is causal. Of a cache as many rows count as the length says are before the new ones."""
+    if outputs > 3 or smooth_softmax > 0:
+        raise Unsupported("scores as an output, or smooth softmax")
     if k is None or v is None:
         size = q.shape[-1] // (num_heads + 2 * kv_num_heads)
         q, k, v = q.split([num_heads * size, kv_num_heads * size, kv_num_heads * size], -1)
     q, k, v = _heads(q, num_heads), _heads(k, kv_num_heads), _heads(v, kv_num_heads)
-    rows = q.shape[2]
+    rows, held = q.shape[2], 0 if past_key is None else past_key.shape[2]
+    new = torch.arange(rows)[None]
+    if held:
+        new = new + (lengths.reshape(-1, 1).long() + 1 - rows)
     if do_rotary and cos is not None and sin is not None:
         if position_ids is None:
-            position_ids = torch.arange(rows)[None]
+            position_ids = new.clamp(max=cos.shape[0] - 1)
         q = _rotated(q, cos, sin, position_ids, bool(rotary_interleaved), 0)
         k = _rotated(k, cos, sin, position_ids, bool(rotary_interleaved), 0)
+    seen = None
+    if held and past_key is not None and past_value is not None:
+        k, v = torch.cat((past_key, k), 2), torch.cat((past_value, v), 2)
+        seen = _seen_of_cache(new, held, local_window_size)
+    elif local_window_size > 0:
+        seen = ~_causal(rows, rows, -local_window_size)
     mask = attention_bias
-    if local_window_size > 0:
-        near = ~_causal(rows, rows, -local_window_size)
-        mask = near if mask is None else mask.masked_fill(~near, float("-inf"))
-    y = _joined(_attend(q, k, v, mask, scale, 0, softcap))
+    if seen is not None:
+        mask = seen if mask is None else mask.masked_fill(~seen, float("-inf"))
+    y = _joined(_attend(q, k, v, mask, scale, None if held else 0, softcap))
     return y if outputs == 1 else (y, k, v)[:outputs]
+
+
+def _seen_of_cache(new: Tensor, held: int, window: int) -> Tensor:
+    """Boolean [B, 1, T, held + T]: which of a cache's rows, and of the rows behind it, rows at the positions
+    ``new`` [B, T] see."""
+    first, old = new[:, :1], torch.arange(held)[None]
+    at = torch.cat((old.expand(new.shape[0], held), new), 1)[:, None, :]
+    there = torch.cat((old < first, torch.ones_like(new, dtype=torch.bool)), 1)[:, None, :]
+    seen = there & (at <= new[:, :, None])
+    if window > 0:
+        seen = seen & (at > new[:, :, None] - window)
+    return seen[:, None]
 
 
 @converts("RotaryEmbedding", since=23)
