@@ -6,11 +6,12 @@ position)`` and the same of the values: a model that gives its cache back longer
 for new rows at their place: no cache is copied, and later rows are not read.
 *Does not fire when* only one of k and v is such, there is no mask over all columns, or q has another number
 of rows. What a cache has from ``position`` on means nothing before the update (``update_rows`` says so),
-therefore the mask hides it.
+therefore the mask hides it. New rows are then read as they are kept, rounded if the cache is f16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -75,30 +76,28 @@ def _joined(x: Any) -> _Joined | None:
     rank = node_type(x).rank
     axis = int(x.args[1] if len(x.args) > 1 else x.kwargs.get("dim", 0)) % rank
     before, new = x.args[0]
-    cache = _source(before)
     if rank != 4 or axis != 2 or not isinstance(new, fx.Node):
         return None
-    for update in cache.users:
-        if update.target is UPDATE_ROWS and update.args[0] is cache and _written(update.args[1], x, new):
-            return _Joined(new, update)
+    for cache in _sources(before):
+        for update in cache.users:
+            if update.target is UPDATE_ROWS and update.args[0] is cache and _written(update.args[1], x, new):
+                return _Joined(new, update)
     return None
 
 
-def _source(x: Any) -> Any:
-    """What a value is before casts, and before it was limited for them."""
-    while isinstance(x, fx.Node) and x.target in (*CASTS, *IDENTITY, aten.clamp.default):
-        x = x.args[0]
-    return x
+def _sources(x: Any) -> Iterator[fx.Node]:
+    """A value, and what it is before casts, and before it was limited for them."""
+    while isinstance(x, fx.Node):
+        yield x
+        x = x.args[0] if x.target in (*CASTS, *IDENTITY, aten.clamp.default) else None
 
 
 def _written(x: Any, joined: fx.Node, new: fx.Node) -> bool:
     """Whether rows are those behind the cache, or what the rows that were joined have there."""
-    x = _source(x)
-    if x is _source(new):
-        return True
-    part = part_of(x) if isinstance(x, fx.Node) else None
+    (*_, first), (*_, wanted) = _sources(x), _sources(new)
     rows, whole = node_type(new).shape[2], node_type(joined).shape[2]
-    return part is not None and x.args[0] is joined and part == (2, whole - rows, whole, 1)
+    taken = first.args[:1] == (joined,) and part_of(first) == (2, whole - rows, whole, 1)
+    return first is wanted or taken
 
 
 def _columns(

@@ -5,8 +5,8 @@ Runtime's CPU side computes in f32 too. What is stored, given and returned keeps
 
 *Before* ``y: bf16 = linear(x: bf16, w: bf16)``.
 *After* ``y: bf16 = cast(linear(cast(x), cast(w)): f32)``.
-*Does not fire* on models whose weights are all wider, which mean their casts, and on those that look at the
-bits of a tensor (``view`` as another type). Linear in the nodes of all graphs.
+*Does not fire* on models most of whose weights are wider, which mean their casts, and on those that look at
+the bits of a tensor (``view`` as another type). Linear in the nodes of all graphs.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ def halves_among(tensors: Iterable[torch.Tensor]) -> frozenset[str]:
 
 
 def widen_halves(captured: CapturedGraph) -> frozenset[str]:
-    """Let a program whose weights are floats of 16 bits compute in f32; which of them there were."""
-    found = halves_among(captured.constants.values())
-    if found and not any(_sees_bits(node) for _, graph, _ in captured.graphs() for node in graph.nodes):
-        for name, graph, _ in captured.graphs():
-            _Widening(graph, captured.states if name == "main" else None).run()
-    return found
+    """Let a program most of whose weights are floats of 16 bits compute in f32; which of them there were."""
+    floats = [tensor for tensor in captured.constants.values() if tensor.is_floating_point()]
+    halves = [tensor for tensor in floats if tensor.dtype in HALVES]
+    few = 2 * sum(t.numel() for t in halves) <= sum(t.numel() for t in floats)
+    if few or any(_sees_bits(node) for _, graph, _ in captured.graphs() for node in graph.nodes):
+        return frozenset()
+    for name, graph, _ in captured.graphs():
+        _Widening(graph, captured.states if name == "main" else None).run()
+    return halves_among(halves)
 
 
 def _sees_bits(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ import test_constant_folding as constants
 import test_dead_code as dead
 import test_gated_unit_fusion as gated
 import test_invariant_motion as invariant
+import test_joined_cache as joined
 import test_layer_norm_fusion as layer_norm
 import test_layout_pass as layout
 import test_leading_axes as leading
@@ -49,6 +50,10 @@ CASES = {
         cached.Cached(),
         [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
     ),
+    "joined_cache": (
+        joined.Joined(),
+        [values(1, 2, 3, 4), values(1, 2, 3, 4, seed=1), values(1, 2, 8, 4, seed=2), torch.tensor(2)],
+    ),
     "slice_motion": (
         Call(parts.FORMS["last inputs of a causal convolution"][0], conv=parts.convolution(padding=3)),
         [values(2, 6, 8)],
@@ -65,7 +70,11 @@ CASES = {
     "layout": (Apply(layout.FORMS["permute twice"][0]), [values(2, 3, 4, 5)]),
 }
 
-NEEDS = {"cached_attention": {"attention_fusion"}, "layer_norm_fusion": {"rms_norm_fusion"}}
+NEEDS = {
+    "cached_attention": {"attention_fusion"},
+    "joined_cache": {"attention_fusion"},
+    "layer_norm_fusion": {"rms_norm_fusion"},
+}
 """Passes that work on what another one makes."""
 
 

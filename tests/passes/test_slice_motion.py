@@ -25,6 +25,12 @@ FORMS = {
     "from the end": (lambda m, x: x[..., 1:-1][..., -3:], {}),
     "unary": (lambda m, x: F.silu(x)[..., -1:], {}),
     "cast": (lambda m, x: x.double()[:, 2:4], {}),
+    "one of several tensors": (lambda m, x: torch.cat((x, x + 1, x + 2), 1)[:, 6:12], {}),
+    "a part of one of several": (lambda m, x: torch.cat((x + 1, x), -1)[..., 9:11], {}),
+    "rows of a linear": (
+        lambda m, x: m.linear(x).index_select(1, torch.tensor([4, 0])),
+        {"linear": nn.Linear(8, 5)},
+    ),
     "several": (lambda m, x: torch.exp(-torch.sigmoid(x))[:, :2, 1:3], {}),
     "no padding": (lambda m, x: m.conv(x)[..., 1:3], {"conv": convolution()}),
     "last inputs of a causal convolution": (

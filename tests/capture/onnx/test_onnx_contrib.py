@@ -38,6 +38,10 @@ GROUPED = {
 EMPTY = np.zeros((2, 1, 0, 16), np.float32)
 WIDE = {**GROUPED, "pk": EMPTY, "pv": EMPTY}
 """Rotary embedding wants heads of a multiple of 16."""
+CACHED = {
+    "q": f(1, 5, 32), "k": f(1, 5, 16, seed=1), "v": f(1, 5, 16, seed=2), "pk": f(1, 2, 3, 8),
+    "pv": f(1, 2, 3, 8, seed=1), "lengths": np.array([7], np.int32), "total": np.array(8, np.int32),
+}  # fmt: skip
 PACKED = {"x": f(3, 40), "weight": ids(6, 3, 8, high=256, dtype=np.uint8), "scales": f(18)}
 
 CODES = ids(9, 16, high=256, dtype=np.uint8)
@@ -75,6 +79,18 @@ CASES = {
     "GroupQueryAttention, rotary, window": (
         "GroupQueryAttention", {**WIDE, "cos": np.cos(f(16, 8)), "sin": np.sin(f(16, 8))}, 1,
         {"num_heads": 2, "kv_num_heads": 1, "do_rotary": 1, "local_window_size": 3},
+    ),
+    "GroupQueryAttention, cache": ("GroupQueryAttention", CACHED, 3, {"num_heads": 4, "kv_num_heads": 2}),
+    "GroupQueryAttention, cache, rotary, window": (
+        "GroupQueryAttention",
+        {**CACHED, "q": f(1, 5, 64), "k": f(1, 5, 32), "v": f(1, 5, 32, seed=1), "pk": f(1, 2, 3, 16),
+         "pv": f(1, 2, 3, 16, seed=1), "cos": np.cos(f(16, 8)), "sin": np.sin(f(16, 8))}, 3,
+        {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "local_window_size": 4},
+    ),
+    "MultiHeadAttention, cache": (
+        "MultiHeadAttention",
+        {**HEADS, "b": None, "m": None, "added": f(2, 2, 5, 8), "pk": f(2, 2, 3, 8), "pv": f(2, 2, 3, 8, seed=1)}, 3,
+        {"num_heads": 2, "unidirectional": 1},
     ),
     "RotaryEmbedding": ("RotaryEmbedding", {"x": f(2, 5, 16), "p": POSITIONS, **TABLES}, 1, {"num_heads": 2}),
     "RotaryEmbedding, interleaved": (
@@ -142,7 +158,7 @@ def test_contrib(case, tmp_path):
     path = one_node(tmp_path / "m.onnx", op, inputs, STORED, outputs, domain, **attributes)
     if outputs == 4:  # mean and deviation are not computed
         path = _drop_outputs(path)
-    given = {name: array for name, array in inputs.items() if name not in STORED}
+    given = {name: x for name, x in inputs.items() if name not in STORED and x is not None}
     file = load_onnx(path)
     expected = run_onnxruntime(file, list(given.values()))
     assert not isinstance(expected, str), expected
@@ -161,14 +177,28 @@ def _drop_outputs(path):
     return path
 
 
-def test_what_is_not_taken_says_so(tmp_path):
-    past = {**GROUPED, "pk": f(2, 2, 3, 8), "pv": f(2, 2, 3, 8)}
-    path = one_node(
-        tmp_path / "m.onnx", "GroupQueryAttention", past, STORED, 1, CONTRIB, num_heads=4, kv_num_heads=2
+def test_a_cache_with_more_rows_than_count(tmp_path):
+    """The lengths say how many are before the new ones; what the others have is not read."""
+    exact = one_node(
+        tmp_path / "m.onnx", "GroupQueryAttention", CACHED, STORED, 3, CONTRIB, num_heads=4, kv_num_heads=2
     )
-    given = {name: array for name, array in past.items() if name not in STORED}
+    given = {name: array for name, array in CACHED.items() if name not in STORED}
+    wanted, keys, _ = imported(exact, given)
+    longer = {**given, **{n: np.concatenate([given[n], f(1, 2, 4, 8, seed=9)], 2) for n in ("pk", "pv")}}
+    found, more, _ = imported(exact, longer)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    assert keys.shape[2] == 8 and more.shape[2] == 12
+    np.testing.assert_array_equal(more[:, :, 7:], keys[:, :, 3:])
+
+
+def test_what_is_not_taken_says_so(tmp_path):
+    path = one_node(
+        tmp_path / "m.onnx", "GroupQueryAttention", CACHED, STORED, 1, CONTRIB, num_heads=4, kv_num_heads=2,
+        smooth_softmax=1,
+    )  # fmt: skip
+    given = {name: array for name, array in CACHED.items() if name not in STORED}
     with pytest.raises(
-        CaptureError, match=r"onnx GroupQueryAttention 'the/GroupQueryAttention' .*cache"
+        CaptureError, match=r"onnx GroupQueryAttention 'the/GroupQueryAttention' .*smooth softmax"
     ) as caught:
         imported(path, given)
     assert str(path) in str(caught.value)
