@@ -17,6 +17,8 @@ from .module import OnnxModule
 __all__ = ["OnnxModel"]
 
 _DEFAULT_TOKENS = 128
+_SHOWN = 4
+"""Open dimensions that an error names."""
 _BATCH = re.compile(r"batch|^b$|^bs$|^n$", re.IGNORECASE)
 _TOKENS = re.compile(r"seq|tok|^s$|^t$|length", re.IGNORECASE)
 _CACHE = re.compile(r"past|total|cache|present|kv", re.IGNORECASE)
@@ -119,9 +121,12 @@ def _resolve(
         given[found.name] = tuple(whole)
     if unknown:
         name = file.inputs[0].name
+        shown = [*unknown[:_SHOWN], *([f"{len(unknown) - _SHOWN} more"] if len(unknown) > _SHOWN else [])]
+        text = any(i.name.startswith("past") for i in file.inputs)
         raise OptionError(
-            f"{file.path} leaves open: {'; '.join(unknown)}",
-            hint=f"give shapes (--shape {name}=1,128, repeatable) or example inputs",
+            f"{file.path} leaves open: {'; '.join(shown)}",
+            hint=("to write text with it, compile it with --context N, which keeps the cache; or " if text else "")
+            + f"give shapes (--shape {name}=1,128, repeatable) or example inputs",
         )
     for flag, value, role in (
         ("tokens", tokens, "tokens"),
