@@ -23,7 +23,12 @@ for folder in MAPPED:
 
 COMPILE = ["torch>=2.13", "transformers>=5.20", "tokenizers>=0.22", "safetensors>=0.6", "onnx>=1.23"]
 BENCH = ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31", "matplotlib>=3.10"]
-PEERS = ["openvino-genai>=2026.4", "gguf>=0.17", "llama-cpp-python>=0.3.30"]
+PEERS = [
+    "openvino-genai>=2026.4",
+    "onnxruntime-genai>=0.18",
+    "gguf>=0.17",
+    "llama-cpp-python>=0.3.30",
+]
 QNN = ["onnx>=1.23", "onnxruntime>=1.31", "onnxruntime-qnn>=2.7"]
 TEST = [
     "gguf>=0.17",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import generate, perplexity, program_time, streaming, train
+from . import generate, generate_onnx, perplexity, program_time, streaming, train
 from .command import Job, Layers, Models, Repeat, Threads, app, benchmark, say
 
 
@@ -31,6 +31,38 @@ def run_generate(
         return generate.measure(
             models or generate.MODELS,
             weights=kinds,
+            prompt=prompt,
+            tokens=tokens,
+            threads=threads,
+            rounds=repeat,
+            layers=layers,
+            folder=folder,
+            say=say,
+        )
+
+    return Job(settings, measure)
+
+
+@benchmark("generate-onnx")
+def run_generate_onnx(
+    models: Models = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32 or int4, of the file; repeatable.")
+    ] = None,
+    prompt: Annotated[int, typer.Option(min=2, help="Tokens of the prompt.")] = 256,
+    tokens: Annotated[int, typer.Option(min=4, help="Tokens to write.")] = 64,
+    threads: Threads = 2,
+    repeat: Repeat = 5,
+    layers: Layers = None,
+    folder: Annotated[Path, typer.Option(help="Where the models' files are kept.")] = Path("bench-models"),
+) -> Job:
+    """Prefill and decode of an ONNX file of ONNX Runtime GenAI, by that and by forgec."""
+    settings = {"threads": threads, "rounds": repeat, "prompt": prompt, "tokens": tokens, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        return generate_onnx.measure(
+            models or generate_onnx.MODELS,
+            precisions=precision or generate_onnx.PRECISIONS,
             prompt=prompt,
             tokens=tokens,
             threads=threads,

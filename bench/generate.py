@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 
 from .client import Worker, WorkerError
-from .generating import TOOLS, Generating, Preparing
+from .generating import Generating, Preparing
 from .gguf_file import QUANTISATIONS
 from .round_robin import Say, turns
 from .session import model_label
 from .stats import Summary, round_ratios
 from .tables import Table, mib, ratio
 
-__all__ = ["MODELS", "NAME", "TITLE", "measure", "tables"]
+__all__ = ["MODELS", "NAME", "TITLE", "measure", "race", "tables"]
 
 NAME = "generate"
 TITLE = "Language models: tokens per second"
 MODELS = ("llama-3.2-1b",)
+_TOOLS = ("forgec", "openvino", "llama.cpp")
 
 
 def measure(
@@ -49,7 +50,7 @@ def measure(
         for kind in weights:
             label = f"{model_label(model, layers)}, {kind}"
             files, made = _files(model, layers, kind, prompt, tokens, folder, threads, say)
-            found[label], failed = _race(files, prompt, tokens, threads, rounds, say)
+            found[label], failed = race(files, prompt, tokens, threads, rounds, say)
             found[label]["compile"] = made
             failures.update({f"{label}, {tool}": reason for tool, reason in failed.items()})
     return {"models": found, "failures": failures}
@@ -82,14 +83,14 @@ def _files(
         with Worker(Preparing, threads) as worker:
             say(f"{stem}: writing GGUF")
             worker.call("gguf", model=model, layers=layers, weights=kind, path=str(theirs))
-    return {tool: str(ours if tool == "forgec" else theirs) for tool in TOOLS}, json.loads(
-        record.read_text(encoding="utf-8")
-    )
+    files = {tool: str(ours if tool == "forgec" else theirs) for tool in _TOOLS}
+    return files, json.loads(record.read_text(encoding="utf-8"))
 
 
-def _race(
+def race(
     files: Mapping[str, str], prompt: int, tokens: int, threads: int, rounds: int, say: Say
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    """Rates of tools in turns, each with its file, and why others have none."""
     rng = np.random.default_rng(0)
     workers: dict[str, Worker] = {}
     failures: dict[str, str] = {}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -49,6 +53,33 @@ class Preparing:
             "save_s": done - compiled,
             "read_bytes": sum(program.constants[name].type.nbytes for name in read),
         }
+
+    def forgec_onnx(self, file: str, context: int, chunk: int, path: str) -> None:
+        """forgec's file of a language model in an ONNX file."""
+        import forgec
+
+        forgec.compile_language_model(file, context=context, chunks=[chunk], check=False).save(path)
+
+    def genai(self, model: str, layers: int | None, precision: str, folder: str) -> None:
+        """The file that ONNX Runtime GenAI makes of a model, with its defaults but for a table of its own."""
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+        from transformers import PreTrainedTokenizerFast
+
+        from forgec import models
+
+        with TemporaryDirectory() as checkpoint:
+            models.load(model, layers=layers).module.save_pretrained(checkpoint)
+            # The builder wants a tokenizer, and prompts are token ids.
+            words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+            PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(checkpoint)
+            builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint]
+            options = ["-o", folder, "-p", precision, "-e", "cpu", "-c", f"{checkpoint}/cache"]
+            # ONNX Runtime GenAI 0.18 crashes on a table of codes that the head shares.
+            options += ["--extra_options", "shared_embeddings=false"]
+            done = subprocess.run([*builder, *options], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"the builder failed: {done.stderr[-2000:]}")
 
     def gguf(self, model: str, layers: int | None, weights: str, path: str) -> None:
         """The same model, quantised by the library of GGUF."""
@@ -105,6 +136,33 @@ class _OpenVino(_Tool):
         return metrics.get_ttft().mean / 1e3, metrics.get_tpot().mean / 1e3 * (tokens - 1)
 
 
+class _OnnxRuntimeGenAI(_Tool):
+    """ONNX Runtime GenAI from a folder of its own."""
+
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        import onnxruntime_genai
+
+        config = onnxruntime_genai.Config(path)
+        session = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        self._model = onnxruntime_genai.Model(config)
+        self._context = context
+
+    def generate(self, ids: Sequence[int], tokens: int) -> Rates:
+        import onnxruntime_genai
+
+        settings = onnxruntime_genai.GeneratorParams(self._model)
+        settings.set_search_options(max_length=self._context, min_length=self._context, do_sample=False)
+        generator = onnxruntime_genai.Generator(self._model, settings)
+        start = perf_counter()
+        generator.append_tokens(np.array([ids], np.int32))
+        generator.generate_next_token()
+        read = perf_counter()
+        for _ in range(tokens - 1):
+            generator.generate_next_token()
+        return read - start, perf_counter() - read
+
+
 class _LlamaCpp(_Tool):
     def __init__(self, path: str, threads: int, context: int) -> None:
         import llama_cpp
@@ -140,6 +198,7 @@ TOOLS: dict[str, Callable[[str, int, int], _Tool]] = {
     "forgec": _Forgec,
     "openvino": _OpenVino,
     "llama.cpp": _LlamaCpp,
+    "onnxruntime-genai": _OnnxRuntimeGenAI,
 }
 
 

@@ -338,6 +338,8 @@ class _Importer:
             return True
         small = sum(a.size for a in arrays if a is not None) <= _FOLDED_ELEMENTS
         floats = sum(a.size for a in arrays if a is not None and a.dtype.kind not in "iub")
+        if converter.view and not floats:
+            return True
         if not small or floats > _FOLDED_FLOATS:
             return False
         sizes = [self.known[name] for i, name in enumerate(inputs) if name and converter.kind(i) == "Shape"]

@@ -125,7 +125,11 @@ def _resolve(
         text = any(i.name.startswith("past") for i in file.inputs)
         raise OptionError(
             f"{file.path} leaves open: {'; '.join(shown)}",
-            hint=("to write text with it, compile it with --context N, which keeps the cache; or " if text else "")
+            hint=(
+                "to write text with it, compile it with --context N, which keeps the cache; or "
+                if text
+                else ""
+            )
             + f"give shapes (--shape {name}=1,128, repeatable) or example inputs",
         )
     for flag, value, role in (

@@ -62,7 +62,8 @@ class Unsupported(Exception):
 @dataclass(frozen=True)
 class Converter:
     """``inputs`` are the kinds of the inputs, ``rest`` that of all further ones, ``attributes`` the names
-    that it takes; with ``fold``, a node whose inputs are all constants is evaluated however large they are.
+    that it takes; with ``fold``, a node whose inputs are all constants is evaluated however large they are,
+    with ``view``, which says that it moves no element, if they are integers.
     ``prepare`` gives other inputs and attributes, when the model is imported, and ``codes`` what is known of
     the codes of a result that is evaluated."""
 
@@ -72,6 +73,7 @@ class Converter:
     attributes: frozenset[str]
     filled: tuple[str, ...]
     fold: bool
+    view: bool
     prepare: Prepare | None
     codes: CodesOf | None
 
@@ -94,13 +96,14 @@ def converts(
     domain: str = "",
     since: int = 1,
     fold: bool = False,
+    view: bool = False,
     prepare: Prepare | None = None,
     codes: CodesOf | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a converter for operators of a domain, from a version of it on."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        converter = _described(function, fold, prepare, codes)
+        converter = _described(function, fold, view, prepare, codes)
         for name in names:
             versions = _TABLE.setdefault((domain, name), _Versions())
             at = bisect_right(versions.since, since)
@@ -119,7 +122,7 @@ def find(domain: str, name: str, version: int) -> Converter | None:
 
 
 def _described(
-    function: Callable[..., Any], fold: bool, prepare: Prepare | None, codes: CodesOf | None
+    function: Callable[..., Any], fold: bool, view: bool, prepare: Prepare | None, codes: CodesOf | None
 ) -> Converter:
     inputs: list[str] = []
     rest, attributes = None, []
@@ -136,5 +139,5 @@ def _described(
             inputs.append(kind)
     filled = tuple(name for name in _FILLED if name in attributes)
     return Converter(
-        function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, prepare, codes
+        function, tuple(inputs), rest, frozenset(attributes) - set(filled), filled, fold, view, prepare, codes
     )

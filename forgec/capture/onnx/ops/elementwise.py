@@ -151,7 +151,7 @@ def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "
     return x.to(like.dtype)
 
 
-@converts("Identity")
+@converts("Identity", view=True)
 def identity(x: Tensor) -> Tensor:
     return x
 

@@ -23,7 +23,7 @@ def size(x: Tensor) -> Array:
     return np.asarray(x.numel(), np.int64)
 
 
-@converts("Reshape", since=5)
+@converts("Reshape", since=5, view=True)
 def reshape(x: Tensor, target: Ints, *, allowzero: int = 0) -> Tensor:
     wanted = [x.shape[i] if n == 0 and not allowzero and i < x.ndim else n for i, n in enumerate(target)]
     return x.reshape(wanted)
@@ -37,7 +37,7 @@ def transpose(x: Tensor, *, perm: Any = None) -> Tensor:
     return x.transpose(*moved) if len(moved) == 2 else x.permute(order)
 
 
-@converts("Flatten")
+@converts("Flatten", view=True)
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     axis = axis % x.ndim if axis < 0 else axis
     rows = 1
@@ -46,12 +46,12 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     return x.reshape(rows, x.numel() // rows if rows else 0)
 
 
-@converts("Squeeze", since=13)
+@converts("Squeeze", since=13, view=True)
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     return _squeezed(x, axes)
 
 
-@converts("Squeeze")
+@converts("Squeeze", view=True)
 def old_squeeze(x: Tensor, *, axes: Any = None) -> Tensor:
     return _squeezed(x, axes)
 
@@ -65,12 +65,12 @@ def _squeezed(x: Tensor, axes: Any) -> Tensor:
     return x.reshape([n for i, n in enumerate(x.shape) if i not in drop])
 
 
-@converts("Unsqueeze", since=13)
+@converts("Unsqueeze", since=13, view=True)
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     return _unsqueezed(x, axes)
 
 
-@converts("Unsqueeze")
+@converts("Unsqueeze", view=True)
 def old_unsqueeze(x: Tensor, *, axes: Any) -> Tensor:
     return _unsqueezed(x, axes)
 
