@@ -24,11 +24,13 @@ from .session import model_label
 from .stats import Summary, round_ratios
 from .tables import Table, mib, ratio
 
-__all__ = ["MODELS", "NAME", "TITLE", "measure", "race", "tables"]
+__all__ = ["MODELS", "NAME", "RATES", "TITLE", "measure", "race", "rate_cells", "tables"]
 
 NAME = "generate"
 TITLE = "Language models: tokens per second"
 MODELS = ("llama-3.2-1b",)
+RATES = (">prefill tokens/s", ">forgec is", ">decode tokens/s", ">forgec is")
+"""Columns of rates, and of forgec's over a peer's in the same round."""
 _TOOLS = ("forgec", "openvino", "llama.cpp")
 
 
@@ -132,6 +134,18 @@ def race(
     return {"tools": rates, "read_bytes_per_s": beside}, failures
 
 
+def rate_cells(found: Mapping[str, Any], tool: str) -> list[str]:
+    """A tool's cells under :data:`RATES`."""
+    cells = []
+    for part in ("prefill", "decode"):
+        faster = "-"
+        if tool != "forgec" and "forgec" in found:
+            pairs = {"forgec": found["forgec"][part], tool: found[tool][part]}
+            faster = ratio(round_ratios(pairs, "forgec", tool).median)
+        cells += [f"{Summary.of(found[tool][part]).median:.1f}", faster]
+    return cells
+
+
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """One row per model, format and tool."""
     rows, notes = [], []
@@ -139,19 +153,11 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
         found = model["tools"]
         bounds = [rate / model["compile"]["read_bytes"] for rate in model["read_bytes_per_s"]]
         for tool, rates in found.items():
-            cells = []
-            for part in ("prefill", "decode"):
-                middle = Summary.of(rates[part]).median
-                faster = "-"
-                if tool != "forgec" and "forgec" in found:
-                    pairs = {"forgec": found["forgec"][part], tool: rates[part]}
-                    faster = ratio(round_ratios(pairs, "forgec", tool).median)
-                cells += [f"{middle:.1f}", faster]
             share = "-"
             if tool == "forgec":
                 shares = [rate / bound for rate, bound in zip(rates["decode"], bounds, strict=True)]
                 share = f"{Summary.of(shares).median:.0%}"
-            rows.append((label, tool, *cells, share, mib(rates["resident"])))
+            rows.append((label, tool, *rate_cells(found, tool), share, mib(rates["resident"])))
         made = model["compile"]
         notes.append(
             f"{label}: a decode step of forgec reads {made['read_bytes'] / 1e6:,.0f} MB of weights, a loop "
@@ -162,14 +168,5 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     notes.append(
         "OpenVINO and llama.cpp run a GGUF file, Q8_0 against int8 and w8a8, Q4_0 against int4 and w4a8."
     )
-    columns = (
-        "model, weights",
-        "tool",
-        ">prefill tokens/s",
-        ">forgec is",
-        ">decode tokens/s",
-        ">forgec is",
-        ">of read",
-        ">RSS",
-    )
+    columns = ("model, weights", "tool", *RATES, ">of read", ">RSS")
     return [Table("Tokens per second, measured", columns, rows, notes)]

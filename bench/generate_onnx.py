@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .client import Worker
-from .generate import race
+from .generate import RATES, race, rate_cells
 from .generating import Preparing
 from .round_robin import Say
 from .session import model_label
-from .stats import Summary, round_ratios
-from .tables import Table, mib, ratio
+from .tables import Table, mib
 
 __all__ = ["MODELS", "NAME", "PRECISIONS", "TITLE", "measure", "tables"]
 
@@ -64,26 +63,10 @@ def measure(
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """One row per model, precision and tool."""
-    rows = []
-    for label, model in data["models"].items():
-        found = model["tools"]
-        for tool, rates in found.items():
-            cells = []
-            for part in ("prefill", "decode"):
-                faster = "-"
-                if tool != "forgec" and "forgec" in found:
-                    pairs = {"forgec": found["forgec"][part], tool: rates[part]}
-                    faster = ratio(round_ratios(pairs, "forgec", tool).median)
-                cells += [f"{Summary.of(rates[part]).median:.1f}", faster]
-            rows.append((label, tool, *cells, mib(rates["resident"])))
-    columns = (
-        "model, file",
-        "tool",
-        ">prefill tokens/s",
-        ">forgec is",
-        ">decode tokens/s",
-        ">forgec is",
-        ">RSS",
-    )
+    rows = [
+        (label, tool, *rate_cells(model["tools"], tool), mib(rates["resident"]))
+        for label, model in data["models"].items()
+        for tool, rates in model["tools"].items()
+    ]
     notes = [f"Without {label}: {reason}." for label, reason in data["failures"].items()]
-    return [Table("Tokens per second, measured", columns, rows, notes)]
+    return [Table("Tokens per second, measured", ("model, file", "tool", *RATES, ">RSS"), rows, notes)]

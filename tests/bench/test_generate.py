@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import generate, program_time, streaming
+from bench import generate, generate_onnx, program_time, streaming
 from bench.gguf_file import write_gguf
 from forgec import models
 
@@ -83,6 +83,26 @@ def test_tables():
     assert "| toy, int8 | forgec | 105.0 | - | 5.0 | - | 50% | 1 024 MiB |" in text
     assert "| toy, int8 | llama.cpp | 52.5 | 2.00 x | 3.5 | 1.50 x | - | 2 048 MiB |" in text
     assert "Without toy, int8, openvino: not installed." in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", generate_onnx.PRECISIONS)
+def test_one_onnx_file_for_both(tmp_path, precision):
+    pytest.importorskip("onnxruntime_genai", reason="runs where forgec[bench] is installed")
+    found = generate_onnx.measure(
+        ["llama-3.2-1b-tiny"],
+        precisions=[precision],
+        prompt=16,
+        tokens=4,
+        threads=1,
+        rounds=1,
+        layers=None,
+        folder=tmp_path,
+        say=lambda text: None,
+    )
+    assert not found["failures"]
+    text = generate_onnx.tables(found)[0].markdown()
+    assert f"| llama-3.2-1b-tiny, {precision} | forgec |" in text and "| onnxruntime-genai |" in text
 
 
 @pytest.mark.slow
