@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import generate, generate_onnx, program_time, streaming
+from bench.generating import Preparing
 from bench.gguf_file import write_gguf
 from forgec import models
 
@@ -89,20 +90,21 @@ def test_tables():
 @pytest.mark.parametrize("precision", generate_onnx.PRECISIONS)
 def test_one_onnx_file_for_both(tmp_path, precision):
     pytest.importorskip("onnxruntime_genai", reason="runs where forgec[bench] is installed")
-    found = generate_onnx.measure(
-        ["llama-3.2-1b-tiny"],
-        precisions=[precision],
-        prompt=16,
-        tokens=4,
-        threads=1,
-        rounds=1,
-        layers=None,
-        folder=tmp_path,
-        say=lambda text: None,
-    )
-    assert not found["failures"]
-    text = generate_onnx.tables(found)[0].markdown()
-    assert f"| llama-3.2-1b-tiny, {precision} | forgec |" in text and "| onnxruntime-genai |" in text
+    config = {
+        **models.describe("llama-3.2-1b-tiny").config_dict(),
+        "head_dim": 16,
+    }  # as the peer's kernels want
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folder, compiled = str(tmp_path / "genai"), str(tmp_path / "m.forge")
+    making = Preparing()
+    making.genai(str(tmp_path / "config.json"), None, precision, folder)
+    making.forgec_onnx(f"{folder}/model.onnx", 20, 16, compiled)
+    files = {"forgec": compiled, "onnxruntime-genai": folder}
+    found, failures = generate.race(files, 16, 4, 1, 1, lambda text: None)
+    assert not failures
+    data = {"models": {"toy, int4": found}, "failures": {}}
+    text = generate_onnx.tables(data)[0].markdown()
+    assert "| toy, int4 | forgec |" in text and "| toy, int4 | onnxruntime-genai |" in text
 
 
 @pytest.mark.slow
