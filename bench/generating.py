@@ -69,7 +69,8 @@ class Preparing:
         from forgec import models
 
         with TemporaryDirectory() as checkpoint:
-            models.load(model, layers=layers).module.save_pretrained(checkpoint)
+            module: Any = models.load(model, layers=layers).module
+            module.save_pretrained(checkpoint)
             # The builder wants a tokenizer, and prompts are token ids.
             words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
             PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,13 @@ from ..report.terminal import BAD, GOOD, HEAD, WARN, Printer, styled, verdict_te
 from . import flags
 from .boundary import EXIT_UNSUPPORTED, verb
 from .output import Format, Output
-from .subject import compile_subject, load_subject, require_targets
+from .subject import (
+    compile_subject,
+    compile_text_model,
+    load_subject,
+    require_targets,
+    require_text_sizes,
+)
 
 if TYPE_CHECKING:
     from ..executable import Executable
@@ -43,9 +49,10 @@ class Group:
 @dataclass(frozen=True)
 class Analysis:
     """One target, which cannot run ``refused`` of the ``off_target`` instructions; the others are faster
-    elsewhere. ``flops_share`` is by device, times are microseconds of one run, estimated by the cost models
-    of the devices. ``calibration`` is by device what these are fitted on; ``verdict`` says which
-    device is faster, and has what the vendor's compiler simulates; ``warnings`` are the compile's."""
+    elsewhere. ``program`` names one of a language model's. ``flops_share`` is by device, times are
+    microseconds of one run, estimated by the cost models of the devices. ``calibration`` is by device what
+    these are fitted on; ``verdict`` says which device is faster, and has what the vendor's compiler
+    simulates; ``warnings`` are the compile's."""
 
     target: str
     instructions: int
@@ -59,12 +66,14 @@ class Analysis:
     """What repeats on the target, with the prices of compiling it once."""
     verdict: Verdict | None = None
     warnings: list[str] = field(default_factory=list)
+    program: str | None = None
 
 
 @verb(
     "forgec analyze -m gpt2-tiny",
     "forgec analyze -m ./my-model -t cpu --tokens 256 --format json",
     "forgec analyze -m ./my-model -t intel-npu4000 --strict || echo 'it cannot run all of that'",
+    "forgec analyze -m ./my-llama --context 1024 -t lunar-lake   # reading a prompt, and writing a token",
 )
 def analyze(
     model: flags.ModelFlag,
@@ -77,6 +86,8 @@ def analyze(
     part: flags.Part = None,
     attn: flags.Attention = "auto",
     layers: flags.Layers = None,
+    context: flags.Context = None,
+    chunk: flags.Chunks = None,
     weights: flags.Weights = None,
     costs: Annotated[
         str,
@@ -102,30 +113,40 @@ def analyze(
     output = Output(fmt, quiet)
     targets = [name.strip() for name in target.split(",") if name.strip()]
     require_targets(targets or [target])
-    subject = load_subject(
-        model,
-        output,
-        tokens=tokens,
-        batch=batch,
-        attn=attn,
-        part=part,
-        layers=layers,
-        shapes=flags.parse_shapes(shape),
-    )
+    shapes = flags.parse_shapes(shape)
     options = Options(check=False, costs=costs, weights=weights or Options().weights)
     found = []
-    for name in targets:
-        executable = compile_subject(subject, output, target=name, options=options)
-        report = executable.report
-        analysis = replace(analyse_plan(executable.plan, costs), fold=fold_prices(executable))
-        if report is not None:
-            analysis = replace(analysis, verdict=report.verdict, warnings=report.warnings)
-        found.append(analysis)
-    output.result(
-        {"model": subject.name, "targets": found}, lambda printer: _print(subject.name, found, printer)
-    )
+    require_text_sizes(context, chunk, tokens=tokens, batch=batch, shapes=shapes, part=part)
+    if context is None:
+        sizes: dict[str, Any] = {"tokens": tokens, "batch": batch, "shapes": shapes}
+        subject = load_subject(model, output, **sizes, attn=attn, part=part, layers=layers)
+        named = subject.name
+        for name in targets:
+            executable = compile_subject(subject, output, target=name, options=options)
+            found.append(_analysis(executable, costs))
+    else:
+        for name in targets:
+            programs = compile_text_model(
+                model,
+                output,
+                context=context,
+                chunks=chunk,
+                target=name,
+                options=options,
+                attn=attn,
+                layers=layers,
+            )
+            named = programs.main.info.name
+            found += [_analysis(programs[key], costs, key) for key in programs]
+    output.result({"model": named, "targets": found}, lambda printer: _print(named, found, printer))
     if strict and any(analysis.refused for analysis in found):
         raise typer.Exit(EXIT_UNSUPPORTED)
+
+
+def _analysis(executable: Executable, costs: str, program: str | None = None) -> Analysis:
+    found = replace(analyse_plan(executable.plan, costs), fold=fold_prices(executable), program=program)
+    report = executable.report
+    return found if report is None else replace(found, verdict=report.verdict, warnings=report.warnings)
 
 
 def analyse_plan(plan: Plan, costs: str = Options().costs) -> Analysis:
@@ -211,7 +232,8 @@ def _print(name: str, analyses: Iterable[Analysis], printer: Printer) -> None:
         if number:
             printer.gap()
         on = a.instructions - a.off_target
-        printer.line(styled(f"{name} on {a.target}", HEAD))
+        what = name if a.program is None else f"{name}, {a.program}"
+        printer.line(styled(f"{what} on {a.target}", HEAD))
         printer.gap()
         printer.table(
             ("op", ">count", "device", ">flops", ">estimated"),

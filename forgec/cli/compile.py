@@ -22,6 +22,7 @@ from .subject import (
     files_of_model,
     load_subject,
     require_targets,
+    require_text_sizes,
 )
 
 __all__ = ["compile", "options_of"]
@@ -49,20 +50,8 @@ def compile(
     attn: flags.Attention = "auto",
     layers: flags.Layers = None,
     seed: flags.Seed = 0,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Compile a language model for texts of up to N tokens (see generate)."
-        ),
-    ] = None,
-    chunk: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            help="With --context: read prompts N at a time; repeatable.  [default: 128, beside recurrent "
-            "layers 128 and 16]",
-        ),
-    ] = None,
+    context: flags.Context = None,
+    chunk: flags.Chunks = None,
     fusion: Annotated[
         float | None, typer.Option(metavar="F", help="How much to fuse, 0 to 1.  [default: 1]")
     ] = None,
@@ -149,10 +138,10 @@ def compile(
             "--emit writes the files of an NPU's compiler, and the target is the CPU",
             hint="compile for one of the NPUs that `forgec targets` lists",
         )
+    if calibrate and context is None:
+        raise OptionError("--calibrate is for models that write text", hint="give --context N too")
+    require_text_sizes(context, chunk, tokens=tokens, batch=batch, shapes=shapes, part=part)
     if context is None:
-        if chunk or calibrate:
-            flag = "--chunk" if chunk else "--calibrate"
-            raise OptionError(f"{flag} is for models that write text", hint="give --context N too")
         subject = load_subject(model, output, **sizes, seed=seed, part=part, attn=attn, layers=layers)
         out = out or Path(f"{subject.name}.forge")
         check_outputs(out)
@@ -160,12 +149,6 @@ def compile(
         result = executable.report
         executable.save(out)
     else:
-        if tokens is not None or batch != 1 or shapes:
-            raise OptionError(
-                "--context and --chunk give all sizes", hint="leave out --tokens, --batch and --shape"
-            )
-        if part is not None:
-            raise OptionError("--context is for models of one part", hint="leave out --context or --part")
         programs = compile_text_model(
             model,
             output,

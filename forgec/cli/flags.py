@@ -14,6 +14,8 @@ __all__ = [
     "Artifact",
     "Attention",
     "Batch",
+    "Chunks",
+    "Context",
     "FormatFlag",
     "Layers",
     "ModelFlag",
@@ -80,6 +82,19 @@ Part = Annotated[
 Attention = Annotated[
     str,
     typer.Option(metavar="auto|sdpa|eager", help="How the model computes attention; auto: sdpa if it can."),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="A language model for texts of up to N tokens (see generate)."),
+]
+Chunks = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--chunk",
+        metavar="N",
+        help="With --context: read prompts N at a time; repeatable.  [default: 128, beside recurrent "
+        "layers 128 and 16]",
+    ),
 ]
 Layers = Annotated[int | None, typer.Option(metavar="N", help="Depth, instead of the configuration's.")]
 Weights = Annotated[

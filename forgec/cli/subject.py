@@ -23,6 +23,7 @@ __all__ = [
     "is_onnx",
     "load_subject",
     "require_targets",
+    "require_text_sizes",
 ]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -143,6 +144,28 @@ def load_subject(
     )
 
 
+def require_text_sizes(
+    context: int | None,
+    chunks: list[int] | None,
+    *,
+    tokens: int | None,
+    batch: int,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    part: str | None,
+) -> None:
+    """:class:`OptionError` for sizes beside ``--context``, and for those that need it, without."""
+    if context is None:
+        if chunks:
+            raise OptionError("--chunk is for models that write text", hint="give --context N too")
+        return
+    if tokens is not None or batch != 1 or shapes:
+        raise OptionError(
+            "--context and --chunk give all sizes", hint="leave out --tokens, --batch and --shape"
+        )
+    if part is not None:
+        raise OptionError("--context is for models of one part", hint="leave out --context or --part")
+
+
 def compile_text_model(
     spec: str,
     output: Output,
@@ -151,10 +174,10 @@ def compile_text_model(
     chunks: list[int] | None,
     target: str,
     options: Options,
-    calibration: str | None,
-    seed: int,
     attn: str,
     layers: int | None,
+    calibration: str | None = None,
+    seed: int = 0,
 ) -> Programs:
     """Compile the language model that a specification names, with a progress display."""
     from .. import models

@@ -144,3 +144,20 @@ def test_what_folding_would_cost_is_asked_of_the_target():
     (found,) = fold_prices(toy(selftest=False, backend=backends.__getitem__, target="null"))
     assert asdict(found) == asdict(repeat)
     assert fold_prices(toy(selftest=False)) == []
+
+
+def test_the_programs_of_a_language_model(forgec):
+    model = ("analyze", "-m", "llama-3.2-1b-tiny", "--context", "32")
+    result = forgec(*model, "--chunk", "8", "--format", "json", "-q")
+    assert result.exit_code == 0, result.stderr
+    targets = json.loads(result.stdout)["targets"]
+    assert [(t["target"], t["program"]) for t in targets] == [("cpu", "decode"), ("cpu", "prefill.8")]
+    assert all("attention" in {g["op"] for g in t["groups"]} for t in targets)
+    assert "llama-3.2-1b-tiny, decode on cpu" in forgec(*model, "--chunk", "8", "-q").stdout
+    for flags, words in (
+        ((*model, "--tokens", "8"), "--context and --chunk give all sizes"),
+        ((*model, "--part", "encoder"), "models of one part"),
+        (("analyze", "-m", "gpt2-tiny", "--chunk", "8"), "--chunk is for models that write text"),
+    ):
+        result = forgec(*flags)
+        assert result.exit_code == 2 and words in " ".join(result.stderr.split())
