@@ -70,8 +70,7 @@ class Analysis:
 
 
 @verb(
-    "forgec analyze -m gpt2-tiny",
-    "forgec analyze -m ./my-model -t cpu --tokens 256 --format json",
+    "forgec analyze -m gpt2-tiny -t cpu --tokens 32 --format json",
     "forgec analyze -m ./my-model -t intel-npu4000 --strict || echo 'it cannot run all of that'",
     "forgec analyze -m ./my-llama --context 1024 -t lunar-lake   # reading a prompt, and writing a token",
 )
