@@ -18,6 +18,7 @@ import forgec
 from forgec.capture.onnx import load_onnx
 from forgec.capture.onnx.decoder import cache_of
 from forgec.errors import FidelityError, ModelError
+from forgec.ir.in_place import flatten
 from forgec.ir.types import DType
 
 pytest.importorskip("onnxruntime", reason="runs where forgec[test] is installed")
@@ -134,16 +135,19 @@ def test_a_file_is_the_model(exported):
     assert head.results[0].type.shape == (1, 1, VOCABULARY), "logits of one token"
 
 
-def test_its_instructions_are_those_of_the_model(llama):
-    """Of the exported form nothing is left but how the mask and the positions are computed, once."""
+@pytest.mark.parametrize("off_host", [False, True], ids=["host", "device"])
+def test_its_instructions_are_those_of_the_model(llama, off_host):
+    """Of the exported form nothing is left but how the mask and the positions are computed, once. Devices
+    that keep no state read the cache and the new rows behind it."""
     path, model = llama
-    of_file = forgec.compile_language_model(path, context=64, chunks=[]).main.plan.program
-    of_model = forgec.compile_language_model(model, context=64, chunks=[]).main.plan.program
-    counted = [
-        sum(i.op in ("linear", "attention", "rope", "rms_norm", "gated", "write_rows") for i in p.main.body)
-        for p in (of_file, of_model)
-    ]
+    counted = []
+    for source in (path, model):
+        programs = forgec.compile_language_model(source, context=64, chunks=[], check=False)
+        body = flatten(programs.main.program, off_host=off_host).main.body
+        ops = ("linear", "attention", "rope", "rms_norm", "gated", "write_rows", "cache_mask")
+        counted.append({op: sum(instr.op == op for instr in body) for op in ops})
     assert counted[0] == counted[1]
+    assert bool(counted[0]["cache_mask"]) is off_host and counted[0]["write_rows"] == 2 * LAYERS
 
 
 def test_settings_and_tokenizer_come_from_beside_or_above(llama, tmp_path):
