@@ -1,9 +1,11 @@
 """Let attention over a cache with new rows behind it read the cache that these rows were written to.
 
-*Before* ``attention(q, cat(cache, new), cat(values, new), mask)`` beside ``update_rows(cache, new,
-position)`` and the same of the values: a model that gives its cache back longer, as files of ONNX do.
-*After* the same of what ``update_rows`` gives, with ``length = position + rows``, and with the mask's columns
-for new rows at their place: no cache is copied, and later rows are not read.
+*Before* ``attention(q, cat(turned cache, new), cat(turned values, new), mask)`` beside ``update_rows(cache,
+new, position)`` and the same of the values, where a cache of C rows is turned so that those before the
+position are the last, ``cache[(i + position) % C]``: a model that gives its cache back longer, as files of
+ONNX do.
+*After* the same of what ``update_rows`` gives, with ``length = position + rows``, and with the mask from
+column C - position on: no cache is copied, and later rows are not read.
 *Does not fire when* only one of k and v is such, there is no mask over all columns, or q has another number
 of rows. What a cache has from ``position`` on means nothing before the update (``update_rows`` says so),
 therefore the mask hides it. New rows are then read as they are kept, rounded if the cache is f16.
@@ -41,7 +43,7 @@ class JoinedCache(NodePass):
 
     def match(self, node: fx.Node, context: Context) -> Any:
         q, k, v, *rest = node.args
-        keys, values = _joined(k), _joined(v)
+        keys, values = _joined(k, context), _joined(v, context)
         mask = rest[0] if rest else node.kwargs.get("mask")
         if keys is None or values is None or not isinstance(mask, fx.Node):
             return None
@@ -70,19 +72,39 @@ class JoinedCache(NodePass):
         replace(node, new)
 
 
-def _joined(x: Any) -> _Joined | None:
+def _joined(x: Any, context: Context) -> _Joined | None:
     if not isinstance(x, fx.Node) or x.target not in JOINS or len(x.args[0]) != 2:
         return None
     rank = node_type(x).rank
     axis = int(x.args[1] if len(x.args) > 1 else x.kwargs.get("dim", 0)) % rank
-    before, new = x.args[0]
-    if rank != 4 or axis != 2 or not isinstance(new, fx.Node):
+    turned, new = x.args[0]
+    *_, turned = _sources(turned)
+    if (
+        rank != 4
+        or axis != 2
+        or not isinstance(new, fx.Node)
+        or turned.target is not aten.index_select.default
+    ):
         return None
-    for cache in _sources(before):
+    for cache in _sources(turned.args[0]):
         for update in cache.users:
-            if update.target is UPDATE_ROWS and update.args[0] is cache and _written(update.args[1], x, new):
+            written = update.target is UPDATE_ROWS and update.args[0] is cache
+            if written and _is_turned(turned, update.args[2], context) and _written(update.args[1], x, new):
                 return _Joined(new, update)
     return None
+
+
+def _is_turned(x: fx.Node, position: fx.Node, context: Context) -> bool:
+    """Whether rows of a cache are taken from the position on, and then those before."""
+    _, axis, index = x.args
+    held = node_type(x).shape[2]
+    if axis != 2 or index.target is not aten.remainder.Scalar or index.args[1] != held:
+        return False
+    moved = index.args[0]
+    if moved.target is not aten.add.Tensor or moved.kwargs or position not in moved.args:
+        return False
+    counted = context.value(next((y for y in moved.args if y is not position), None))
+    return counted is not None and torch.equal(counted, torch.arange(held))
 
 
 def _sources(x: Any) -> Iterator[fx.Node]:
@@ -103,24 +125,15 @@ def _written(x: Any, joined: fx.Node, new: fx.Node) -> bool:
 def _columns(
     graph: fx.Graph, node: fx.Node, position: fx.Node, held: int, rows: int, context: Context
 ) -> fx.Node:
-    """For each row of the cache with new rows in it, its column before: its own, or of the row behind."""
+    """For each row of the cache with new rows in it, the column that was its own before."""
     key = (position, held, rows)
     if key in context.memo:
         hoist(context.memo[key], node)
         return context.memo[key]
-    counted = graph.get_attr(context.add_constant(torch.arange(held), "rows"))
-    counted.meta.update(type=TensorType(DType.I64, (held,)), source=node.meta.get("source"))
-    shape = TensorType(DType.I64, (held,))
-
-    def call(target: Any, *args: Any, kind: TensorType = shape) -> fx.Node:
-        return new_call(graph, target, args, like=node, type=kind)
-
-    behind = call(
-        aten.clamp.default,
-        call(aten.add.Tensor, call(aten.sub.Tensor, counted, position), held),
-        None,
-        held + rows - 1,
-    )
-    old = call(aten.lt.Tensor, counted, position, kind=TensorType(DType.BOOL, (held,)))
-    context.memo[key] = call(aten.where.self, old, counted, behind)
+    kind = TensorType(DType.I64, (held,))
+    counted = graph.get_attr(context.add_constant(torch.arange(held) + held, "columns"))
+    counted.meta.update(type=kind, source=node.meta.get("source"))
+    moved = new_call(graph, aten.sub.Tensor, (counted, position), like=node, type=kind)
+    last = held + rows - 1
+    context.memo[key] = new_call(graph, aten.clamp.default, (moved, None, last), like=node, type=kind)
     return context.memo[key]

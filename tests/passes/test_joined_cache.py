@@ -26,7 +26,11 @@ class Joined(nn.Module):
     def forward(self, q, new, keys, position):
         half = self.change == "half"
         caches = [x.half() if half else x for x in (keys, keys * 2)]
-        joined = [torch.cat((x.float(), new), 2) for x in caches]
+        start = 1 if self.change == "turned otherwise" else 0
+        last = (torch.arange(start, COLUMNS + start) + position) % COLUMNS
+        if self.change == "not turned":
+            last = torch.arange(COLUMNS)
+        joined = [torch.cat((x.index_select(2, last).float(), new), 2) for x in caches]
         kept = position + 1 if self.change == "positions" else position
         written = [
             update_rows(cache, limited(both[:, :, COLUMNS:], cache.dtype), at)
@@ -44,11 +48,11 @@ class Joined(nn.Module):
     def mask(self, q, position):
         if self.change == "one column":
             return torch.zeros(q.shape[2], 1)
-        old = (torch.arange(COLUMNS) < position).expand(q.shape[2], COLUMNS)
-        seen = torch.cat((old, torch.ones(q.shape[2], ROWS, dtype=torch.bool).tril()), 1)
+        at = torch.arange(COLUMNS + ROWS) - COLUMNS + position
+        row = (position + torch.arange(q.shape[2]))[:, None]
+        seen = (at >= 0) & (at <= row)
         if self.change == "window":
-            at = torch.cat((torch.arange(COLUMNS), position + torch.arange(ROWS)))
-            seen = seen & (at > (position + torch.arange(q.shape[2]))[:, None] - 2)
+            seen = seen & (at > row - 2)
         return torch.where(seen, 0.0, -1e9) if self.change == "added" else seen
 
 
@@ -68,7 +72,7 @@ def subject(change: str = "", rows: int = ROWS) -> Subject:
 
 @pytest.mark.parametrize("change", ["", "added", "window"])
 def test_fires(change):
-    graph = fires(NAME, subject(change), index_select=1)
+    graph = fires(NAME, subject(change), index_select=3)
     (node,) = fused(graph, "attention")
     assert node.kwargs["length"] is not None
     assert [x.target for x in node.args[1:3]] == [UPDATE_ROWS, UPDATE_ROWS]
@@ -83,7 +87,9 @@ def test_a_cache_of_f16_is_read_as_it_is():
     assert [node_type(x).dtype for x in node.args[:3]] == [DType.F32, DType.F16, DType.F16]
 
 
-@pytest.mark.parametrize("change", ["positions", "another", "unwritten", "one column"])
+@pytest.mark.parametrize(
+    "change", ["positions", "another", "unwritten", "one column", "not turned", "turned otherwise"]
+)
 def test_stays(change):
     stays(NAME, subject(change))
 

@@ -3,10 +3,11 @@
 Such a file takes a cache of keys and values and gives it back longer: ``past_key_values.N.key`` [1, H, P, D]
 and ``present.N.key`` [1, H, P + T, D], beside ``input_ids`` [1, T] and mostly ``attention_mask`` [1, P + T]
 and ``position_ids`` [1, T], as Optimum and ONNX Runtime GenAI write them. It is imported for a cache of all
-the rows that a program keeps, of which those before the position are real and the mask hides the others; what
-it puts behind them is written to the cache at the position. A pass (``joined_cache``) makes attention over
-the cache itself of that. Positions must come from ``position_ids``, the mask or the lengths of
-``GroupQueryAttention``: one that counts the rows of the cache would be wrong, and the check says so.
+the rows that a program keeps, turned so that those before the position are the last, as padding on the left
+has it: the mask hides the others, and distances are right. What it puts behind them is written to the cache
+at the position. A pass (``joined_cache``) makes attention over the cache itself of that. Positions must come
+from ``position_ids``, the mask or the lengths of ``GroupQueryAttention``: a file that counts the rows of its
+cache would be wrong, and the check says so.
 """
 
 from __future__ import annotations
@@ -192,7 +193,9 @@ class OnnxDecoder(OnnxModule):
     ) -> dict[str, Any]:
         assert cache is not None
         old = self._caches(cache)
-        found = self.run(self._feed(input_ids, position, old))
+        last = (torch.arange(self.sizes.rows) + position) % self.sizes.rows
+        turned = {entry: rows.index_select(2, last) for entry, rows in old.items()}
+        found = self.run(self._feed(input_ids, position, turned))
         logits = found[self.logits]
         if logits.shape[1] > 1:
             assert count is not None
@@ -209,11 +212,12 @@ class OnnxDecoder(OnnxModule):
         return {entry: cache[places[entry.layer]][entry.kind] for entry in self.entries}
 
     def _feed(self, input_ids: Tensor, position: Tensor, caches: Caches) -> dict[str, Tensor]:
-        """The file's inputs by name, for tokens at a position behind caches of which rows before it count."""
+        """The file's inputs by name, for tokens behind caches of whose last rows as many count as are before
+        the position."""
         tokens, held = input_ids.shape[1], next(iter(caches.values())).shape[2]
         # Padding may reach over the context; its position must not, where positions are rows of a table.
         positions = (position + torch.arange(tokens)).clamp(max=self.sizes.context - 1)
-        there = torch.cat((torch.arange(held) < position, torch.ones(tokens, dtype=torch.bool)))
+        there = torch.arange(held + tokens) >= held - position
         values = {
             "input_ids": input_ids,
             "attention_mask": there[None],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_files import CONTRIB
-from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, MistralConfig
 
 import forgec
 from forgec.capture.onnx import load_onnx
@@ -35,6 +35,17 @@ CONFIGS = {
         max_position_embeddings=96,
         initializer_range=0.2,
         eos_token_id=2,
+    ),
+    "mistral": MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=96,
+        initializer_range=0.2,
+        sliding_window=12,
     ),
     "gpt2": GPT2Config(
         vocab_size=VOCABULARY, n_embd=64, n_layer=LAYERS, n_head=4, n_positions=96, initializer_range=0.2

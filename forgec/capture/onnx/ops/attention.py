@@ -218,7 +218,7 @@ def group_query_attention(
     qk_output: int = 0,
 ) -> Any:
     """Without a cache, rows behind a text's length are padding: nothing that is kept depends on them, because
-    it is causal. Of a cache as many rows count as the length says are before the new ones."""
+    it is causal. Of a cache the last rows count, as many as the length says are before the new ones."""
     if outputs > 3 or smooth_softmax > 0:
         raise Unsupported("scores as an output, or smooth softmax")
     if k is None or v is None:
@@ -250,10 +250,8 @@ def group_query_attention(
 def _seen_of_cache(new: Tensor, held: int, window: int) -> Tensor:
     """Boolean [B, 1, T, held + T]: which of a cache's rows, and of the rows behind it, rows at the positions
     ``new`` [B, T] see."""
-    first, old = new[:, :1], torch.arange(held)[None]
-    at = torch.cat((old.expand(new.shape[0], held), new), 1)[:, None, :]
-    there = torch.cat((old < first, torch.ones_like(new, dtype=torch.bool)), 1)[:, None, :]
-    seen = there & (at <= new[:, :, None])
+    at = (torch.arange(held + new.shape[1])[None] - held + new[:, :1])[:, None, :]
+    seen = (at >= 0) & (at <= new[:, :, None])
     if window > 0:
         seen = seen & (at > new[:, :, None] - window)
     return seen[:, None]
