@@ -74,6 +74,8 @@ def run_onnxruntime(file: OnnxFile, inputs: Sequence[np.ndarray]) -> list[np.nda
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
+    # One run does not pay for packed copies of all weights.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = onnxruntime.InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
         given = {i.name: x for i, x in zip(file.inputs, inputs, strict=True)}
