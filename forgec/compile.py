@@ -283,7 +283,7 @@ class _Job:
             calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
         kept, reasons = codes_to_keep(lowered.program, spec, graph.stored)
         program = compress(lowered.program, spec, calibration, kept)
-        refused = self._refused(lowered.program, program, kept) if final else set()
+        refused = self._refused(lowered.program, spec, kept) if final else set()
         if refused:
             kept = {name: codes for name, codes in kept.items() if name not in refused}
             program = compress(lowered.program, spec, calibration, kept)
@@ -292,11 +292,14 @@ class _Job:
             self.codes_as_floats = compose.codes_as_floats(graph.stored, program, reasons)
         return replace(lowered, program=program, tensors={**lowered.tensors, **graph.stored.tensors()})
 
-    def _refused(self, plain: Program, program: Program, kept: Mapping[str, KeptCodes]) -> set[str]:
+    def _refused(self, plain: Program, spec: WeightSpec, kept: Mapping[str, KeptCodes]) -> set[str]:
         """The constants that the target would read as floats, but not by their codes."""
         if self.target == HOST or not kept:
             return set()
         backend = backends.get(self.target).under(self.settings())
+        # Without offsets, which are instructions of their own, the program has the plain one's instructions.
+        bare = {name: replace(codes, offsets=None) for name, codes in kept.items()}
+        program = compress(plain, spec, kept=bare)
         pairs = [
             (before, after)
             for before, after in zip(inline(plain).main.body, inline(program).main.body, strict=True)
