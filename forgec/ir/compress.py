@@ -17,8 +17,8 @@ to 8 bits, which costs more.
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
 
 Codes that the model brings (``stored``) are kept by rounding to the model's own scales. Those of 4 bits take
-8 where i4 has no form for them, which changes no value. If they have zero points, codes are counted from the middle of
-their range, and what that takes off is added again in the program (``offsets``), where every backend can.
+8 where i4 has no form for them, which changes no value. Where they have zero points, what is missing is added
+in the program (:mod:`.offsets`), which every backend can.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Offsets of weights with zero points: what they add to products and look-ups of codes, as instructions.
 
-A weight ``codes * scales + offsets``, with offsets [out, groups] that hold for a group of a row, has the product
+A weight ``codes * scales + offsets``, with an offset for each group of a row [out, groups], has the product
 ``x @ (codes * scales).T + sums @ offsets.T`` with the sums of x over groups [.., groups].
 
-*Before* ``y = linear_q x, codes, scales, bias, residual {act}``.
-*After* ``s = sum x; o = linear s, offsets, residual; y = linear_q x, codes, scales, bias, o`` and, with an
-activation, ``o = linear s, offsets; p = linear_q x, codes, scales, bias, o; a = act p; y = add a, residual``.
+*Before* ``y = linear_q x, codes, scales, bias, residual``.
+*After* ``s = sum x; o = linear s, offsets, residual; y = linear_q x, codes, scales, bias, o``. An activation
+applies to all of that: it becomes an instruction behind the product, and the residual one behind it.
 
-Only the last axis of x is cut into groups, so that every reshape is a view. Products of one x in groups of one
-size share their sums.
+Only the last axis of x is cut into groups, so that every reshape is a view. Products of one x in groups of
+one size share their sums. Where products round their activations, sums are of x as it was. Linear in the
+instructions.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Offsets:
                 whole, *rest = self._split(x, group, depth // group)
                 found = self._emit("sum", whole, axes=(-1,))
                 for part in rest:
-                    found = self._emit("concat", found, self._emit("sum", part, axes=(-1,), keepdims=True), axis=-1)
+                    found = self._emit(
+                        "concat", found, self._emit("sum", part, axes=(-1,), keepdims=True), axis=-1
+                    )
             self._sums[x, group] = found
         return found
 
@@ -95,7 +98,8 @@ class Offsets:
             self._emit("reshape", whole, shape=flat, to=instr.results)
 
     def _split(self, x: Operand, size: int, count: int) -> list[Register]:
-        """The first ``count`` blocks of the last axis as [.., count, size], and what is left of it, if anything."""
+        """The first ``count`` blocks of the last axis as [.., count, size], and what is left of it, if
+        anything."""
         *lead, depth = _type(x).shape
         whole, rest = x, []
         if count * size < depth:

@@ -1,11 +1,11 @@
 """Codes that a model brings for its weights: how a program keeps them instead of rounding anew.
 
-The model computes with ``weight = codes * scales + offsets``, which is a source tensor like any other; its scales
-are one more, and so are its offsets, if zero points are not the middle of the codes' range. A weight of the program
-is some movement of source tensors (transposed, sliced, side by side), and :func:`moved` takes their scales and offsets
-through the same movement, on a block of the weight per scale. Rounding the weight less its offsets by these scales
-gives the codes back exactly: a code and its quotient differ by a few units in the last place. Linear in the size
-of a recipe; nothing is evaluated.
+The model computes with ``weight = codes * scales``, or with zero points ``codes * scales + offsets``, which
+is a source tensor like any other; its scales are one more, and its offsets another. A weight of the program
+is some movement of source tensors (transposed, sliced, side by side), and :func:`moved` takes their scales
+and offsets through the same movement, on a block of the weight per scale. Rounding the weight less its
+offsets by these scales gives the codes back exactly: a code and its quotient differ by a few units in the last
+place, of offsets that are no more than a thousand scales. Linear in the size of a recipe; nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class StoredCodes:
     """The codes of one weight [rows, columns], of ``bits`` 8, in [-128, 127], or 4, in [-8, 7].
 
     ``weight[i, j]`` is a code times ``scales[i // blocks[0], j // blocks[1]]`` (f32 [blocks of rows, blocks
-    of columns]) and, if there are ``offsets`` of the same shape, more by the one in the same place. ``rounds`` says
-    that products with it round the other side to 8 bits as well; ``nbytes`` is what the codes take in the model's
-    file.
+    of columns]), plus the one of ``offsets`` in the same place, which have the same shape, if there are any.
+    ``rounds`` says that products with it round the other side to 8 bits as well; ``nbytes`` is what the codes
+    take in the model's file.
     """
 
     scales: np.ndarray
@@ -92,7 +92,8 @@ class Moved:
 
 
 def moved(recipe: Recipe, codes: Mapping[str, StoredCodes | Unkept]) -> Moved | str:
-    """The scales and offsets of a weight that ``recipe`` makes of source tensors with codes, or why it has none."""
+    """The scales and offsets of a weight that ``recipe`` makes of source tensors with codes, or why it has
+    none."""
     if isinstance(recipe, Leaf):
         found = codes.get(recipe.name)
         if isinstance(found, Unkept):
@@ -176,8 +177,8 @@ def _joined(parts: list[Moved], shapes: list[tuple[int, ...]], attrs: Mapping[st
 
 
 def one_each(part: Moved, axis: int, size: int) -> Moved:
-    """Scales and offsets with one for each index of an axis of this size, which has one for each already or one
-    for all."""
+    """Scales and offsets with one for each index of an axis of this size, which has one for each already or
+    one for all."""
     shape = part.scales.type.shape
     if shape[axis] == size:
         return part

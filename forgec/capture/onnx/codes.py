@@ -1,9 +1,9 @@
 """Weights that a file has as codes: as the floats that they stand for, with their scales where a program can
 keep the codes.
 
-A program's codes are symmetric, in [-128, 127] or, of 4 bits, in [-8, 7] (``ir.ops.compressed``). Codes less their
-zero points are kept where they are in that range. Other codes are kept less the middle of their type's range, and
-beside them the offsets ``scale * (middle - zero point)`` that are missing.
+A program's codes are symmetric, in [-128, 127] or, of 4 bits, in [-8, 7] (``ir.ops.compressed``). Codes less
+their zero points are kept where they are in that range. Other codes are kept less the middle of their type's
+range, and beside them the offsets ``scale * (middle - zero point)`` that are missing.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Codes:
         return StoredCodes(self.scales, self.blocks, self.bits, rounds, self.nbytes, self._offsets())
 
     def _offsets(self) -> np.ndarray | None:
-        """What the blocks of the matrix are more than scales times codes from the middle on; None if codes less
-        their zero points need nothing more."""
+        """What the blocks of the matrix are more than scales times codes from the middle on; None if codes
+        less their zero points are codes of a program."""
         zeros = np.zeros(self.scales.shape, np.float32)
         if self.zeros is not None:
             zeros = self.zeros.astype(np.float32)

@@ -2,8 +2,8 @@
 
 A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``,
 with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-128, 127],
-i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points. What a weight with zero points
-adds, an offset for each group of a row, is a product of its own with the sums of groups of x (``ir.compress``).
+i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points. What a weight with zero
+points has beside that is a product of its own (``ir.offsets``).
 """
 
 from __future__ import annotations
@@ -130,13 +130,11 @@ def quantise_rule(
         Sample((_x(rng, 5, 9), np.abs(_x(rng, 3, 5)) / 9, _x(rng, 3, 5)), {"group": 4}),
     ],
 )
-def quantise(
-    weight: Array, scales: Array, offsets: Array | None = None, *, bits: int, group: int
-) -> Array:
-    """Codes of a weight: (weight - offsets) * (1 / scales), to the nearest, ties to even, in the codes' range.
+def quantise(weight: Array, scales: Array, offsets: Array | None = None, *, bits: int, group: int) -> Array:
+    """Codes of a weight: (weight - offsets) * (1 / scales), to the nearest, ties to even, in their range.
 
-    Where that is NaN, as in a group of zeros, the code is 0. Offsets [groups, out] are 0 if left out. By scales
-    of the op ``scales`` that have an inverse no code is -128.
+    Where that is NaN, as in a group of zeros, the code is 0. Offsets [groups, out] are 0 if left out. By
+    scales of the op ``scales`` that have an inverse no code is -128.
     """
     n, depth = weight.shape
     low, high = (-128, 127) if bits == 8 else (-8, 7)

@@ -26,11 +26,12 @@ def constants_of(path: Path) -> dict[str, np.ndarray]:
     return {x.name: numpy_helper.to_array(x) for x in onnx.load(path).graph.initializer}
 
 
-def products(executable) -> list[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Codes [outputs, inputs], scales [groups, outputs] and attributes of the compressed weights."""
+def products(executable, *wanted: str) -> list[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Codes [outputs, inputs], scales [groups, outputs] and attributes of the compressed weights, or of those that
+    the ``wanted`` ops read."""
     found = []
     for instr in executable.plan.program.main.body:
-        if instr.op in ("linear_q", "embedding_q"):
+        if instr.op in (wanted or ("linear_q", "embedding_q")):
             first = 1 if instr.op == "linear_q" else 0
             parts = []
             for x in (instr.operands[first], instr.operands[2]):
