@@ -293,7 +293,8 @@ class _Job:
         return replace(lowered, program=program, tensors={**lowered.tensors, **graph.stored.tensors()})
 
     def _refused(self, plain: Program, spec: WeightSpec, kept: Mapping[str, KeptCodes]) -> set[str]:
-        """The constants that the target would read as floats, but not by their codes."""
+        """The constants that the target would multiply by as floats, but not by their codes. Tables of which
+        only rows are read stay codes: the host can look them up."""
         if self.target == HOST or not kept:
             return set()
         backend = backends.get(self.target).under(self.settings())
@@ -303,7 +304,7 @@ class _Job:
         pairs = [
             (before, after)
             for before, after in zip(inline(plain).main.body, inline(program).main.body, strict=True)
-            if before.op != after.op
+            if before.op != after.op and after.op == "linear_q"
         ]
         answers = backend.answers([instr for pair in pairs for instr in pair])
         floats, codes = answers[::2], answers[1::2]

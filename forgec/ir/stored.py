@@ -4,8 +4,9 @@ The model computes with ``weight = codes * scales``, or with zero points ``codes
 is a source tensor like any other; its scales are one more, and its offsets another. A weight of the program
 is some movement of source tensors (transposed, sliced, side by side), and :func:`moved` takes their scales
 and offsets through the same movement, on a block of the weight per scale. Rounding the weight less its
-offsets by these scales gives the codes back exactly: a code and its quotient differ by a few units in the last
-place, of offsets that are no more than a thousand scales. Linear in the size of a recipe; nothing is evaluated.
+offsets by these scales gives the codes back exactly: a code and its quotient differ by a few units in the
+last place, of offsets that are no more than a thousand scales. Linear in the size of a recipe; nothing is
+evaluated.
 """
 
 from __future__ import annotations

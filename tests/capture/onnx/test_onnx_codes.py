@@ -342,9 +342,13 @@ def test_exported_models(preset: str, per_channel: bool, tmp_path: Path) -> None
             assert share(x, y) < 0.05, f"seed {seed}"
 
 
-@pytest.mark.parametrize("refused", ["linear_q", "linear_q, linear", ""])
-def test_a_device_that_takes_floats_only_gets_floats(refused: str, tmp_path: Path, monkeypatch) -> None:
-    """Codes bring nothing to the CPU that would be on the device without them."""
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("refused", ["linear_q, embedding_q", "linear_q, linear", ""])
+def test_a_device_that_takes_floats_only_gets_floats(
+    refused: str, kind: QuantType, tmp_path: Path, monkeypatch
+) -> None:
+    """Codes bring no product to the CPU that would be on the device without them, with offsets or without. Tables
+    stay codes."""
 
     def answers(self, instrs):
         return [No("test", "refused", "none") if i.op in refused.split(", ") else Yes(1e9) for i in instrs]
@@ -352,8 +356,10 @@ def test_a_device_that_takes_floats_only_gets_floats(refused: str, tmp_path: Pat
     monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
     monkeypatch.setattr(OpenVinoBackend, "answers", answers)
     given = (torch.from_numpy(ids_of(0)),)
-    executable = forgec.compile(dynamic(tmp_path), given, target="intel-npu4000", check=False)
-    as_floats = refused == "linear_q"
+    path = dynamic(tmp_path, kind, reduced=kind == QuantType.QInt8)
+    executable = forgec.compile(path, given, target="intel-npu4000", check=False)
+    as_floats = refused.endswith("embedding_q")
+    assert len(products(executable, "embedding_q")) == 1
     assert len(products(executable, "linear_q")) == (0 if as_floats else 3)
     said = "intel-npu4000 takes the floats and not the codes"
     assert any(said in warning for warning in executable.report.warnings) == as_floats
