@@ -42,7 +42,7 @@ from .program import (
     leaves,
 )
 from .recipes import applied
-from .stored import Stored, StoredCodes, moved, one_each, transposed
+from .stored import ONE, Stored, StoredCodes, moved, one_each, transposed
 from .types import DType
 
 __all__ = ["Kept", "codes_to_keep", "compress"]
@@ -212,7 +212,7 @@ class _Rewrite:
         key = name, tuple((self.formats.get(c.name), self.has_offsets(c)) for c in bound)
         if key not in self.made:
             old = self.program.functions[name]
-            body = _Body(self, bound, Offsets(old))
+            body = _Body(self, bound, Offsets(old, self.ones))
             instrs = [made for instr in old.body for made in body.instrs(instr)]
             variants = sum(made_name == name for made_name, _ in self.made)
             new_name = name if variants == 0 else f"{name}.{variants}"
@@ -231,10 +231,18 @@ class _Rewrite:
         recipe = source.recipe
         if part:
             recipe = self._compressed(source, self.formats[constant.name], part)
+        return self.constant(recipe)
+
+    def constant(self, recipe: Recipe) -> ConstRef:
         found = self.constants.get(recipe)
         if found is None:
             found = self.constants[recipe] = ConstRef(f"c{len(self.constants)}", recipe.type)
         return found
+
+    def ones(self, depth: int) -> tuple[ConstRef, ConstRef]:
+        """Codes [1, depth] of ones, and their scale."""
+        codes = applied("cast", [applied("expand", [ONE], shape=(1, depth))], dtype="i8")
+        return self.constant(codes), self.constant(ONE)
 
     def _compressed(self, source: Constant, format_: Format, part: str) -> Recipe:
         weight, depth = source.recipe, source.type.shape[1]
@@ -243,9 +251,10 @@ class _Rewrite:
         bits = 4 if format_.name in FOUR_BITS else 8
         kept = self.kept.get(source.name)
         seen = self.calibration is not None and self.calibration.knows(source.key, depth)
-        names, known = ("scales", "quantise"), []
+        names, known = ("scales", "quantise"), list[Recipe]()
         if kept is None and bits == 4 and seen:
             names, known = ("fitted_scales", "fitted_codes"), [gram_leaf(source.key, depth)]
+        scales: Recipe
         if kept is None:
             scales = applied(names[0], [weight, *known], bits=bits, group=format_.group)
         else:

@@ -8,29 +8,33 @@ A weight ``codes * scales + offsets``, with an offset for each group of a row [o
 applies to all of that: it becomes an instruction behind the product, and the residual one behind it.
 
 Only the last axis of x is cut into groups, so that every reshape is a view. Products of one x in groups of
-one size share their sums. Where products round their activations, sums are of x as it was. Linear in the
-instructions.
+one size share their sums. Where activations are rounded for codes of 8 bits, the sums are of the rounded
+ones, a product with codes of one: what rounding changes is multiplied by the weight then, and not by codes,
+which may all be far from their middle. Codes of 4 bits are never far from theirs. Linear in the instructions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .op import get
 from .ops.compressed import groups_of
-from .program import AttrValue, Function, Instr, Literal, Operand, Register, Source
-from .types import TensorType
+from .program import AttrValue, ConstRef, Function, Instr, Literal, Operand, Register, Source
+from .types import DType, TensorType
 
 __all__ = ["Offsets"]
 
 
 class Offsets:
-    """Instructions for the offsets of one function."""
+    """Instructions for the offsets of one function. ``ones`` gives codes of one for rows of a length, and
+    their scale."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, ones: Callable[[int], tuple[ConstRef, ConstRef]]) -> None:
         made = [r.id for instr in function.body for r in instr.results]
         self._next = max([*made, *(r.id for r in function.params)], default=-1) + 1
-        self._sums: dict[tuple[Operand, int], Register] = {}
+        self._ones = ones
+        self._sums: dict[tuple[Operand, int, bool], Register] = {}
         self._body: list[Instr] = []
         self._source: Source | None = None
 
@@ -48,23 +52,25 @@ class Offsets:
         x, *weight, residual = instr.operands
         act = str(instr.attrs.get("act", ""))
         given = None if act else residual
-        shift = self._emit("linear", self._group_sums(x, group), offsets, None, given)
+        rounds = bool(instr.attrs.get("dynamic")) and _type(weight[0]).dtype is DType.I8
+        shift = self._emit("linear", self._group_sums(x, group, rounds), offsets, None, given)
         if not act:
             self._body.append(replace(instr, operands=(x, *weight, shift)))
             return
-        attrs = {key: value for key, value in instr.attrs.items() if key != "act"}
-        product = self._emit("linear_q", x, *weight, shift, **attrs)
+        product = self._emit("linear_q", x, *weight, shift, attrs={**instr.attrs, "act": ""})
         if residual is None:
             self._emit(act, product, to=instr.results)
         else:
             self._emit("add", self._emit(act, product), residual, to=instr.results)
 
-    def _group_sums(self, x: Operand, group: int) -> Register:
-        """The sums [.., groups] of x over its groups."""
-        found = self._sums.get((x, group))
+    def _group_sums(self, x: Operand, group: int, rounds: bool) -> Register:
+        """The sums [.., groups] of x over its groups, or of x rounded, which has one."""
+        found = self._sums.get((x, group, rounds))
         if found is None:
             depth = _type(x).shape[-1]
-            if groups_of(depth, group) == 1:
+            if rounds:
+                found = self._emit("linear_q", x, *self._ones(depth), None, None, dynamic=True)
+            elif groups_of(depth, group) == 1:
                 found = self._emit("sum", x, axes=(-1,), keepdims=True)
             else:
                 whole, *rest = self._split(x, group, depth // group)
@@ -73,13 +79,13 @@ class Offsets:
                     found = self._emit(
                         "concat", found, self._emit("sum", part, axes=(-1,), keepdims=True), axis=-1
                     )
-            self._sums[x, group] = found
+            self._sums[x, group, rounds] = found
         return found
 
     def _embedding(self, instr: Instr, offsets: Operand, group: int) -> None:
         table, ids, scales = instr.operands
         shape = instr.results[0].type.shape
-        rows = self._emit("embedding_q", table, ids, scales, **instr.attrs)
+        rows = self._emit("embedding_q", table, ids, scales, attrs=instr.attrs)
         shifts = self._emit("embedding", offsets, ids)
         if groups_of(shape[-1], group) == 1:
             self._emit("add", rows, shifts, to=instr.results)
@@ -109,10 +115,15 @@ class Offsets:
         return [self._emit("reshape", whole, shape=(*lead, count, size)), *rest]
 
     def _emit(
-        self, op: str, *operands: Operand, to: tuple[Register, ...] = (), **attrs: AttrValue
+        self,
+        op: str,
+        *operands: Operand,
+        to: tuple[Register, ...] = (),
+        attrs: Mapping[str, AttrValue] | None = None,
+        **further: AttrValue,
     ) -> Register:
         record = get(op)
-        attrs = {key: value for key, value in attrs.items() if record.attrs[key] != value}
+        attrs = {k: v for k, v in {**(attrs or {}), **further}.items() if record.attrs[k] != v}
         if not to:
             types = [None if x is None else _type(x) for x in operands]
             to = tuple(Register(self._next, kind) for kind in record.result_types(types, attrs))

@@ -20,10 +20,13 @@ from .program import Apply, Leaf, Program, Recipe, leaves
 from .recipes import applied
 from .types import DType, TensorType
 
-__all__ = ["Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
+__all__ = ["ONE", "Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
 
 _SCALES, _OFFSETS = "stored.", "stored_offsets."
 """Of the names under which recipes read scales and offsets, before the name of the weight."""
+
+ONE = Leaf("stored_one", TensorType(DType.F32, (1, 1)))
+"""A source tensor beside offsets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +64,14 @@ class Stored:
     nbytes: int = 0
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Scales and offsets by the name of the leaf that reads them."""
-        found = {}
+        """Scales, offsets and :data:`ONE` by the name of the leaf that reads them."""
+        found = dict[str, np.ndarray]()
         for name, codes in self.codes.items():
             if isinstance(codes, StoredCodes):
                 found[_SCALES + name] = codes.scales
                 if codes.offsets is not None:
                     found[_OFFSETS + name] = codes.offsets
+                    found[ONE.name] = np.ones(ONE.type.shape, np.float32)
         return found
 
     def floats(self, program: Program) -> list[StoredCodes | Unkept]:

@@ -114,7 +114,8 @@ def test_zero_points_of_n_bits(
     np.testing.assert_array_equal(codes, each - 2 ** (bits - 1))
     np.testing.assert_array_equal(scales, stored["scales"].reshape(96, -1).T)
     assert bool(attrs.get("dynamic")) == kind.endswith("a8")
-    assert executable.report.memory.weight_bytes == codes.size * bits // 8 + 2 * scales.nbytes
+    ones = inputs + 4 if kind == "w8a8" else 0
+    assert executable.report.memory.weight_bytes == codes.size * bits // 8 + 2 * scales.nbytes + ones
     points = stored["zeros"].reshape(96, -1)
     if zeros == "packed":
         points = np.stack([points >> shift & (2**bits - 1) for shift in range(0, 8, bits)], -1).reshape(
@@ -126,6 +127,27 @@ def test_zero_points_of_n_bits(
     assert share(ours, exact) < (1e-5 if level == 0 else 0.02)
     if level == 0 and (bits, zeros) != (8, "floats"):  # which ONNX Runtime does not have
         assert share(ours, reference(path, x)) < 1e-4
+
+
+@pytest.mark.parametrize("zero", [0, 20, 128, 250])
+def test_zero_points_far_from_the_middle_cost_rounded_activations_nothing(zero: int, tmp_path: Path) -> None:
+    """Weights near 0 have codes near their zero point, as they have if a few are large: what rounding loses is not
+    multiplied by the distance from the middle."""
+    rng = np.random.default_rng(SEED)
+    codes = np.clip(np.rint(rng.normal(zero, 6, (512, 96))), 0, 255)
+    codes[0, ::2] = 255 if zero < 128 else 0
+    constants = {
+        "w": codes.astype(np.uint8), "s": np.array(0.01, np.float32), "z": np.array(zero, np.uint8),
+        "b": rng.standard_normal(96).astype(np.float32),
+    }  # fmt: skip
+    x = rng.standard_normal((5, 512)).astype(np.float32)
+    x[:, 0] /= 99
+    made = [node("DynamicQuantizeMatMul", ["x", "w", "s", "z", "b"], "y", CONTRIB)]
+    executable = forgec.compile(save_graph(tmp_path / "m.onnx", made, {"x": x}, ["y"], constants))
+    ((found, _, attrs),) = products(executable)
+    np.testing.assert_array_equal(found, codes.T.astype(int) - 128)
+    assert attrs["dynamic"]
+    assert share(executable(x)["y"], x @ ((codes - zero) * 0.01) + constants["b"]) < 0.02
 
 
 def test_codes_of_two_bits_less_their_zero_points_are_codes_of_four(tmp_path: Path) -> None:

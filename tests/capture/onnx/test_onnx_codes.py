@@ -135,12 +135,12 @@ def test_zero_points(reduced: bool, per_channel: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(fused, np.concatenate([codes[name] for name in "qkv"]))
     for name, (found, _, _) in zip(("up", "down"), rest, strict=True):
         np.testing.assert_array_equal(found, codes[name])
-    assert ops(executable).count("sum") == (0 if reduced else 3)
+    assert ops(executable).count("linear_q") == (3 if reduced else 6), "with the sums of three inputs"
     assert ops(executable).count("gelu") == (0 if reduced else 1), "behind its offsets"
     close(executable, path)
     saved = tmp_path / "m.forge"
     executable.save(saved)
-    assert saved.stat().st_size < 1.25 * path.stat().st_size
+    assert saved.stat().st_size < 1.3 * path.stat().st_size
     with forgec.load(saved) as loaded:
         ids = ids_of(3)
         np.testing.assert_array_equal(loaded(ids)["y"], executable(ids)["y"])
