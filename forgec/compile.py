@@ -281,7 +281,7 @@ class _Job:
         lowered, spec = lower(graph), WeightSpec.parse(self.options.weights)
         if calibration is not None and not calibration.tensors:
             calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
-        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored)
+        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored, off_host=self.target != HOST)
         program = compress(lowered.program, spec, calibration, kept)
         refused = self._refused(lowered.program, spec, kept) if final else set()
         if refused:

@@ -68,9 +68,11 @@ class Kept:
     offsets: Recipe | None
 
 
-def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[dict[str, Kept], list[str]]:
+def codes_to_keep(
+    program: Program, spec: WeightSpec, stored: Stored, *, off_host: bool = False
+) -> tuple[dict[str, Kept], list[str]]:
     """What :func:`compress` is to keep, by constant, and why other constants with codes are not among
-    them."""
+    them. ``off_host`` if a device may take the products, where activations stay floats."""
     kept: dict[str, Kept] = {}
     reasons = []
     brought = {name for name, codes in stored.codes.items() if isinstance(codes, StoredCodes)}
@@ -81,7 +83,7 @@ def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[d
             continue
         chosen = spec.of(names).name
         found = (
-            _kept(constant, "embedding" in ops, stored)
+            _kept(constant, "embedding" in ops, stored, off_host)
             if chosen == "auto"
             else f"weights={chosen}, where auto would keep the codes"
         )
@@ -92,7 +94,7 @@ def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[d
     return kept, reasons
 
 
-def _kept(constant: Constant, is_table: bool, stored: Stored) -> Kept | str:
+def _kept(constant: Constant, is_table: bool, stored: Stored, off_host: bool) -> Kept | str:
     found = moved(constant.recipe, stored.codes)
     if isinstance(found, str):
         return found
@@ -102,6 +104,8 @@ def _kept(constant: Constant, is_table: bool, stored: Stored) -> Kept | str:
         return f"scales for {found.blocks[0]} outputs and {found.blocks[1]} inputs each"
     four = found.bits == 4 and not is_table and depth % 2 == 0
     rounds = found.rounds and (four or group == 0) and (group or depth) <= MAX_DYNAMIC_DEPTH
+    if off_host and not four and found.offsets is not None:
+        rounds = False  # the sums that rounded activations need are products that devices refuse
     name = ("w4a8" if rounds else "int4") if four else ("w8a8" if rounds else "int8")
     each = one_each(found, 0, outs)
     return Kept(Format(name, group), transposed(each.scales), each.offsets)

@@ -213,6 +213,28 @@ def test_products_of_one_input_share_its_sums() -> None:
         assert [i.op for i in made.main.body].count("sum") == sums
 
 
+@pytest.mark.parametrize("block", [8, 16])
+def test_sums_of_views_are_of_views(block: int) -> None:
+    """Groups of columns of a matrix that is turned lie apart in memory, and need no copy."""
+    text = """program @main(r0 "x": f32[24,5]) -> (r3 "y": f32[3,16]) {
+  const c0: f32[16,24] = "a"
+  r1: f32[5,24] = transpose r0 {perm=[1,0]}
+  r2: f32[3,24] = slice r1 {stop=5, step=2}
+  r3: f32[3,16] = linear r2, c0
+  return r3
+}
+"""
+    codes, stored = drawn({"a": (1, block)}, offset="a")
+    program, spec = parse(text), WeightSpec.parse("auto")
+    made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+    verify(made)
+    assert "copy" not in [i.op for i in made.main.body]
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    x = np.random.default_rng(SEED).standard_normal((24, 5)).astype(np.float32)
+    ((ours,), (plain,)) = (interpreted(p, tensors, x) for p in (made, program))
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+
+
 def test_a_block_with_offsets_and_one_without_are_two_functions() -> None:
     text = """program @main(r0 "x": f32[2,24]) -> (r3 "y": f32[2,24]) {
   const c0: f32[24,24] = "p"
@@ -282,6 +304,26 @@ def test_products_round_where_the_model_does_and_there_is_a_form(bits, blocks, d
     _, stored = drawn({"a": blocks}, bits, rounds=True)
     program, _ = kept_program(A, stored)
     assert bool(program.main.body[0].attrs.get("dynamic")) == dynamic
+
+
+def test_sums_are_of_what_is_multiplied() -> None:
+    """Rows that are rounded for bytes are rounded for their sums, but not where a device is to take both."""
+    program, spec = program_of(A), WeightSpec.parse("auto")
+    for bits, blocks, off_host, ops in (
+        (8, EACH, False, [("linear_q", True), ("linear", False), ("linear_q", True)]),
+        (8, EACH, True, [("sum", False), ("linear", False), ("linear_q", False)]),
+        (4, EACH, False, [("sum", False), ("linear", False), ("linear_q", True)]),
+        (4, EACH, True, [("sum", False), ("linear", False), ("linear_q", True)]),
+    ):
+        codes, stored = drawn({"a": blocks}, bits, rounds=True, offset="a")
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored, off_host=off_host)[0])
+        verify(made)
+        assert [(i.op, bool(i.attrs.get("dynamic"))) for i in made.main.body] == ops
+        tensors = {**weights_of(codes, stored), **stored.tensors()}
+        x = np.random.default_rng(SEED).standard_normal((2, 24)).astype(np.float32)
+        (y,) = interpreted(made, tensors, x, np.zeros(16, np.float32), np.zeros((2, 16), np.float32))
+        exact = x @ tensors["a"].T.astype(np.float64)
+        assert np.linalg.norm(y - exact) < 0.03 * np.linalg.norm(exact), f"seed {SEED}"
 
 
 def test_codes_of_four_bits_take_eight_where_i4_has_no_form() -> None:
