@@ -281,9 +281,9 @@ class _Job:
         lowered, spec = lower(graph), WeightSpec.parse(self.options.weights)
         if calibration is not None and not calibration.tensors:
             calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
-        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored)
+        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored, off_host=self.target != HOST)
         program = compress(lowered.program, spec, calibration, kept)
-        refused = self._refused(lowered.program, program, kept) if final else set()
+        refused = self._refused(lowered.program, spec, kept) if final else set()
         if refused:
             kept = {name: codes for name, codes in kept.items() if name not in refused}
             program = compress(lowered.program, spec, calibration, kept)
@@ -292,15 +292,19 @@ class _Job:
             self.codes_as_floats = compose.codes_as_floats(graph.stored, program, reasons)
         return replace(lowered, program=program, tensors={**lowered.tensors, **graph.stored.tensors()})
 
-    def _refused(self, plain: Program, program: Program, kept: Mapping[str, KeptCodes]) -> set[str]:
-        """The constants that the target would read as floats, but not by their codes."""
+    def _refused(self, plain: Program, spec: WeightSpec, kept: Mapping[str, KeptCodes]) -> set[str]:
+        """The constants that the target would multiply by as floats, but not by their codes. Tables of which
+        only rows are read stay codes: the host can look them up."""
         if self.target == HOST or not kept:
             return set()
         backend = backends.get(self.target).under(self.settings())
+        # Without offsets, which are instructions of their own, the program has the plain one's instructions.
+        bare = {name: replace(codes, offsets=None) for name, codes in kept.items()}
+        program = compress(plain, spec, kept=bare)
         pairs = [
             (before, after)
             for before, after in zip(inline(plain).main.body, inline(program).main.body, strict=True)
-            if before.op != after.op
+            if before.op != after.op and after.op == "linear_q"
         ]
         answers = backend.answers([instr for pair in pairs for instr in pair])
         floats, codes = answers[::2], answers[1::2]

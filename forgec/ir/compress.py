@@ -17,7 +17,8 @@ to 8 bits, which costs more.
 With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the inputs of the weight were seen.
 
 Codes that the model brings (``stored``) are kept by rounding to the model's own scales. Those of 4 bits take
-8 where i4 has no form for them, which changes no value.
+8 where i4 has no form for them, which changes no value. Where they have zero points, what is missing is added
+in the program (:mod:`.offsets`), which every backend can.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from ..weights import EIGHT_BIT_ACTIVATIONS, FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
+from .offsets import Offsets
 from .ops.compressed import MAX_DYNAMIC_DEPTH
 from .program import (
     Constant,
@@ -40,7 +42,7 @@ from .program import (
     leaves,
 )
 from .recipes import applied
-from .stored import Stored, StoredCodes, moved, one_each, transposed
+from .stored import ONE, Stored, StoredCodes, moved, one_each, transposed
 from .types import DType
 
 __all__ = ["Kept", "codes_to_keep", "compress"]
@@ -58,15 +60,19 @@ _LEAST_GROUP = 8
 
 @dataclass(frozen=True)
 class Kept:
-    """How a weight keeps the codes that the model brings: ``scales`` as of the op ``scales``."""
+    """How a weight keeps the codes that the model brings: ``scales`` as of the op ``scales``, and ``offsets``
+    [out, groups] that its groups have beside codes times scales, if any."""
 
     format: Format
     scales: Recipe
+    offsets: Recipe | None
 
 
-def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[dict[str, Kept], list[str]]:
+def codes_to_keep(
+    program: Program, spec: WeightSpec, stored: Stored, *, off_host: bool = False
+) -> tuple[dict[str, Kept], list[str]]:
     """What :func:`compress` is to keep, by constant, and why other constants with codes are not among
-    them."""
+    them. ``off_host`` if a device may take the products, where activations stay floats."""
     kept: dict[str, Kept] = {}
     reasons = []
     brought = {name for name, codes in stored.codes.items() if isinstance(codes, StoredCodes)}
@@ -77,7 +83,7 @@ def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[d
             continue
         chosen = spec.of(names).name
         found = (
-            _kept(constant, "embedding" in ops, stored)
+            _kept(constant, "embedding" in ops, stored, off_host)
             if chosen == "auto"
             else f"weights={chosen}, where auto would keep the codes"
         )
@@ -88,7 +94,7 @@ def codes_to_keep(program: Program, spec: WeightSpec, stored: Stored) -> tuple[d
     return kept, reasons
 
 
-def _kept(constant: Constant, is_table: bool, stored: Stored) -> Kept | str:
+def _kept(constant: Constant, is_table: bool, stored: Stored, off_host: bool) -> Kept | str:
     found = moved(constant.recipe, stored.codes)
     if isinstance(found, str):
         return found
@@ -98,8 +104,11 @@ def _kept(constant: Constant, is_table: bool, stored: Stored) -> Kept | str:
         return f"scales for {found.blocks[0]} outputs and {found.blocks[1]} inputs each"
     four = found.bits == 4 and not is_table and depth % 2 == 0
     rounds = found.rounds and (four or group == 0) and (group or depth) <= MAX_DYNAMIC_DEPTH
+    if off_host and not four and found.offsets is not None:
+        rounds = False  # the sums that rounded activations need are products that devices refuse
     name = ("w4a8" if rounds else "int4") if four else ("w8a8" if rounds else "int8")
-    return Kept(Format(name, group), transposed(one_each(found, 0, outs)))
+    each = one_each(found, 0, outs)
+    return Kept(Format(name, group), transposed(each.scales), each.offsets)
 
 
 def compress(
@@ -193,7 +202,7 @@ class _Rewrite:
     calibration: Calibration | None
     kept: Mapping[str, Kept]
     rounds: bool
-    made: dict[tuple[str, tuple[Format | None, ...]], _Made] = field(default_factory=dict)
+    made: dict[tuple[str, tuple[tuple[Format | None, bool], ...]], _Made] = field(default_factory=dict)
     constants: dict[Recipe, ConstRef] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
 
@@ -204,11 +213,11 @@ class _Rewrite:
         return replace(self.program, functions=functions, constants=table)
 
     def function(self, name: str, bound: tuple[ConstRef, ...]) -> _Made:
-        key = name, tuple(self.formats.get(c.name) for c in bound)
+        key = name, tuple((self.formats.get(c.name), self.has_offsets(c)) for c in bound)
         if key not in self.made:
             old = self.program.functions[name]
-            body = _Body(self, bound)
-            instrs = [body.instr(instr) for instr in old.body]
+            body = _Body(self, bound, Offsets(old, self.ones))
+            instrs = [made for instr in old.body for made in body.instrs(instr)]
             variants = sum(made_name == name for made_name, _ in self.made)
             new_name = name if variants == 0 else f"{name}.{variants}"
             new = replace(old, name=new_name, body=instrs, const_params=tuple(body.params.values()))
@@ -216,16 +225,28 @@ class _Rewrite:
             self.made[key] = _Made(new, list(body.params))
         return self.made[key]
 
+    def has_offsets(self, constant: ConstRef) -> bool:
+        kept = self.kept.get(constant.name)
+        return kept is not None and kept.offsets is not None
+
     def part(self, constant: ConstRef, part: str) -> ConstRef:
-        """A constant as it is, its codes or its scales."""
+        """A constant as it is, its codes, its scales or its offsets."""
         source = self.program.constants[constant.name]
         recipe = source.recipe
         if part:
             recipe = self._compressed(source, self.formats[constant.name], part)
+        return self.constant(recipe)
+
+    def constant(self, recipe: Recipe) -> ConstRef:
         found = self.constants.get(recipe)
         if found is None:
             found = self.constants[recipe] = ConstRef(f"c{len(self.constants)}", recipe.type)
         return found
+
+    def ones(self, depth: int) -> tuple[ConstRef, ConstRef]:
+        """Codes [1, depth] of ones, and their scale."""
+        codes = applied("cast", [applied("expand", [ONE], shape=(1, depth))], dtype="i8")
+        return self.constant(codes), self.constant(ONE)
 
     def _compressed(self, source: Constant, format_: Format, part: str) -> Recipe:
         weight, depth = source.recipe, source.type.shape[1]
@@ -234,14 +255,18 @@ class _Rewrite:
         bits = 4 if format_.name in FOUR_BITS else 8
         kept = self.kept.get(source.name)
         seen = self.calibration is not None and self.calibration.knows(source.key, depth)
-        names, known = ("scales", "quantise"), []
+        names, known = ("scales", "quantise"), list[Recipe]()
         if kept is None and bits == 4 and seen:
             names, known = ("fitted_scales", "fitted_codes"), [gram_leaf(source.key, depth)]
-        scales = (
-            applied(names[0], [weight, *known], bits=bits, group=format_.group)
-            if kept is None
-            else kept.scales
-        )
+        scales: Recipe
+        if kept is None:
+            scales = applied(names[0], [weight, *known], bits=bits, group=format_.group)
+        else:
+            scales = kept.scales
+            if kept.offsets is not None:
+                if part == "offsets":
+                    return kept.offsets
+                known = [transposed(kept.offsets)]
         if part == "scales":
             return scales
         return applied(names[1], [weight, scales, *known], bits=bits, group=format_.group)
@@ -250,14 +275,23 @@ class _Rewrite:
 class _Body:
     """The instructions of one function, under the constants of its first call of that kind."""
 
-    def __init__(self, rewrite: _Rewrite, bound: tuple[ConstRef, ...]) -> None:
+    def __init__(self, rewrite: _Rewrite, bound: tuple[ConstRef, ...], offsets: Offsets) -> None:
         self.rewrite = rewrite
         self.bound = bound
+        self.offsets = offsets
         self.params: dict[tuple[int, str], ConstParam] = {}
 
+    def instrs(self, instr: Instr) -> list[Instr]:
+        """What becomes of an instruction."""
+        made = self.call(instr) if instr.op == "call" else self.instr(instr)
+        if self.format(instr) is not None:
+            weight = instr.operands[_WEIGHT[instr.op]]
+            bound = _bound(weight, self.bound)
+            if bound is not None and self.rewrite.has_offsets(bound):
+                return self.offsets.added(made, self.operand(weight, "offsets"))
+        return [made]
+
     def instr(self, instr: Instr) -> Instr:
-        if instr.op == "call":
-            return self.call(instr)
         weight = self.format(instr)
         if weight is None:
             attrs = dict(instr.attrs)

@@ -1,15 +1,17 @@
 """Codes that a model brings for its weights: how a program keeps them instead of rounding anew.
 
-The model computes with ``weight = codes * scales``, which is a source tensor like any other; its scales are
-one more. A weight of the program is some movement of source tensors (transposed, sliced, side by side), and
-:func:`moved` takes their scales through the same movement, on a block of the weight per scale. Rounding the
-weight by these scales gives the codes back exactly: a code and its quotient differ by a few units in the last
-place. Linear in the size of a recipe; nothing is evaluated.
+The model computes with ``weight = codes * scales``, or with zero points ``codes * scales + offsets``, which
+is a source tensor like any other; its scales are one more, and its offsets another. A weight of the program
+is some movement of source tensors (transposed, sliced, side by side), and :func:`moved` takes their scales
+and offsets through the same movement, on a block of the weight per scale. Rounding the weight less its
+offsets by these scales gives the codes back exactly: a code and its quotient differ by a few units in the
+last place, of offsets that are no more than a thousand scales. Linear in the size of a recipe; nothing is
+evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,22 +20,26 @@ from .program import Apply, Leaf, Program, Recipe, leaves
 from .recipes import applied
 from .types import DType, TensorType
 
-__all__ = ["CODES", "Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
+__all__ = ["CODES", "ONE", "Moved", "Stored", "StoredCodes", "Unkept", "moved", "one_each", "transposed"]
 
 CODES = "codes"
 """A precision: activations are rounded to codes, and what lies at the border of two may become either."""
 
-_PREFIX = "stored."
-"""Of the names under which recipes read scales, before the name of the weight."""
+_SCALES, _OFFSETS = "stored.", "stored_offsets."
+"""Of the names under which recipes read scales and offsets, before the name of the weight."""
+
+ONE = Leaf("stored_one", TensorType(DType.F32, (1, 1)))
+"""A source tensor beside offsets."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredCodes:
-    """The codes of one weight [rows, columns], of ``bits`` 8, in [-127, 127], or 4, in [-8, 7].
+    """The codes of one weight [rows, columns], of ``bits`` 8, in [-128, 127], or 4, in [-8, 7].
 
     ``weight[i, j]`` is a code times ``scales[i // blocks[0], j // blocks[1]]`` (f32 [blocks of rows, blocks
-    of columns]). ``rounds`` says that products with it round the other side to 8 bits as well; ``nbytes`` is
-    what the codes take in the model's file.
+    of columns]), plus the one of ``offsets`` in the same place, which have the same shape, if there are any.
+    ``rounds`` says that products with it round the other side to 8 bits as well; ``nbytes`` is what the codes
+    take in the model's file.
     """
 
     scales: np.ndarray
@@ -41,6 +47,7 @@ class StoredCodes:
     bits: int
     rounds: bool
     nbytes: int
+    offsets: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,15 @@ class Stored:
     nbytes: int = 0
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Scales by the name of the leaf that reads them."""
-        return {_PREFIX + name: c.scales for name, c in self.codes.items() if isinstance(c, StoredCodes)}
+        """Scales, offsets and :data:`ONE` by the name of the leaf that reads them."""
+        found = dict[str, np.ndarray]()
+        for name, codes in self.codes.items():
+            if isinstance(codes, StoredCodes):
+                found[_SCALES + name] = codes.scales
+                if codes.offsets is not None:
+                    found[_OFFSETS + name] = codes.offsets
+                    found[ONE.name] = np.ones(ONE.type.shape, np.float32)
+        return found
 
     def floats(self, program: Program) -> list[StoredCodes | Unkept]:
         """Codes that a program has as floats: neither beside scales, nor as the tensor that they are."""
@@ -71,29 +85,36 @@ class Stored:
             for c in program.constants.values()
             if isinstance(c.recipe, Leaf) and not c.type.dtype.is_float
         }
-        return [c for name, c in self.codes.items() if _PREFIX + name not in used and name not in integers]
+        return [c for name, c in self.codes.items() if _SCALES + name not in used and name not in integers]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Scales of a weight of the program, as of :class:`StoredCodes`."""
+    """Scales and offsets of a weight of the program, as of :class:`StoredCodes`."""
 
     scales: Recipe
     blocks: tuple[int, int]
     bits: int
     rounds: bool
+    offsets: Recipe | None = None
 
 
 def moved(recipe: Recipe, codes: Mapping[str, StoredCodes | Unkept]) -> Moved | str:
-    """The scales of a weight that ``recipe`` makes of source tensors with codes, or why it has none."""
+    """The scales and offsets of a weight that ``recipe`` makes of source tensors with codes, or why it has
+    none."""
     if isinstance(recipe, Leaf):
         found = codes.get(recipe.name)
         if isinstance(found, Unkept):
             return found.reason
         if found is None:
             return f"beside {recipe.name}, which has no codes, in one product"
-        leaf = Leaf(_PREFIX + recipe.name, TensorType(DType.F32, found.scales.shape))
-        return Moved(leaf, found.blocks, found.bits, found.rounds)
+        scales, offsets = (
+            Leaf(prefix + recipe.name, TensorType(DType.F32, found.scales.shape))
+            for prefix in (_SCALES, _OFFSETS)
+        )
+        return Moved(
+            scales, found.blocks, found.bits, found.rounds, None if found.offsets is None else offsets
+        )
     parts = [moved(arg, codes) for arg in recipe.args if isinstance(arg, Leaf | Apply)]
     for part in parts:
         if isinstance(part, str):
@@ -103,7 +124,7 @@ def moved(recipe: Recipe, codes: Mapping[str, StoredCodes | Unkept]) -> Moved | 
     made: Moved | None = None
     if recipe.op == "transpose" and attrs["perm"] == (1, 0):
         (part,) = found_parts
-        made = replace(part, scales=transposed(part.scales), blocks=part.blocks[::-1])
+        made = replace(_through(part, transposed), blocks=part.blocks[::-1])
     elif recipe.op == "slice" and attrs.get("step", 1) == 1:
         made = _sliced(found_parts[0], recipe.args[0], attrs)
     elif recipe.op == "concat":
@@ -111,6 +132,12 @@ def moved(recipe: Recipe, codes: Mapping[str, StoredCodes | Unkept]) -> Moved | 
             found_parts, [arg.type.shape for arg in recipe.args if isinstance(arg, Leaf | Apply)], attrs
         )
     return made or f"what is computed of them ({recipe.op}) has no codes of the same kind"
+
+
+def _through(part: Moved, move: Callable[[Recipe], Recipe]) -> Moved:
+    """With what moves scales and offsets alike."""
+    offsets = None if part.offsets is None else move(part.offsets)
+    return replace(part, scales=move(part.scales), offsets=offsets)
 
 
 def transposed(recipe: Recipe) -> Recipe:
@@ -131,7 +158,7 @@ def _sliced(part: Moved, source: object, attrs: Mapping[str, object]) -> Moved |
     if start % block:
         return None
     first, last = start // block, -(-stop // block)
-    return replace(part, scales=applied("slice", [part.scales], axis=axis, start=first, stop=last))
+    return _through(part, lambda x: applied("slice", [x], axis=axis, start=first, stop=last))
 
 
 def _joined(parts: list[Moved], shapes: list[tuple[int, ...]], attrs: Mapping[str, object]) -> Moved | None:
@@ -144,18 +171,26 @@ def _joined(parts: list[Moved], shapes: list[tuple[int, ...]], attrs: Mapping[st
         for part, shape in zip(parts, shapes, strict=True)
     ):
         return None
-    scales = [one_each(part, axis, shape[axis]) for part, shape in zip(parts, shapes, strict=True)]
-    rounds = all(part.rounds for part in parts)
-    return Moved(applied("concat", scales, axis=axis), _with(first.blocks, axis, 1), first.bits, rounds)
+    each = [one_each(part, axis, shape[axis]) for part, shape in zip(parts, shapes, strict=True)]
+    offsets: list[Recipe] = []
+    if any(part.offsets is not None for part in parts):
+        offsets = [part.offsets or applied("sub", [part.scales, part.scales]) for part in each]
+    return Moved(
+        applied("concat", [part.scales for part in each], axis=axis),
+        _with(first.blocks, axis, 1),
+        first.bits,
+        all(part.rounds for part in parts),
+        applied("concat", offsets, axis=axis) if offsets else None,
+    )
 
 
-def one_each(part: Moved, axis: int, size: int) -> Recipe:
-    """Scales with one for each index of an axis of this size, which has one for each already or one for
-    all."""
+def one_each(part: Moved, axis: int, size: int) -> Moved:
+    """Scales and offsets with one for each index of an axis of this size, which has one for each already or
+    one for all."""
     shape = part.scales.type.shape
     if shape[axis] == size:
-        return part.scales
-    return applied("expand", [part.scales], shape=_with(shape, axis, size))
+        return part
+    return _through(part, lambda x: applied("expand", [x], shape=_with(shape, axis, size)))
 
 
 def _with(pair: tuple[int, ...], axis: int, value: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Codes that a model brings: their scales follow a weight's movements, and codes come back as they were."""
+"""Codes that a model brings: their scales and offsets follow a weight's movements, and codes come back as they were."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from forgec.ir.compress import codes_to_keep, compress
+from forgec.ir.interpreter import Interpreter
 from forgec.ir.ops.compressed import by_group
 from forgec.ir.parser import parse
 from forgec.ir.program import Constant, Leaf, Program, Recipe
@@ -72,30 +73,39 @@ NEAR = {
 }
 
 
-def program_of(weight: Recipe) -> Program:
-    """``y = linear x, weight``."""
+def program_of(weight: Recipe, operands: str = "", attrs: str = "") -> Program:
+    """``y = linear x, weight``, which may have a bias b [outs] and a residual r [2, outs]."""
     outs, depth = weight.type.shape
     program = parse(
-        f"""program @main(r0 "x": f32[2,{depth}]) -> (r1 "y": f32[2,{outs}]) {{
+        f"""program @main(r0 "x": f32[2,{depth}], r1 "b": f32[{outs}], r2 "r": f32[2,{outs}]) -> (r3 "y": f32[2,{outs}]) {{
   const c0: f32[{outs},{depth}] = "w"
-  r1: f32[2,{outs}] = linear r0, c0
-  return r1
+  r3: f32[2,{outs}] = linear r0, c0{operands}{attrs}
+  return r3
 }}
 """
     )
     return replace(program, constants={"c0": Constant("c0", weight.type, weight)})
 
 
-def drawn(blocks: dict[str, tuple[int, int]], bits: int = 8, rounds: bool = False):
-    """Codes of source tensors, as floats, and what a program is told of them."""
+def drawn(blocks: dict[str, tuple[int, int]], bits: int = 8, rounds: bool = False, offset: str = ""):
+    """Codes of source tensors, as floats, and what a program is told of them; those named in ``offset`` have
+    offsets."""
     rng = np.random.default_rng(SEED)
     codes, stored = {}, {}
     for name, (high, wide) in blocks.items():
         shape = next(leaf.type.shape for leaf in (A, B, C, ODD) if leaf.name == name)
-        low, top = (-127, 128) if bits == 8 else (-8, 8)
-        codes[name] = rng.integers(low, top, shape).astype(np.float32)
+        half = 2 ** (bits - 1)
+        codes[name] = rng.integers(-half, half, shape).astype(np.float32)
         scales = rng.uniform(0.01, 0.1, (-(-shape[0] // high), -(-shape[1] // wide))).astype(np.float32)
-        stored[name] = StoredCodes(scales, (high, wide), bits, rounds, codes[name].size)
+        offsets = scales * rng.integers(1 - half, half, scales.shape) if name in offset else None
+        stored[name] = StoredCodes(
+            scales,
+            (high, wide),
+            bits,
+            rounds,
+            codes[name].size,
+            None if offsets is None else offsets.astype(np.float32),
+        )
     return codes, Stored(stored, sum(c.nbytes for c in stored.values()))
 
 
@@ -103,15 +113,18 @@ def weights_of(codes, stored):
     """The source tensors."""
     found = {"f": np.ones(F.type.shape, np.float32)}
     for name, array in codes.items():
-        scales = stored.codes[name].scales
-        for axis, block in enumerate(stored.codes[name].blocks):
-            scales = np.repeat(scales, block, axis).take(range(array.shape[axis]), axis)
-        found[name] = array * scales
+        parts = []
+        for part in (stored.codes[name].scales, stored.codes[name].offsets):
+            for axis, block in enumerate(stored.codes[name].blocks if part is not None else ()):
+                part = np.repeat(part, block, axis).take(range(array.shape[axis]), axis)
+            parts.append(part)
+        scales, offsets = parts
+        found[name] = array * scales if offsets is None else array * scales + offsets
     return found
 
 
-def kept_program(weight, stored, weights="auto"):
-    program, spec = program_of(weight), WeightSpec.parse(weights)
+def kept_program(weight, stored, weights="auto", operands="", attrs=""):
+    program, spec = program_of(weight, operands, attrs), WeightSpec.parse(weights)
     kept, reasons = codes_to_keep(program, spec, stored)
     made = compress(program, spec, kept=kept)
     verify(made)
@@ -133,6 +146,123 @@ def test_codes_are_kept_to_the_bit(case: str, bits: int) -> None:
     np.testing.assert_array_equal(found, evaluate(weight, codes.__getitem__), f"seed {SEED}")
     floats = found * by_group(made[1], found.shape[1], group)
     np.testing.assert_array_equal(floats, evaluate(weight, tensors.__getitem__), f"seed {SEED}")
+
+
+def interpreted(program: Program, tensors: dict[str, np.ndarray], *inputs: np.ndarray) -> list[np.ndarray]:
+    return Interpreter(program, tensors.__getitem__).run(list(inputs))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_offsets_are_added_and_codes_are_kept_to_the_bit(case: str, some: bool, bits: int) -> None:
+    """Where several sources make a weight up, of all of them or of the first only."""
+    weight, blocks, group = CASES[case]
+    codes, stored = drawn(blocks, bits, offset=next(iter(blocks)) if some else "abc")
+    program, reasons = kept_program(weight, stored)
+    assert reasons == [] and stored.floats(program) == []
+    *before, instr = program.main.body
+    small = before[-1]
+    assert (small.op, instr.op) == ("linear", "linear_q") and instr.operands[4] == small.results[0]
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    made = evaluate(program.constants[instr.operands[1].name].recipe, tensors.__getitem__)
+    found = unpack_i4(made) if bits == 4 else made
+    np.testing.assert_array_equal(found, evaluate(weight, codes.__getitem__), f"seed {SEED}")
+    wide = evaluate(weight, tensors.__getitem__).astype(np.float64)
+    outs, depth = wide.shape
+    assert small.operands[1].type.shape == (outs, -(-depth // group) if group else 1)
+    rng = np.random.default_rng(SEED)
+    x, bias, residual = (rng.standard_normal(s).astype(np.float32) for s in ((2, depth), (outs,), (2, outs)))
+    (y,) = interpreted(program, tensors, x, bias, residual)
+    np.testing.assert_allclose(y, x @ wide.T, rtol=1e-4, atol=2e-4 * np.abs(wide).max())
+
+
+@pytest.mark.parametrize("group", [EACH, (1, 16)])
+@pytest.mark.parametrize("operands", ["", ", r1", ", _, r2", ", r1, r2"])
+@pytest.mark.parametrize("act", ["", "gelu", "relu"])
+def test_an_activation_comes_after_the_offsets(act: str, operands: str, group: tuple[int, int]) -> None:
+    codes, stored = drawn({"a": group}, offset="a")
+    attrs = f' {{act="{act}"}}' if act else ""
+    program, _ = kept_program(A, stored, operands=operands, attrs=attrs)
+    assert [i.op for i in program.main.body if i.op in ("add", act)] == [act] * bool(act) + ["add"] * (
+        bool(act) and "r2" in operands
+    )
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    rng = np.random.default_rng(SEED)
+    inputs = [rng.standard_normal(s).astype(np.float32) for s in ((2, 24), (16,), (2, 16))]
+    (y,) = interpreted(program, tensors, *inputs)
+    (plain,) = interpreted(program_of(A, operands, attrs), tensors, *inputs)
+    np.testing.assert_allclose(y, plain, rtol=1e-4, atol=2e-4)
+
+
+def test_products_of_one_input_share_its_sums() -> None:
+    text = """program @main(r0 "x": f32[2,24], r1 "z": f32[2,24]) -> (r2 "y": f32[2,16], r3 "u": f32[2,16], r4 "v": f32[2,16]) {
+  const c0: f32[16,24] = "a"
+  const c1: f32[16,24] = "b"
+  r2: f32[2,16] = linear r0, c0
+  r3: f32[2,16] = linear r0, c1
+  r4: f32[2,16] = linear r1, c0
+  return r2, r3, r4
+}
+"""
+    program, spec = parse(text), WeightSpec.parse("auto")
+    for blocks, sums in ((dict.fromkeys("ab", GROUPS), 2), ({"a": GROUPS, "b": EACH}, 3)):
+        _, stored = drawn(blocks, offset="ab")
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+        verify(made)
+        assert [i.op for i in made.main.body].count("sum") == sums
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_sums_of_views_are_of_views(block: int) -> None:
+    """Groups of columns of a matrix that is turned lie apart in memory, and need no copy."""
+    text = """program @main(r0 "x": f32[24,5]) -> (r3 "y": f32[3,16]) {
+  const c0: f32[16,24] = "a"
+  r1: f32[5,24] = transpose r0 {perm=[1,0]}
+  r2: f32[3,24] = slice r1 {stop=5, step=2}
+  r3: f32[3,16] = linear r2, c0
+  return r3
+}
+"""
+    codes, stored = drawn({"a": (1, block)}, offset="a")
+    program, spec = parse(text), WeightSpec.parse("auto")
+    made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+    verify(made)
+    assert "copy" not in [i.op for i in made.main.body]
+    tensors = {**weights_of(codes, stored), **stored.tensors()}
+    x = np.random.default_rng(SEED).standard_normal((24, 5)).astype(np.float32)
+    ((ours,), (plain,)) = (interpreted(p, tensors, x) for p in (made, program))
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+
+
+def test_a_block_with_offsets_and_one_without_are_two_functions() -> None:
+    text = """program @main(r0 "x": f32[2,24]) -> (r3 "y": f32[2,24]) {
+  const c0: f32[24,24] = "p"
+  const c1: f32[24,24] = "q"
+  r1: f32[2,24] = call @block r0, c0
+  r2: f32[2,24] = call @block r1, c1
+  r3: f32[2,24] = call @block r2, c0
+  return r3
+}
+
+function @block(r0: f32[2,24], k0: f32[24,24]) -> (f32[2,24]) {
+  r1: f32[2,24] = linear r0, k0 {act="relu"}
+  return r1
+}
+"""
+    rng = np.random.default_rng(SEED)
+    scales = np.full((24, 1), 0.01, np.float32)
+    codes = {name: rng.integers(-128, 128, (24, 24)).astype(np.float32) for name in "pq"}
+    own = {"p": 50 * scales, "q": None}
+    stored = Stored({n: StoredCodes(scales, (1, 24), 8, False, 1, own[n]) for n in "pq"}, 2)
+    program, spec = parse(text), WeightSpec.parse("auto")
+    made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+    verify(made)
+    assert sorted(made.functions) == ["block", "block.1", "main"]
+    tensors = {"p": codes["p"] * scales + own["p"], "q": codes["q"] * scales, **stored.tensors()}
+    x = rng.standard_normal((2, 24)).astype(np.float32)
+    ((ours,), (plain,)) = (interpreted(p, tensors, x) for p in (made, program))
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize("case", NEAR)
@@ -176,6 +306,26 @@ def test_products_round_where_the_model_does_and_there_is_a_form(bits, blocks, d
     assert bool(program.main.body[0].attrs.get("dynamic")) == dynamic
 
 
+def test_sums_are_of_what_is_multiplied() -> None:
+    """Rows that are rounded for bytes are rounded for their sums, but not where a device is to take both."""
+    program, spec = program_of(A), WeightSpec.parse("auto")
+    for bits, blocks, off_host, ops in (
+        (8, EACH, False, [("linear_q", True), ("linear", False), ("linear_q", True)]),
+        (8, EACH, True, [("sum", False), ("linear", False), ("linear_q", False)]),
+        (4, EACH, False, [("sum", False), ("linear", False), ("linear_q", True)]),
+        (4, EACH, True, [("sum", False), ("linear", False), ("linear_q", True)]),
+    ):
+        codes, stored = drawn({"a": blocks}, bits, rounds=True, offset="a")
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored, off_host=off_host)[0])
+        verify(made)
+        assert [(i.op, bool(i.attrs.get("dynamic"))) for i in made.main.body] == ops
+        tensors = {**weights_of(codes, stored), **stored.tensors()}
+        x = np.random.default_rng(SEED).standard_normal((2, 24)).astype(np.float32)
+        (y,) = interpreted(made, tensors, x, np.zeros(16, np.float32), np.zeros((2, 16), np.float32))
+        exact = x @ tensors["a"].T.astype(np.float64)
+        assert np.linalg.norm(y - exact) < 0.03 * np.linalg.norm(exact), f"seed {SEED}"
+
+
 def test_codes_of_four_bits_take_eight_where_i4_has_no_form() -> None:
     codes, stored = drawn({"o": (1, 9)}, 4)
     program, _ = kept_program(ODD, stored)
@@ -193,6 +343,25 @@ TABLE = """program @main(r0 "ids": i64[3], r1 "x": f32[2,24]) -> (r2 "y": f32[3,
   return r2, r3
 }
 """
+
+
+@pytest.mark.parametrize("block", [24, 8, 16])
+def test_offsets_of_tables(block: int) -> None:
+    """For whole rows, for groups, and for groups of which the last is shorter."""
+    for bits in (8, 4):
+        codes, stored = drawn({"a": (1, block)}, bits, offset="a")
+        program, spec = parse(TABLE), WeightSpec.parse("auto")
+        made = compress(program, spec, kept=codes_to_keep(program, spec, stored)[0])
+        verify(made)
+        tensors = {**weights_of(codes, stored), **stored.tensors()}
+        inputs = [
+            np.array([15, 0, 7]),
+            np.random.default_rng(SEED).standard_normal((2, 24)).astype(np.float32),
+        ]
+        for ours, plain in zip(
+            interpreted(made, tensors, *inputs), interpreted(program, tensors, *inputs), strict=True
+        ):
+            np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
 def test_a_table_and_a_product_share_their_codes() -> None:

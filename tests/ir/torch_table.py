@@ -102,10 +102,11 @@ def spread(s: Any, width: int, group: int) -> Any:
     return s.T.repeat_interleave(group or width, dim=1)[:, :width]
 
 
-def quantise(weight: Any, s: Any, bits: int, group: int) -> Any:
-    low, high = (-127, 127) if bits == 8 else (-8, 7)
-    codes = torch.round(weight * spread(1 / s, weight.shape[1], group)).nan_to_num(0).clamp(low, high)
-    return codes.to(torch.int8)
+def quantise(weight: Any, s: Any, offsets: Any = None, *, bits: int, group: int) -> Any:
+    low, high = (-128, 127) if bits == 8 else (-8, 7)
+    depth = weight.shape[1]
+    rest = weight if offsets is None else weight - spread(offsets, depth, group)
+    return torch.round(rest * spread(1 / s, depth, group)).nan_to_num(0).clamp(low, high).to(torch.int8)
 
 
 def fitted_scales(weight: Any, gram: Any, bits: int, group: int) -> Any:

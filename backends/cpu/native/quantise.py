@@ -26,12 +26,17 @@ def scales(weight: np.ndarray, *, bits: int, group: int) -> np.ndarray:
     return made[0] if len(made) == 1 else np.concatenate(made, axis=1)
 
 
-def quantise(weight: np.ndarray, scales: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+def quantise(
+    weight: np.ndarray, scales: np.ndarray, offsets: np.ndarray | None = None, *, bits: int, group: int
+) -> np.ndarray:
     """The op ``quantise``."""
-    if not _rows_of_floats(weight) or scales.dtype != np.float32:
-        return compressed.quantise(weight, scales, bits=bits, group=group)
+    taken = np.empty((0, 0), np.float32) if offsets is None else offsets
+    if not _rows_of_floats(weight) or not scales.dtype == taken.dtype == np.float32:
+        return compressed.quantise(weight, scales, offsets, bits=bits, group=group)
     native, team = extension().quantise, shared_team(threads_default()).native
-    made = [native(team, part, scales[:, at], group, bits, isa()) for part, at in _parts(weight)]
+    made = [
+        native(team, part, scales[:, at], taken[:, at], group, bits, isa()) for part, at in _parts(weight)
+    ]
     codes = made[0] if len(made) == 1 else np.concatenate(made)
     return codes if bits == 8 else codes.view(DType.I4.numpy)
 

@@ -1,8 +1,9 @@
 """Weights that a file has as codes: as the floats that they stand for, with their scales where a program can
 keep the codes.
 
-A program's codes are symmetric, in [-127, 127] or, of 4 bits, in [-8, 7] (``ir.ops.compressed``). So codes
-are kept whose zero points are the middle of their type's range, unless one is -128.
+A program's codes are symmetric, in [-128, 127] or, of 4 bits, in [-8, 7] (``ir.ops.compressed``). Codes less
+their zero points are kept where they are in that range. Other codes are kept less the middle of their type's
+range, and beside them the offsets ``scale * (middle - zero point)`` that are missing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _MIDDLE = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
 """Zero points of symmetric codes, by element type."""
 
 _FOUR_BITS = ("int4", "uint4")
+
+_FARTHEST = 2**10
+"""Zero points farther from the middle leave codes too few bits of a float."""
 
 _LEAST = np.float32(2.0**-100)
 """Scales below it have no exact inverse."""
@@ -77,7 +81,22 @@ class Codes:
         reason = self._strange()
         if reason is not None:
             return Unkept(reason, self.nbytes)
-        return StoredCodes(self.scales, self.blocks, self.bits, rounds, self.nbytes)
+        return StoredCodes(self.scales, self.blocks, self.bits, rounds, self.nbytes, self._offsets())
+
+    def _offsets(self) -> np.ndarray | None:
+        """What the blocks of the matrix are more than scales times codes from the middle on; None if codes
+        less their zero points are codes of a program."""
+        zeros = np.zeros(self.scales.shape, np.float32)
+        if self.zeros is not None:
+            zeros = self.zeros.astype(np.float32)
+        if not self.codes.size or (zeros == self.middle).all():
+            return None
+        if (zeros == np.rint(zeros)).all():
+            steps, half = self.codes.astype(np.int16), 2 ** (self.bits - 1)
+            steps -= self._spread(zeros.astype(np.int16))
+            if steps.min() >= -half and steps.max() < half:
+                return None
+        return (np.float32(self.middle) - zeros) * self.scales
 
     def _strange(self) -> str | None:
         if self.scales.dtype != np.float32:
@@ -85,11 +104,8 @@ class Codes:
         sizes = np.abs(self.scales)
         if not (np.isfinite(sizes) & ((sizes >= _LEAST) | (sizes == 0))).all():
             return "scales that are not finite or have no inverse"
-        zeros = np.zeros(1, np.int32) if self.zeros is None else self.zeros
-        if (zeros != self.middle).any():
-            return f"asymmetric codes (zero points that are not {self.middle})"
-        if self.bits == 8 and self.codes.size and int(self.codes.min()) - self.middle < -127:
-            return "a code of -128"
+        if self.zeros is not None and not (np.abs(self.zeros - self.middle) <= _FARTHEST).all():
+            return "zero points that are far from the codes"
         return None
 
     def turned(self) -> Codes:

@@ -100,6 +100,8 @@ class Patterns:
         if gather is None or _attribute(gather, "axis", 0) != 0:
             return None
         table, ids = gather.input
+        if self._known(ids) is not None:  # the rows are a constant, and the table is not wanted
+            return None
         found = self._codes(table, scale, zero)
         if found is None or found.scales.size != 1 or isinstance(found.stored(False), Unkept):
             return None

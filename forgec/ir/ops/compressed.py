@@ -1,8 +1,9 @@
 """Compressed weights: the ops that make them, which stand in constant recipes, and the ops that read them.
 
 A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``,
-with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-127, 127],
-i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points.
+with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-128, 127],
+i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points. What a weight with zero
+points has beside that is a product of its own (``ir.offsets``).
 """
 
 from __future__ import annotations
@@ -99,49 +100,63 @@ def scales(weight: Array, *, bits: int, group: int) -> Array:
 
 
 def quantise_rule(
-    weight: TensorType | None, scales: TensorType | None, *, bits: int, group: int
+    weight: TensorType | None,
+    scales: TensorType | None,
+    offsets: TensorType | None = None,
+    *,
+    bits: int,
+    group: int,
 ) -> TensorType:
     """Type of the codes of a weight."""
     w, s = require_float(weight, "weight"), require_float(scales, "scales")
-    require(
-        s.shape == scales_rule(w, bits=bits, group=group).shape,
-        f"scales {s} do not fit {w} in groups of {group}",
-    )
+    for what, given in (("scales", s), ("offsets", offsets or s)):
+        require(
+            given.shape == scales_rule(w, bits=bits, group=group).shape,
+            f"{what} {given} do not fit {w} in groups of {group}",
+        )
     require(bits == 8 or w.shape[1] % 2 == 0, f"rows of i4 have an even length, not {w.shape[1]}")
     return TensorType(DType.I8 if bits == 8 else DType.I4, w.shape)
 
 
 @op(
     "quantise",
-    "weight scales",
+    "weight scales offsets?",
     rule=quantise_rule,
     attrs={"bits": 8, "group": 0},
     takes_i4=True,
     samples=lambda rng: [
         Sample((_x(rng, 5, 8), np.abs(_x(rng, 1, 5))), {}),
         Sample((_x(rng, 5, 9), np.abs(_x(rng, 3, 5)) / 9), {"group": 4}),
+        Sample((_x(rng, 5, 9), np.abs(_x(rng, 3, 5)) / 9, _x(rng, 3, 5)), {"group": 4}),
     ],
 )
-def quantise(weight: Array, scales: Array, *, bits: int, group: int) -> Array:
-    """Codes of a weight: weight * (1 / scales), to the nearest, ties to even, within the codes' range.
+def quantise(weight: Array, scales: Array, offsets: Array | None = None, *, bits: int, group: int) -> Array:
+    """Codes of a weight: (weight - offsets) * (1 / scales), to the nearest, ties to even, in their range.
 
-    Where that is NaN, as in a group of zeros, the code is 0.
+    Where that is NaN, as in a group of zeros, the code is 0. Offsets [groups, out] are 0 if left out. By
+    scales of the op ``scales`` that have an inverse no code is -128.
     """
     n, depth = weight.shape
-    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    low, high = (-128, 127) if bits == 8 else (-8, 7)
     result = DType.I8 if bits == 8 else DType.I4
     codes = np.empty(TensorType(result, (n, depth)).array_shape, result.numpy)
     if not weight.size:
         return codes
     whole = group == 0 or depth % group == 0
     inner = (depth // group, group) if group and whole else (depth,)
+
+    def spread(x: Array) -> Array:
+        return x.T[..., None] if group and whole else by_group(x, depth, group)
+
     step = max(1, _ROWS // depth)
     for row in range(0, n, step):
         part = slice(row, row + step)
         inverse = np.reciprocal(scales[:, part])
         regular = bool(np.isfinite(inverse).all() and inverse.all())
-        spread = inverse.T[..., None] if group and whole else by_group(inverse, depth, group)
-        quotient = weight[part].reshape(-1, *inner) * spread
+        quotient = weight[part].reshape(-1, *inner)
+        if offsets is not None:
+            quotient = quotient - spread(offsets[:, part])
+        quotient = quotient * spread(inverse)
         np.rint(quotient, out=quotient)
         np.clip(quotient, low, high, out=quotient)
         if not regular:
@@ -197,7 +212,7 @@ def _x(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def _codes(rng: np.random.Generator, *shape: int) -> Array:
-    return rng.integers(-127, 128, shape, np.int8)
+    return rng.integers(-128, 128, shape, np.int8)
 
 
 @op(

@@ -17,6 +17,7 @@ from tiers import slow_after
 
 from forgec.errors import InputError
 from forgec.ir.op import get
+from forgec.ir.ops.compressed import MAX_DYNAMIC_DEPTH
 from forgec.ir.program import ConstRef, Instr, Register
 from forgec.ir.types import DType, TensorType, pack_i4, unpack_i4
 
@@ -43,7 +44,7 @@ def weight_of(
     attrs = {"group": group, "dynamic": kind.startswith("dynamic")}
     if four:
         return pack_i4(rng.integers(-8, 8, (n, depth), np.int8)), scales, attrs
-    codes = rng.integers(-127, 128, (n, depth), np.int8)
+    codes = rng.integers(-128, 128, (n, depth), np.int8)
     return codes, scales, attrs
 
 
@@ -214,11 +215,39 @@ def test_dynamic_rows_are_exact_at_the_ends_of_the_range(isa: str, rows: int) ->
     x = np.tile(np.float32([5, -5, 5, 5]), (rows, depth // 4))
     x[1] = 5
     codes = np.full((33, depth), 127, np.int8)
-    codes[1] = -127
+    codes[1], codes[2] = -127, -128
     operands = [x, codes, np.ones((1, 33), np.float32), None, None]
     got = run(operands, {"dynamic": True}, np.empty((rows, 33), np.float32), packed=True, threads=1)
     np.testing.assert_array_equal(got, get("linear_q").evaluate(operands, {"dynamic": True})[0])
     assert got[1, 0] == np.float32(127 * 127 * depth) * np.float32(5 / 127)
+    assert got[1, 2] == np.float32(127 * -128 * depth) * np.float32(5 / 127)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8 groups", "dynamic"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 20, 70])
+@pytest.mark.parametrize("depth", slow_after(1, [4096, MAX_DYNAMIC_DEPTH]))
+def test_codes_of_minus_128_with_extreme_rows(isa: str, kind: str, rows: int, depth: int) -> None:
+    """Every code the least, with rows of one sign, of both, and of largest values beside the smallest: no sum wraps
+    or is cut off, up to the longest row. Rows of 127 are their own codes, so that rounding them changes nothing."""
+    x = np.full((rows, depth), 127, np.float32)
+    x[rows // 2] = -127
+    x[rows - 1, ::2] = -127
+    if kind != "dynamic":
+        x[rows // 3] *= np.float32(2.0**80)
+        x[rows // 3, 1::2] = 2.0**-80
+    codes = np.full((37, depth), -128, np.int8)
+    codes[5], codes[6, ::3] = 127, 127
+    group = 32 if kind == "i8 groups" else 0
+    scales = np.full((depth // (group or depth), 37), 2.0**-7, np.float32)
+    attrs = {"group": group, "dynamic": kind == "dynamic"}
+    operands = [x, codes, scales, None, None]
+    exact = x.astype(np.float64) @ (codes.astype(np.float64) * 2.0**-7).T
+    sizes = np.abs(x.astype(np.float64)) @ (np.abs(codes.astype(np.float64)) * 2.0**-7).T
+    # Long sums of one value lose bits in floats; a code that is one off is 8e-3.
+    bound = 2e-6 if kind == "dynamic" else 1e-3
+    for packed, threads in ((True, 1), (True, 2), (False, 1)):
+        got = run(operands, attrs, np.empty((rows, 37), np.float32), packed=packed, threads=threads)
+        assert (np.abs(got - exact) <= bound * sizes).all()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 20])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forgec.ir.ops import compressed
+from forgec.ir.types import unpack_i4
 
 NUMBERS = [0.0, -0.0, np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-44, 0.5, 1.5, -2.5]
 
@@ -50,6 +51,29 @@ def test_scales_and_codes_are_those_of_the_references(case: tuple[np.ndarray, in
     made = quantise(weight, found, bits=bits, group=group)
     assert made.dtype == codes.dtype
     np.testing.assert_array_equal(made.view(np.uint8), codes.view(np.uint8))
+    offsets = found[::-1, ::-1] * np.float32(0.75)
+    with np.errstate(all="ignore"):
+        codes = compressed.quantise(weight, found, offsets, bits=bits, group=group)
+    made = quantise(weight, found, offsets, bits=bits, group=group)
+    np.testing.assert_array_equal(made.view(np.uint8), codes.view(np.uint8))
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("group", [0, 16, 24])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes_with_offsets_come_back(bits: int, group: int) -> None:
+    """The least code and the largest too, and of groups of which the last is shorter."""
+    rng = np.random.default_rng(5)
+    half, count = 2 ** (bits - 1), -(-64 // (group or 64))
+    codes = rng.integers(-half, half, (40, 64), np.int8)
+    by = rng.uniform(0.01, 0.1, (count, 40)).astype(np.float32)
+    offsets = by * rng.integers(-half, half, by.shape).astype(np.float32)
+    spread = [compressed.by_group(x, 64, group) for x in (by, offsets)]
+    weight = codes * spread[0] + spread[1]
+    made = quantise(weight, by, offsets, bits=bits, group=group)
+    found = unpack_i4(made) if bits == 4 else made
+    np.testing.assert_array_equal(found, codes)
+    assert found.min() == -half and found.max() == half - 1
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0)])

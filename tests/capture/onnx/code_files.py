@@ -26,18 +26,22 @@ def constants_of(path: Path) -> dict[str, np.ndarray]:
     return {x.name: numpy_helper.to_array(x) for x in onnx.load(path).graph.initializer}
 
 
-def products(executable) -> list[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Codes [outputs, inputs], scales [groups, outputs] and attributes of the compressed weights."""
+def products(executable, *wanted: str) -> list[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Codes [outputs, inputs], scales [groups, outputs] and attributes of the compressed weights, or of those that
+    the ``wanted`` ops read; without sums of rows, which have one output."""
     found = []
     for instr in executable.plan.program.main.body:
-        if instr.op in ("linear_q", "embedding_q"):
-            first = 1 if instr.op == "linear_q" else 0
-            parts = []
-            for x in (instr.operands[first], instr.operands[2]):
-                assert isinstance(x, ConstRef)
-                parts.append(executable.shared.constants.get(executable.plan.program.constants[x.name]))
-            codes = unpack_i4(parts[0]) if instr.operands[first].type.dtype is DType.I4 else parts[0]
-            found.append((codes, parts[1], dict(instr.attrs)))
+        if instr.op not in (wanted or ("linear_q", "embedding_q")):
+            continue
+        first = 1 if instr.op == "linear_q" else 0
+        codes, scales = instr.operands[first], instr.operands[2]
+        assert isinstance(codes, ConstRef) and isinstance(scales, ConstRef)
+        if codes.type.shape[0] == 1:
+            continue
+        constants = executable.plan.program.constants
+        parts = [executable.shared.constants.get(constants[x.name]) for x in (codes, scales)]
+        whole = unpack_i4(parts[0]) if codes.type.dtype is DType.I4 else parts[0]
+        found.append((whole, parts[1], dict(instr.attrs)))
     return found
 
 

@@ -71,13 +71,14 @@ def ids_of(seed: int, tokens: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, WORDS, (1, tokens))
 
 
-def dynamic(tmp_path: Path, kind: QuantType = QuantType.QInt8, per_channel: bool = False) -> Path:
-    """A file whose codes are small enough that ONNX Runtime's sums are exact on every processor."""
+def dynamic(
+    tmp_path: Path, kind: QuantType = QuantType.QInt8, per_channel: bool = False, reduced: bool = True
+) -> Path:
+    """A file whose codes are small enough, if ``reduced``, that ONNX Runtime's sums are exact on every processor."""
     logging.disable(logging.WARNING)  # it recommends what makes no difference here
     path = tmp_path / "dynamic.onnx"
-    quantize_dynamic(
-        encoder(tmp_path / "floats.onnx"), path, per_channel=per_channel, weight_type=kind, reduce_range=True
-    )
+    floats = encoder(tmp_path / "floats.onnx")
+    quantize_dynamic(floats, path, per_channel=per_channel, weight_type=kind, reduce_range=reduced)
     logging.disable(logging.NOTSET)
     return path
 
@@ -96,7 +97,9 @@ def test_dynamic_quantisation(per_channel: bool, tmp_path: Path) -> None:
     assert executable.report.fidelity.reference == "ONNX Runtime, weights w8a8 here"
     assert not {"linear", "round"} & set(ops(executable))
     stored = constants_of(path)
-    (fused, fused_scales, _), *rest = found = products(executable)
+    (table, _, _), *found = products(executable)
+    np.testing.assert_array_equal(table, stored["table_quantized"].astype(int) - 128)
+    (fused, fused_scales, _), *rest = found
     assert all(attrs.get("dynamic") for _, _, attrs in found) and len(found) == 3
     whole = np.concatenate([stored[f"{name}_quantized"].T for name in "qkv"])
     np.testing.assert_array_equal(fused, whole)
@@ -115,13 +118,33 @@ def test_dynamic_quantisation(per_channel: bool, tmp_path: Path) -> None:
         assert run_selftest(loaded).passed
 
 
-def test_asymmetric_codes_become_floats_and_say_so(tmp_path: Path) -> None:
-    path = dynamic(tmp_path, QuantType.QUInt8)
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_zero_points(reduced: bool, per_channel: bool, tmp_path: Path) -> None:
+    """Whole bytes have offsets, fused and shared as products are; of seven bits codes less zero points are codes."""
+    path = dynamic(tmp_path, QuantType.QUInt8, per_channel, reduced)
     executable = forgec.compile(path, (torch.from_numpy(ids_of(0)),))
-    (said,) = (w for w in executable.report.warnings if "quantised weights" in w)
-    assert "112 KiB of" in said and "zero points that are not 128" in said
-    assert products(executable) == []
-    close(executable, path, 1e-4)
+    assert not executable.report.warnings
+    stored = constants_of(path)
+    _, (fused, _, attrs), *rest = products(executable)
+    assert attrs.get("dynamic") and len(rest) == 2
+    zeros = {name: np.broadcast_to(stored[f"{name}_zero_point"], stored[f"{name}_quantized"].shape[1])
+             for name in ("q", "k", "v", "up", "down")}  # fmt: skip
+    middles = zeros if reduced else dict.fromkeys(zeros, np.array([128]))
+    codes = {n: stored[f"{n}_quantized"].T.astype(int) - middles[n][:, None] for n in zeros}
+    np.testing.assert_array_equal(fused, np.concatenate([codes[name] for name in "qkv"]))
+    for name, (found, _, _) in zip(("up", "down"), rest, strict=True):
+        np.testing.assert_array_equal(found, codes[name])
+    assert ops(executable).count("linear_q") == (3 if reduced else 6), "with the sums of three inputs"
+    assert ops(executable).count("gelu") == (0 if reduced else 1), "behind its offsets"
+    close(executable, path)
+    saved = tmp_path / "m.forge"
+    executable.save(saved)
+    assert saved.stat().st_size < 1.3 * path.stat().st_size
+    with forgec.load(saved) as loaded:
+        ids = ids_of(3)
+        np.testing.assert_array_equal(loaded(ids)["y"], executable(ids)["y"])
+        assert run_selftest(loaded).passed
 
 
 @pytest.mark.parametrize(("weights", "op"), [("fp32", "linear"), ("int8", "linear_q")])
@@ -151,7 +174,7 @@ def test_what_the_optimiser_of_onnx_runtime_makes(level: str, tmp_path: Path) ->
     given = (torch.from_numpy(ids_of(0)),)
     plain, executable = forgec.compile(path, given), forgec.compile(optimised, given)
     for (codes, scales, attrs), (same, factors, others) in zip(
-        products(plain), products(executable), strict=True
+        products(plain, "linear_q"), products(executable, "linear_q"), strict=True
     ):
         # Projections of one input stand side by side in the order of the file.
         assert sorted(map(bytes, codes)) == sorted(map(bytes, same))
@@ -198,7 +221,7 @@ def test_an_incomplete_pattern_is_computed_as_it_is(tmp_path: Path) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.02, np.float32), "other"))
     onnx.save(model, path)
     executable = forgec.compile(path, (torch.from_numpy(ids_of(0)),))
-    assert "round" in ops(executable) and len(products(executable)) == 2
+    assert "round" in ops(executable) and len(products(executable, "linear_q")) == 2
     close(executable, path)
 
 
@@ -215,7 +238,7 @@ def test_codes_that_a_result_shows_are_still_there(tmp_path: Path) -> None:
     found = list(executable(ids_of(0)).values())
     wanted = run_onnxruntime(load_onnx(path), [ids_of(0)])
     assert found[1].dtype == np.int32 and share(found[1], wanted[1]) < 0.1
-    assert len(products(executable)) == 3
+    assert len(products(executable, "linear_q")) == 3
 
 
 def test_a_reference_that_is_wrong_is_none(tmp_path: Path) -> None:
@@ -242,7 +265,7 @@ def test_products_without_a_reference_are_checked_against_the_import(tmp_path: P
     executable = forgec.compile(path, (torch.from_numpy(ids_of(0)),))
     assert executable.report.fidelity.reference == "eager PyTorch, weights w8a8 here"
     assert any("off at 16 bits" in warning for warning in executable.report.warnings)
-    assert len(products(executable)) == 3
+    assert len(products(executable, "linear_q")) == 3
 
 
 def run(*arguments):
@@ -319,9 +342,13 @@ def test_exported_models(preset: str, per_channel: bool, tmp_path: Path) -> None
             assert share(x, y) < 0.05, f"seed {seed}"
 
 
-@pytest.mark.parametrize("refused", ["linear_q", "linear_q, linear", ""])
-def test_a_device_that_takes_floats_only_gets_floats(refused: str, tmp_path: Path, monkeypatch) -> None:
-    """Codes bring nothing to the CPU that would be on the device without them."""
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("refused", ["linear_q, embedding_q", "linear_q, linear", ""])
+def test_a_device_that_takes_floats_only_gets_floats(
+    refused: str, kind: QuantType, tmp_path: Path, monkeypatch
+) -> None:
+    """Codes bring no product to the CPU that would be on the device without them, with offsets or without. Tables
+    stay codes."""
 
     def answers(self, instrs):
         return [No("test", "refused", "none") if i.op in refused.split(", ") else Yes(1e9) for i in instrs]
@@ -329,8 +356,10 @@ def test_a_device_that_takes_floats_only_gets_floats(refused: str, tmp_path: Pat
     monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
     monkeypatch.setattr(OpenVinoBackend, "answers", answers)
     given = (torch.from_numpy(ids_of(0)),)
-    executable = forgec.compile(dynamic(tmp_path), given, target="intel-npu4000", check=False)
-    as_floats = refused == "linear_q"
-    assert len(products(executable)) == (0 if as_floats else 3)
+    path = dynamic(tmp_path, kind, reduced=kind == QuantType.QInt8)
+    executable = forgec.compile(path, given, target="intel-npu4000", check=False)
+    as_floats = refused.endswith("embedding_q")
+    assert len(products(executable, "embedding_q")) == 1
+    assert len(products(executable, "linear_q")) == (0 if as_floats else 3)
     said = "intel-npu4000 takes the floats and not the codes"
     assert any(said in warning for warning in executable.report.warnings) == as_floats

@@ -122,12 +122,13 @@ CASES = {
         "MatMulIntegerToFloat",
         {**INTEGERS, "a_zero": np.array(120, np.uint8), "zeros": ids(6, high=64, dtype=np.uint8), "bias": f(6)}, 1, {},
     ),
+    # Codes that are constants are imported as floats; see test_onnx_codes.py.
     "DynamicQuantizeMatMul": (
-        "DynamicQuantizeMatMul", {"x": f(2, 3, 40), "weight": INTEGERS["weight"], "scales": np.float32(0.1)}, 1, {},
+        "DynamicQuantizeMatMul", {"x": f(2, 3, 40), "codes": INTEGERS["weight"], "scales": np.float32(0.1)}, 1, {},
     ),
     "DynamicQuantizeMatMul, zero points, bias": (
         "DynamicQuantizeMatMul",
-        {"x": f(2, 3, 40), "weight": INTEGERS["weight"], "scales": np.abs(f(6)),
+        {"x": f(2, 3, 40), "codes": INTEGERS["weight"], "scales": np.abs(f(6)),
          "zeros": ids(6, high=64, dtype=np.uint8), "bias": f(6)}, 1, {},
     ),
     "QuantizeLinear, 16 bits": (

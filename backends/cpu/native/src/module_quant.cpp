@@ -49,7 +49,7 @@ Quantise quantising(const Matrix& weight, int64_t group, int bits) {
   }
   const int64_t k = weight.shape(1);
   return {weight.data(), weight.shape(0), k, weight.strides(0) / static_cast<int64_t>(sizeof(float)),
-          group == 0 ? std::max<int64_t>(k, 1) : group, bits, nullptr, nullptr};
+          group == 0 ? std::max<int64_t>(k, 1) : group, bits, nullptr, nullptr, nullptr};
 }
 
 int64_t groups_of(const Quantise& p) { return (p.k + p.group - 1) / p.group; }
@@ -73,18 +73,22 @@ Matrix scales(const std::shared_ptr<Team>& team, const Matrix& weight, int64_t g
   return made;
 }
 
-// Codes of a weight [n, k] by scales [groups, n]: int8 [n, k], or for 4 bits [n, k / 2].
+// Codes of a weight [n, k] by scales and offsets [groups, n], or no offsets [0, 0]: int8 [n, k], or for 4 bits
+// [n, k / 2].
 py::array_t<int8_t> quantise(const std::shared_ptr<Team>& team, const Matrix& weight,
-                             const py::array_t<float, py::array::c_style>& scales, int64_t group, int bits,
+                             const py::array_t<float, py::array::c_style>& scales,
+                             const py::array_t<float, py::array::c_style>& offsets, int64_t group, int bits,
                              const std::string& isa) {
   const Kernels* kernels = kernels_for(isa);
   Quantise p = quantising(weight, group, bits);
-  if (kernels == nullptr || scales.ndim() != 2 || scales.shape(0) < groups_of(p) || scales.shape(1) != p.n) {
+  const auto fits = [&p](const auto& x) { return x.ndim() == 2 && x.shape(0) >= groups_of(p) && x.shape(1) == p.n; };
+  if (kernels == nullptr || !fits(scales) || (offsets.size() > 0 && !fits(offsets))) {
     throw std::invalid_argument("quantise takes scales of each group and row, and an instruction set");
   }
   py::array_t<int8_t> made({p.n, bits == 8 ? p.k : p.k / 2});
   p.scales = const_cast<float*>(scales.data());
   p.codes = made.mutable_data();
+  if (offsets.size() > 0) p.offsets = offsets.data();
   run_alone(team, kernels->quant->codes, p);
   return made;
 }
@@ -160,8 +164,8 @@ double peak_integer(const std::shared_ptr<Team>& team, const std::string& isa) {
 void add_quant_functions(py::module_& m) {
   m.def("pack_compressed", &pack_compressed, py::arg("rows"), py::arg("format"), py::arg("isa"));
   m.def("scales", &scales, py::arg("team"), py::arg("weight"), py::arg("group"), py::arg("bits"), py::arg("isa"));
-  m.def("quantise", &quantise, py::arg("team"), py::arg("weight"), py::arg("scales"), py::arg("group"),
-        py::arg("bits"), py::arg("isa"));
+  m.def("quantise", &quantise, py::arg("team"), py::arg("weight"), py::arg("scales"), py::arg("offsets"),
+        py::arg("group"), py::arg("bits"), py::arg("isa"));
   m.def("read_bandwidth", &read_bandwidth, py::arg("team"), py::arg("buffer"));
   m.def("peak_integer", &peak_integer, py::arg("team"), py::arg("isa"));
 }

@@ -170,6 +170,7 @@ struct Quantise {
   int bits;              // of a code: 8, or 4, two in a byte
   float* scales;         // [groups][n]
   int8_t* codes;         // [n][bytes of a row]
+  const float* offsets;  // [groups][n], taken off the weight before it is divided; null for zeros
 };
 
 struct QuantKernels {

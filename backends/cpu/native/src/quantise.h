@@ -61,11 +61,11 @@ void scales_of_rows(const void* params, Context& context) {
   }
 }
 
-// Codes of n floats: x / scale to the nearest, ties to even, by what adding a large number does; 0 for NaN.
-inline void codes_of(const float* x, int64_t n, float inverse, float low, float high, int8_t* to) {
+// Codes of n floats: (x - offset) / scale to the nearest, ties to even, by what adding a large number does; 0 for NaN.
+inline void codes_of(const float* x, int64_t n, float offset, float inverse, float low, float high, int8_t* to) {
   constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it counts in its lowest bits
   for (int64_t i = 0; i < n; ++i) {
-    float y = x[i] * inverse;
+    float y = (x[i] - offset) * inverse;
     y = y == y ? y : 0.0f;
     y = y < low ? low : y;
     y = y > high ? high : y;
@@ -85,7 +85,7 @@ inline void store_nibbles(const int8_t* codes, int64_t n, int8_t* to) {
 template <class V>
 void codes_of_rows(const void* params, Context& context) {
   const Quantise& p = *static_cast<const Quantise*>(params);
-  const float low = p.bits == 8 ? -127.0f : -8.0f, high = p.bits == 8 ? 127.0f : 7.0f;
+  const float low = p.bits == 8 ? -128.0f : -8.0f, high = p.bits == 8 ? 127.0f : 7.0f;
   int64_t begin, end;
   context.share(p.n, 16, &begin, &end);
   int8_t block[kCodeBlock];
@@ -97,7 +97,9 @@ void codes_of_rows(const void* params, Context& context) {
       int8_t* codes = p.bits == 8 ? to + first : block;
       for (int64_t k = first; k < last;) {
         const int64_t g = k / p.group, stop = std::min(last, (g + 1) * p.group);
-        codes_of(x + k, stop - k, 1.0f / p.scales[g * p.n + row], low, high, codes + k - first);
+        const int64_t at = g * p.n + row;
+        const float offset = p.offsets != nullptr ? p.offsets[at] : 0.0f;
+        codes_of(x + k, stop - k, offset, 1.0f / p.scales[at], low, high, codes + k - first);
         k = stop;
       }
       if (p.bits == 4) store_nibbles(block, last - first, to + first / 2);

@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    codebooks,
     elementwise,
     indexing,
     matrix,
