@@ -39,8 +39,8 @@ class Dequantised:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Codes of a matrix. ``scales`` and ``zeros`` (None for 0) have an element per block of it, and
-    ``middle`` is the zero point of symmetric codes."""
+    """Codes of a matrix. ``scales``, of 16 bits taken as f32, and ``zeros`` (None for 0) have an element per
+    block of it, and ``middle`` is the zero point of symmetric codes."""
 
     codes: np.ndarray
     scales: np.ndarray
@@ -49,6 +49,10 @@ class Codes:
     bits: int
     middle: int
     nbytes: int
+
+    def __post_init__(self) -> None:
+        if self.scales.dtype.itemsize == 2:
+            object.__setattr__(self, "scales", self.scales.astype(np.float32))
 
     @classmethod
     def along(

@@ -304,7 +304,7 @@ def test_blocked_weights_of_the_standard(tmp_path: Path) -> None:
 
 
 NEAR = {
-    "scales of float16": {"s": np.array(0.5, np.float16)},
+    "scales of float64": {"s": np.array(0.5, np.float64)},
     "scales that are not finite": {"s": np.array(np.inf, np.float32)},
     "scales for 96 outputs": {"s": np.full(1024, 0.5, np.float32), "z": np.zeros(1024, np.int8)},
 }
@@ -315,13 +315,30 @@ def test_near_misses(said: str, tmp_path: Path) -> None:
     constants = {
         "w": np.full((1024, 96), 3, np.int8), "s": np.array(0.5, np.float32), "z": np.array(0, np.int8), **NEAR[said],
     }  # fmt: skip
-    half = constants["s"].dtype == np.float16
-    x = np.random.default_rng(SEED).standard_normal((2, 1024)).astype(np.float16 if half else np.float32)
+    x = np.random.default_rng(SEED).standard_normal((2, 1024)).astype(constants["s"].dtype)
     nodes = [node("DequantizeLinear", ["w", "s", "z"], "d", axis=0), node("MatMul", ["x", "d"], "y")]
     path = save_graph(tmp_path / "m.onnx", nodes, {"x": x}, ["y"], constants)
     executable = forgec.compile(path, check="inf" not in str(constants["s"]))
     assert products(executable) == []
     assert any(said in warning for warning in executable.report.warnings), executable.report.warnings
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_scales_of_16_bits(kind: type, tmp_path: Path) -> None:
+    """They are exact in f32, in which the program computes, and so are its codes."""
+    rng = np.random.default_rng(SEED)
+    codes = rng.integers(-128, 128, (64, 96)).astype(np.int8)
+    scales = rng.uniform(0.001, 0.1, 96).astype(kind)
+    nodes = [node("DequantizeLinear", ["w", "s"], "d", axis=1), node("MatMul", ["x", "d"], "y")]
+    x = rng.standard_normal((2, 64)).astype(kind)
+    executable = forgec.compile(
+        save_graph(tmp_path / "m.onnx", nodes, {"x": x}, ["y"], {"w": codes, "s": scales})
+    )
+    ((found, factors, _),) = products(executable)
+    np.testing.assert_array_equal(found, codes.T)
+    np.testing.assert_array_equal(factors, scales.astype(np.float32)[None])
+    wanted = x.astype(np.float64) @ (codes.astype(np.float64) * scales.astype(np.float64))
+    assert share(executable(x)["y"].astype(np.float64), wanted) < 1e-2
 
 
 @pytest.mark.parametrize("far", [2000.5, np.nan])
