@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ModelError
 from .text.info import TOKENIZER_FILE
@@ -80,6 +80,12 @@ class DecoderSource:
     eos: tuple[int, ...]
     folder: Path | None
     readers: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+
+    @property
+    def module(self) -> nn.Module:
+        """The decoder as what is compiled."""
+        assert isinstance(self.decoder, nn.Module)
+        return self.decoder
 
 
 def source_of(

@@ -114,7 +114,7 @@ def compile_language_model(
         args, kwargs = decoder.example(tokens)
         try:
             plans[tokens] = planned(
-                decoder,
+                source.module,
                 args,
                 kwargs,
                 target=target,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_files import CONTRIB
+from tiers import slow_after
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, MistralConfig
 
 import forgec
@@ -108,7 +109,7 @@ def export(folder: Path, kind: str) -> tuple[Path, torch.nn.Module]:
     return path, model
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=slow_after(1, list(CONFIGS)))
 def exported(request, tmp_path_factory):
     return export(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -146,7 +147,7 @@ def test_a_file_is_the_model(exported):
     assert head.results[0].type.shape == (1, 1, VOCABULARY), "logits of one token"
 
 
-@pytest.mark.parametrize("off_host", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("off_host", slow_after(1, [True, False]))
 def test_its_instructions_are_those_of_the_model(llama, off_host):
     """Of the exported form nothing is left but how the mask and the positions are computed, once. Devices
     that keep no state read the cache and the new rows behind it."""
@@ -173,6 +174,7 @@ def test_settings_and_tokenizer_come_from_beside_or_above(llama, tmp_path):
         assert llm.info.eos == (7, 9) and llm.info.vocabulary == VOCABULARY and llm.info.rewinds
 
 
+@pytest.mark.slow
 def test_a_cache_of_16_bits(llama):
     path, model = llama
     programs = forgec.compile_language_model(path, context=64, chunks=[16], cache="f16")
@@ -180,6 +182,7 @@ def test_a_cache_of_16_bits(llama):
     check(programs, model, bound=5e-3)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(llama, tmp_path):
     path, model = llama
     forgec.compile_language_model(path, context=64, chunks=[16], check=False).save(tmp_path / "m.forge")
@@ -316,6 +319,7 @@ def test_other_files_are_errors_that_say_what(llama, tmp_path, match):
     assert caught.value.hint
 
 
+@pytest.mark.slow
 def test_inputs_that_are_the_same_in_all_runs(llama, tmp_path):
     path = changed(llama[0], tmp_path, fixed_inputs)
     check(forgec.compile_language_model(path, context=64, chunks=[16], check=False), llama[1])
