@@ -24,7 +24,7 @@ from .source import first_line
 __all__ = ["load_pt2"]
 
 _SPEC_LIMIT = 64 * 2**20
-_CONTAINER = re.compile(rb'\\"type\\": ?\\"(transformers[\w.]*)\.\w+\\"')
+_CONTAINER = re.compile(rb'\\"type\\": ?\\"(transformers(?:\.\w+)*)\.\w+\\"')
 """The module, in transformers, of a class in the description of inputs and outputs, which is text in JSON."""
 
 

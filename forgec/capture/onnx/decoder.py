@@ -121,6 +121,11 @@ class OnnxDecoder(OnnxModule):
             raise ModelError(f"{file.path} has no output logits, but {', '.join(others) or 'none'}")
         self.logits = "logits" if "logits" in others else others[0]
         super().__init__(file, self._shapes(file, tokens, sizes.rows), _fixed(file))
+        if self.result_shapes[self.logits][1] != tokens:
+            raise ModelError(
+                f"{file.path} gives logits after its last token alone, which may be padding of a prompt",
+                hint="read prompts token by token: --chunk 1 (chunks=[])",
+            )
         self._halves = {}
         self.forward = self._chunk
 
@@ -158,14 +163,22 @@ class OnnxDecoder(OnnxModule):
 
     def plain(self, input_ids: Tensor, start: int = 0) -> Tensor:
         """Logits [T - start, vocabulary] from a position on, of the file itself, without a cache."""
+        whole, tokens = self._whole(input_ids), input_ids.shape[1]
+        if len(whole) == tokens:
+            return whole[start:]
+        return torch.cat([self._whole(input_ids[:, :count]) for count in range(start + 1, tokens + 1)])
+
+    def _whole(self, input_ids: Tensor) -> Tensor:
+        """The file's logits of a text without a cache, after every token or the last."""
         empty = {entry: torch.zeros(self._rows(entry, 0)) for entry in self.entries}
         feed = self._feed(input_ids, torch.tensor(0), empty)
         found = self._by_runtime(feed)
         if isinstance(found, str):
+            self.plain_reference = "eager PyTorch's of the import without a cache"
             shapes = self._shapes(self.file, input_ids.shape[1], 0)
             with torch.no_grad():
                 found = OnnxModule(self.file, shapes, self.fixed).run(feed)
-        return found[self.logits][0, start:]
+        return found[self.logits][0]
 
     def reference_results(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -197,7 +210,7 @@ class OnnxDecoder(OnnxModule):
         turned = {entry: rows.index_select(2, last) for entry, rows in old.items()}
         found = self.run(self._feed(input_ids, position, turned))
         logits = found[self.logits]
-        if logits.shape[1] > 1:
+        if self.tokens > 1:
             assert count is not None
             logits = logits.index_select(1, (count - 1).reshape(1))
         layers: dict[int, dict[str, Tensor]] = {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,35 @@ class Input:
     dims: tuple[int | str | None, ...]
 
 
+class Derived:
+    """Arrays made of a file's stored tensors alone, as floats of codes are: imports of the file for several
+    shapes share them."""
+
+    def __init__(self, constants: Iterable[np.ndarray]) -> None:
+        self._lasting = {id(array) for array in constants}
+        self._made: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+    def once(
+        self,
+        what: Any,
+        inputs: Sequence[Any],
+        attributes: Mapping[str, Any],
+        make: Callable[[], tuple[Any, ...]],
+    ) -> tuple[Any, ...]:
+        """What ``make`` gives for inputs (arrays, names or None) and attributes: anew where an array is none
+        that lasts as long as the file."""
+        arrays = [x for x in inputs if isinstance(x, np.ndarray)]
+        if not arrays or not all(id(array) in self._lasting for array in arrays):
+            return make()
+        named = tuple(id(x) if isinstance(x, np.ndarray) else x for x in inputs)
+        key = (what, named, repr(sorted(attributes.items())))
+        if key not in self._made:
+            made = self._made[key] = make()
+            found = (getattr(x, "array", x) for x in made)
+            self._lasting |= {id(array) for array in found if isinstance(array, np.ndarray)}
+        return self._made[key]
+
+
 @dataclass
 class OnnxFile:
     """``constants`` are the stored tensors by name, on the file's memory; ``opsets`` versions by domain."""
@@ -52,6 +82,10 @@ class OnnxFile:
     opsets: dict[str, int]
     constants: dict[str, np.ndarray] = field(repr=False)
     external: ExternalFiles = field(repr=False)
+
+    @cached_property
+    def derived(self) -> Derived:
+        return Derived(self.constants.values())
 
     @property
     def name(self) -> str:

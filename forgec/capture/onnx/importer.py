@@ -106,7 +106,9 @@ class _Importer:
         steps = _with_last_uses(self.steps, outputs)
         unique = {name: self.names.get(id(self.known[name])) for name in self.stored}
         codes = {name: self.stored[value] for value, name in unique.items() if name is not None}
-        return Imported(steps, outputs, self.constants, self.rows, codes, frozenset(self.precisions))
+        values = {name: self.known.get(name, self.fakes.get(name)) for name in outputs}
+        sizes = {name: tuple(value.shape) for name, value in values.items() if value is not None}
+        return Imported(steps, outputs, sizes, self.constants, self.rows, codes, frozenset(self.precisions))
 
     def _refuse_unknown(self, nodes: Any) -> None:
         missing: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -220,7 +222,9 @@ class _Importer:
             while name in self.known:
                 name += "_"
             self.weights[found.is_product, *key] = name
-            self._keep(name, found.weight())
+            arrays = [self.known[part] if part else None for part in key]
+            (weight,) = self.file.derived.once(found.is_product, arrays, {}, lambda: (found.weight(),))
+            self._keep(name, weight)
         if found.is_product:
             self.precisions.add(CODES)
         converter = find(CONTRIB, "MatMulNBits", 1) if found.is_product else find("", "Gather", 1)
@@ -259,9 +263,15 @@ class _Importer:
     def _prepared(
         self, converter: Converter, inputs: list[str], attributes: dict[str, Any], results: tuple[str, ...]
     ) -> tuple[list[str], dict[str, Any]]:
-        assert converter.prepare is not None
-        values = [self.known.get(name, name) if name else None for name in inputs]
-        values, attributes = converter.prepare(values, attributes)
+        prepare = converter.prepare
+        assert prepare is not None
+        given = [self.known.get(name, name) if name else None for name in inputs]
+
+        def prepared() -> tuple[Any, ...]:
+            values, others = prepare(given, dict(attributes))
+            return *values, others
+
+        *values, changed = self.file.derived.once(converter.function, given, attributes, prepared)
         by_id = {id(self.known[name]): name for name in inputs if name in self.known}
         names = []
         for number, value in enumerate(values):
@@ -274,7 +284,7 @@ class _Importer:
                 names.append(name)
             else:
                 names.append(value or "")
-        return names, attributes
+        return names, dict(changed)
 
     def _attribute(self, attribute: Any) -> Any:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
@@ -303,12 +313,17 @@ class _Importer:
                 else self._bound(converter, i, name, inputs)
                 for i, name in enumerate(inputs)
             )
-            made = converter.function(*(operand.value for operand in operands), **attributes)  # type: ignore[union-attr]
-            for name, value in zip(
-                results, made if isinstance(made, tuple | list) else (made,), strict=False
-            ):
-                if name and value is not None:
-                    self.known[name] = value if isinstance(value, np.ndarray) else to_array(value)
+
+            def evaluated() -> tuple[Any, ...]:
+                made = converter.function(*(operand.value for operand in operands), **attributes)  # type: ignore[union-attr]
+                made = made if isinstance(made, tuple | list) else (made,)
+                return tuple(to_array(x) if isinstance(x, torch.Tensor) else x for x in made)
+
+            given = [self.known.get(name) for name in inputs]
+            made = self.file.derived.once(converter.function, given, attributes, evaluated)
+            self.known.update(
+                (name, x) for name, x in zip(results, made, strict=False) if name and x is not None
+            )
             if converter.codes is not None:
                 codes = converter.codes([self.known[name] if name else None for name in inputs], attributes)
                 if codes is not None:

@@ -47,6 +47,7 @@ class OnnxModule(nn.Module):
         self.shapes = {i.name: tuple(int(n) for n in shapes[i.name]) for i in file.inputs}
         imported = import_graph(file, self.shapes, fixed)
         self.steps, self.outputs, self.rows = imported.steps, imported.outputs, imported.rows
+        self.result_shapes = imported.shapes
         self._places: dict[str, tuple[nn.Module, str]] = {}
         used = {o.name for s in self.steps for o in s.operands if isinstance(o, Constant)}
         used |= {o.name for o in self.outputs.values() if isinstance(o, Constant)}

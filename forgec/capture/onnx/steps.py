@@ -52,12 +52,13 @@ class Step:
 
 @dataclass
 class Imported:
-    """``outputs`` has an operand per output; ``rows`` the smallest table that an integer input indexes;
-    ``codes`` what there is of constants' codes; ``precisions`` are those of the file's own arithmetic beside
-    f32, in which the steps compute."""
+    """``outputs`` has an operand per output and ``shapes`` its shape; ``rows`` the smallest table that an
+    integer input indexes; ``codes`` what there is of constants' codes; ``precisions`` are those of the file's
+    own arithmetic beside f32, in which the steps compute."""
 
     steps: list[Step]
     outputs: dict[str, Operand]
+    shapes: dict[str, tuple[int, ...]]
     constants: dict[str, torch.Tensor]
     rows: dict[str, int]
     codes: dict[str, StoredCodes | Unkept]

@@ -325,6 +325,23 @@ def test_inputs_that_are_the_same_in_all_runs(llama, tmp_path):
     check(forgec.compile_language_model(path, context=64, chunks=[16], check=False), llama[1])
 
 
+@pytest.mark.parametrize("chunks", slow_after(1, [[16], []]))
+def test_logits_of_the_last_token_alone(llama, tmp_path, chunks):
+    def change(graph) -> None:
+        (head,) = (node for node in graph.node if "logits" in node.output)
+        head.output[:] = ["all"]
+        graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+        graph.node.append(helper.make_node("Gather", ["all", "last"], ["logits"], axis=1))
+
+    path = changed(llama[0], tmp_path, change)
+    if not chunks:
+        check(forgec.compile_language_model(path, context=64, chunks=chunks), llama[1])
+        return
+    with pytest.raises(ModelError, match="after its last token alone") as caught:
+        forgec.compile_language_model(path, context=64, chunks=chunks)
+    assert "--chunk 1" in str(caught.value.hint)
+
+
 def test_contexts_that_do_not_fit(llama, tmp_path):
     with pytest.raises(ModelError, match="takes at most 96 tokens"):
         forgec.compile_language_model(llama[0], context=97)
