@@ -85,11 +85,22 @@ inline const float* left_block(const Gemm& g, int64_t row, int64_t k) {
   return g.packed_a + (k / kDepth * g.m + row) * kLeftRow;
 }
 
+// Whether registers hold sums of a whole panel.
+template <class V>
+constexpr bool kWholePanel = kPanel / V::width <= 6;
+
+// A single row is bound by memory: its tile is a whole panel, which is read as it lies there.
+template <class V>
+void single_row(const TileArgs& args) {
+  if constexpr (kWholePanel<V>) tile<V, 1, kPanel / V::width, Left::rows, false, Singles<V>>(args);
+}
+
 // One block of a panel, [k, k + depth), times tiles [first, last); `next` is the block that comes after it.
 template <class V>
 void multiply_block(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t k, int64_t depth, const float* next,
                     int64_t first, int64_t last) {
-  constexpr int64_t width = V::tile_vectors * V::width;
+  const bool single = kWholePanel<V> && g.m == 1 && g.packed_a == nullptr && g.n - panel * kPanel >= kPanel;
+  const int64_t width = single ? kPanel : V::tile_vectors * V::width;
   const bool in_place = g.residual == g.c && g.residual != nullptr;
   const int64_t col = panel * kPanel;
   const int64_t cols = g.n - col < kPanel ? g.n - col : kPanel;
@@ -115,7 +126,7 @@ void multiply_block(const Gemm& g, const Tiles& tiles, int64_t panel, int64_t k,
       } else {
         args.a = g.a + row * g.a_row + k;
         args.a_row = g.a_row;
-        run_tile<V, Left::rows>(rows, args);
+        single ? single_row<V>(args) : run_tile<V, Left::rows>(rows, args);
       }
       if (k + depth >= g.k) finish<V>(g, row, rows, col + sub, args.cols, g.residual != nullptr && !in_place);
     }

@@ -44,7 +44,7 @@ template <class V, int R, int N, Left left, bool tail, class Words>
 void tile(const TileArgs& t) {
   constexpr int W = V::width;
   // Few rows have few independent sums; several partial sums over k hide the latency of the multiply-add.
-  constexpr int parts = R == 1 ? 4 : R * N <= 6 ? 2 : 1;
+  constexpr int parts = R == 1 && N <= 4 ? 4 : R * N <= 6 ? 2 : 1;
   V sum[parts * R * N];
 #pragma GCC unroll 64
   for (int i = 0; i < parts * R * N; ++i) sum[i] = V::zero();
@@ -52,7 +52,7 @@ void tile(const TileArgs& t) {
   const float* b = t.b;
 #pragma GCC unroll 16
   for (int i = 0; i < R && R > 4; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < N; j += kLine / W) __builtin_prefetch(t.c + i * t.c_row + j * W, 1);
   }
   const int64_t last = t.cols - (N - 1) * W;  // columns of the last vector
@@ -63,19 +63,19 @@ void tile(const TileArgs& t) {
   const auto step = [&](int part, int u) __attribute__((always_inline)) {
     const float* from = b + u * t.b_row;
     V y[N];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < N; ++j) y[j] = load(from, j);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const V x = V::set1(a[i * (left == Left::block ? kLeftRow : t.a_row) + u]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < N; ++j) {
         V& s = sum[(part * R + i) * N + j];
         s = Words::add_product(s, x, y[j]);
       }
     }
     if constexpr (R <= 4 && !tail) {  // memory bound: stay ahead of the processor's own prefetcher
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < N; j += kLine / W) __builtin_prefetch(from + kFetchAhead + j * W);
     }
   };
@@ -121,7 +121,7 @@ void tile(const TileArgs& t) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     float* c = t.c + i * t.c_row;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       V y = sum[i * N + j];
 #pragma GCC unroll 4
