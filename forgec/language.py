@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import backends
+from .capture.rows import CACHE
 from .check import Rounding, checking_together
 from .compile import Progress, planned
 from .decoders import Decoder, read_json, source_of
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_language_model"]
 
-_CACHE = "cache"
-"""Name of a decoder's input and output that hold the cache."""
 _CHUNKS = (128,)
 _SHORT_CHUNK = 16
 """Of models whose chunks are not padded, for what is left of a prompt."""
@@ -121,7 +120,7 @@ def compile_language_model(
                 chosen=chosen,
                 name=source.name,
                 origin=source.weights,
-                states={_CACHE: _CACHE},
+                states={CACHE: CACHE},
                 readers=source.readers,
                 calibration=known,
                 kept=kept,

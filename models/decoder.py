@@ -26,6 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from forgec.capture.blocks import forwards, structures
 from forgec.capture.experts import static_experts
 from forgec.capture.own_code import own_code
+from forgec.capture.rows import CACHE
 from forgec.capture.trace import TraceError, trace
 from forgec.decoders import cache_rows
 from forgec.errors import ModelError
@@ -34,10 +35,7 @@ from .cache import ModelCache, hand_out, state_name
 from .loading import LoadedModel, reserved_positions
 from .rotary import LongRope, fix_frequencies
 
-__all__ = ["CACHE", "Decoder", "Example", "decoder_of"]
-
-CACHE = "cache"
-"""Name of the input and of the output that hold the cache."""
+__all__ = ["Decoder", "Example", "decoder_of"]
 
 _ROWS = ("k", "v")
 """What a cache has one row of for every token."""

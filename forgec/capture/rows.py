@@ -9,7 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["UPDATE_ROWS", "limited", "update_rows"]
+__all__ = ["CACHE", "UPDATE_ROWS", "limited", "update_rows"]
+
+CACHE = "cache"
+"""Name of the input and of the output of a decoder that hold its cache."""
 
 
 @torch.library.custom_op("forgec::update_rows", mutates_args=())

@@ -24,16 +24,13 @@ from torch import Tensor
 from ...errors import ModelError
 from ...tensors import as_numpy
 from ..halves import HALVES
-from ..rows import limited, update_rows
+from ..rows import CACHE, limited, update_rows
 from .file import Input, OnnxFile
 from .module import OnnxModule
 from .runtime import run_onnxruntime
 from .tensors import to_tensor
 
 __all__ = ["CacheEntry", "DecoderSizes", "OnnxDecoder", "cache_of"]
-
-_CACHE = "cache"
-"""Name of the input and of the output that hold the cache, as of ``models.decoder``."""
 
 _PAST, _PRESENT = re.compile(r"^past(_key_values)?"), re.compile(r"^present(_key_values)?")
 _FIXED = {"use_cache_branch": 1, "num_logits_to_keep": 0}
@@ -159,7 +156,7 @@ class OnnxDecoder(OnnxModule):
             # Zeros of numpy's are pages that cost nothing until they are read.
             zeros = np.zeros(self._rows(entry, self.sizes.rows), np.float16 if half else np.float32)
             layers.setdefault(entry.layer, {})[entry.kind] = torch.from_numpy(zeros)
-        return (), {**kwargs, _CACHE: list(layers.values())}
+        return (), {**kwargs, CACHE: list(layers.values())}
 
     def plain(self, input_ids: Tensor, start: int = 0) -> Tensor:
         """Logits [T - start, vocabulary] from a position on, of the file itself, without a cache."""
@@ -185,7 +182,7 @@ class OnnxDecoder(OnnxModule):
     ) -> tuple[str, list[Tensor]] | str:
         """The results by ONNX Runtime, which is given the rows before the position alone."""
         position = int(kwargs["position"])
-        old = self._caches(kwargs[_CACHE])
+        old = self._caches(kwargs[CACHE])
         before = {entry: cache[:, :, :position] for entry, cache in old.items()}
         found = self._by_runtime(self._feed(kwargs["input_ids"], kwargs["position"], before))
         if isinstance(found, str):
@@ -218,7 +215,7 @@ class OnnxDecoder(OnnxModule):
             new = found[entry.present][:, :, self.sizes.rows :]
             written = update_rows(old[entry], limited(new, self.cache_dtype), position)
             layers.setdefault(entry.layer, {})[entry.kind] = written
-        return {"logits": logits[:, 0], _CACHE: list(layers.values())}
+        return {"logits": logits[:, 0], CACHE: list(layers.values())}
 
     def _caches(self, cache: list[dict[str, Tensor]]) -> Caches:
         places = {layer: index for index, layer in enumerate(dict.fromkeys(e.layer for e in self.entries))}

@@ -25,29 +25,19 @@ from forgec.ir.types import DType
 pytest.importorskip("onnxruntime", reason="runs where forgec[test] is installed")
 
 VOCABULARY, LAYERS, HEADS, SIZE = 131, 2, 2, 16
+_GROUPED = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": HEADS,
+    "max_position_embeddings": 96,
+    "initializer_range": 0.2,
+}
 CONFIGS = {
-    "llama": LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=96,
-        initializer_range=0.2,
-        eos_token_id=2,
-    ),
-    "mistral": MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=96,
-        initializer_range=0.2,
-        sliding_window=12,
-    ),
+    "llama": LlamaConfig(**_GROUPED, eos_token_id=2),
+    "mistral": MistralConfig(**_GROUPED, sliding_window=12),
     "gpt2": GPT2Config(
         vocab_size=VOCABULARY, n_embd=64, n_layer=LAYERS, n_head=4, n_positions=96, initializer_range=0.2
     ),
