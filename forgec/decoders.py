@@ -166,19 +166,13 @@ def _of_file(
     rows, _ = cache_rows(str(path), context, chunks, known(*_LONGEST))
     heads, width = known("num_attention_heads", "n_head"), known(*_WIDTH)
     size = known(*_HEAD_SIZE) or (width // heads if width and heads else None)
-    vocabulary = file.output_dims("logits")[-1:] or (None,)
-    count = vocabulary[0] if isinstance(vocabulary[0], int) else known("vocab_size")
-    if count is None:
-        raise ModelError(
-            f"{path} leaves open how many tokens its vocabulary has",
-            hint="keep the model's config.json or genai_config.json beside the file",
-        )
-    sizes = DecoderSizes(context, rows, count, known(*_HEADS), size, torch.float32)
+    sizes = DecoderSizes(context, rows, known(*_HEADS), size, torch.float32)
     decoder = OnnxDecoder(file, sizes, max(chunks, default=1))
     halves = compresses or bool(decoder.stored.codes) or entries[0].past.dtype is torch.float16
     if on_host and (cache == "f16" or (cache == "auto" and halves)):
         decoder.sizes = replace(sizes, cache_dtype=torch.float16)
-    return DecoderSource(file.name, decoder, "checkpoint", count, _ids(settings.get("eos_token_id")), folder)
+    eos = _ids(settings.get("eos_token_id"))
+    return DecoderSource(file.name, decoder, "checkpoint", decoder.vocabulary, eos, folder)
 
 
 def _beside(path: Path) -> tuple[Path | None, dict[str, Any]]:

@@ -51,12 +51,11 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """``context`` is the longest text, ``rows`` those of a cache, ``vocabulary`` the number of tokens;
-    ``heads`` and ``head_size`` are those of keys where the file leaves them open."""
+    """``context`` is the longest text, ``rows`` those of a cache; ``heads`` and ``head_size`` are those of
+    keys where the file leaves them open."""
 
     context: int
     rows: int
-    vocabulary: int
     heads: int | None
     head_size: int | None
     cache_dtype: torch.dtype
@@ -127,6 +126,11 @@ class OnnxDecoder(OnnxModule):
         self.forward = self._chunk
 
     @property
+    def vocabulary(self) -> int:
+        """The number of tokens."""
+        return self.result_shapes[self.logits][-1]
+
+    @property
     def cache_dtype(self) -> torch.dtype:
         return self.sizes.cache_dtype
 
@@ -142,7 +146,7 @@ class OnnxDecoder(OnnxModule):
 
     def text(self, tokens: int) -> Tensor:
         """Ids [1, tokens], far apart."""
-        return ((7 + 29 * torch.arange(tokens)) % self.sizes.vocabulary)[None]
+        return ((7 + 29 * torch.arange(tokens)) % self.vocabulary)[None]
 
     def example(self, tokens: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Inputs of a chunk of ``tokens`` after a few tokens of nothing, with an empty cache."""

@@ -91,10 +91,6 @@ class OnnxFile:
     def name(self) -> str:
         return self.path.stem
 
-    def output_dims(self, name: str) -> tuple[int | str | None, ...]:
-        """Dimensions of an output, as of :class:`Input`; none if the file does not say."""
-        return next((_dims(v.type.tensor_type) for v in self.graph.output if v.name == name), ())
-
     @property
     def halves(self) -> dict[str, torch.dtype]:
         """Types of the outputs that are floats of 16 bits, by name."""
@@ -190,7 +186,9 @@ def _inputs(graph: Any, constants: Mapping[str, Any], path: Path) -> tuple[Input
             )
         if not tensor.HasField("shape"):
             raise CaptureError(f"input {value.name!r} has no rank", str(path), "export the model with shapes")
-        dims = _dims(tensor)
+        dims = tuple(
+            int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+        )
         key = _identifier(value.name)
         if key in found:
             raise CaptureError(f"inputs {found[key].name!r} and {value.name!r} have one name", str(path))
@@ -200,12 +198,6 @@ def _inputs(graph: Any, constants: Mapping[str, Any], path: Path) -> tuple[Input
             f"{path} has no inputs", hint="there is nothing to compile: its outputs are constants"
         )
     return tuple(found.values())
-
-
-def _dims(tensor: Any) -> tuple[int | str | None, ...]:
-    return tuple(
-        int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
-    )
 
 
 def _identifier(name: str) -> str:
