@@ -64,7 +64,8 @@ struct VecAvx2 {
     const __m256i half = _mm256_srai_epi32(whole, 1);
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, power(half)), power(_mm256_sub_epi32(whole, half)))};
   }
-  // a 2^n for whole n from -127, which counts as minus infinity, to 128, which counts as infinity.
+  // a 2^n for whole n from kNothing, where it is 0, to 128, where it may be infinite.
+  static constexpr float kNothing = -127.0f;
   static VecAvx2 scale_normal(VecAvx2 a, VecAvx2 n) { return {_mm256_mul_ps(a.v, power(_mm256_cvtps_epi32(n.v)))}; }
   // The sums of four vectors.
   static void sums(const VecAvx2* x, float* to) {

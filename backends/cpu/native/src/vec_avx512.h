@@ -61,6 +61,8 @@ struct VecAvx512 {
     return {_mm512_permutex2var_ps(_mm512_load_ps(from), _mm512_castps_si512(index.v), _mm512_load_ps(from + 16))};
   }
   static VecAvx512 scale(VecAvx512 a, VecAvx512 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+  // As in VecAvx2, but exact where results are denormal: 0 is further down.
+  static constexpr float kNothing = -151.0f;
   static VecAvx512 scale_normal(VecAvx512 a, VecAvx512 n) { return scale(a, n); }
   float sum() const { return _mm512_reduce_add_ps(v); }
   // The sums of four vectors.

@@ -36,7 +36,7 @@ V exp(V x) {
   return exp_bounded(V::min(V::set1(89.0f), V::max(V::set1(-104.5f), x)));
 }
 
-// 2^x for -127 <= x <= 128; what is below 2^-126 may be 0, and what is beyond 2^127 infinite.
+// 2^x for V::kNothing, where it is 0, <= x <= 128; what is below 2^-126 may be 0, and what is beyond 2^127 infinite.
 template <class V>
 V exp2_bounded(V x) {
   const V n = V::round_small(x);
@@ -48,7 +48,7 @@ V exp2_bounded(V x) {
 // 2^x for x up to a little over 0, as softmax has it; -inf gives 0 and a nan stays.
 template <class V>
 V exp2_below(V x) {
-  return exp2_bounded(V::max(V::set1(-127.0f), x));
+  return exp2_bounded(V::max(V::set1(V::kNothing), x));
 }
 
 template <class V>
@@ -90,7 +90,7 @@ V sigmoid(V x) {
 // x / (1 + 2^z)
 template <class V>
 V gate_by_power(V x, V z) {
-  return x / (V::set1(1.0f) + exp2_bounded(V::min(V::set1(128.0f), V::max(V::set1(-127.0f), z))));
+  return x / (V::set1(1.0f) + exp2_bounded(V::min(V::set1(128.0f), V::max(V::set1(V::kNothing), z))));
 }
 
 template <class V>

@@ -77,6 +77,7 @@ struct VecPortable {
     const Mask half = whole >> 1;
     return a * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
   }
+  static constexpr float kNothing = -127.0f;
   static VecPortable scale_normal(VecPortable a, VecPortable n) {
     return a * from_bits((__builtin_convertvector(n.v, Mask) + 127) << 23);
   }
