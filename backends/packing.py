@@ -2,9 +2,9 @@
 
 ``f32.panelN``: a matrix [rows, columns] as [ceil(rows / N), columns, N], zeros after the last row.
 ``f32.columnsN``: a matrix [rows, columns] as [ceil(columns / N), rows, N], zeros after the last column.
-``i8.panelNx4``, ``i4.panelNx8``, ``bf16.panelNx2``: a matrix as bytes [ceil(rows / N), bytes of a panel]. A
-panel is [words, N] words of 32 bits, each with 4, 8 or 2 successive elements of a row, zeros after the last;
-behind the words of i8 stand 128 times the sums of the N rows, as int32.
+``i8.panelNx4``, ``i4.panelNx8``, ``bf16.panelNx2``, ``f16.panelNx2``: a matrix as bytes [ceil(rows / N),
+bytes of a panel]. A panel is [words, N] words of 32 bits, each with 4, 8 or 2 successive elements of a row,
+zeros after the last; behind the words of i8 stand 128 times the sums of the N rows, as int32.
 
 They are what matrix-product kernels read; any runtime can read them through :func:`unpack`.
 """
@@ -21,9 +21,9 @@ from forgec.ir.types import DType, TensorType
 
 __all__ = ["packed_type", "split_name", "stored_name", "unpack"]
 
-_PANEL = re.compile(r"(f32|i8|i4|bf16)\.panel([1-9][0-9]{0,3})(?:x([248]))?")
+_PANEL = re.compile(r"(f32|i8|i4|bf16|f16)\.panel([1-9][0-9]{0,3})(?:x([248]))?")
 _COLUMNS = re.compile(r"f32\.columns([1-9][0-9]{0,3})")
-_PER_WORD = {DType.F32: None, DType.I8: "4", DType.I4: "8", DType.BF16: "2"}
+_PER_WORD = {DType.F32: None, DType.I8: "4", DType.I4: "8", DType.BF16: "2", DType.F16: "2"}
 _MARK = " as "
 _WORD = 4
 """Bytes of a word of codes."""

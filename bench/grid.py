@@ -55,7 +55,7 @@ class Case:
 UNTIMED = frozenset(
     {
         *("call", "read_state", "write_state", "write_rows", "update_rows", "cache_mask"),
-        *("aten", "quantise", "scales", "fitted_codes", "fitted_scales"),
+        *("aten", "quantise", "narrow", "scales", "fitted_codes", "fitted_scales"),
     }
 )
 """Ops without a kernel of their own, those of states, which cost what a copy does, those done for caches once

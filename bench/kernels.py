@@ -28,7 +28,7 @@ __all__ = ["COLD_BYTES", "FORMATS", "NAME", "SHAPES", "TITLE", "measure", "table
 NAME = "kernels"
 TITLE = "Products with compressed weights"
 
-FORMATS = ("fp32", "bf16", "int8", "int4", "w8a8", "w4a8")
+FORMATS = ("fp32", "fp16", "bf16", "int8", "int4", "w8a8", "w4a8")
 
 SHAPES = (
     (1, 8192, 2048),
@@ -105,6 +105,7 @@ def _kernel(
     from forgec.backends.cpu import native
     from forgec.backends.cpu.native.binding import NativeStep
 
+    from forgec.ir.halves import HALF_FORMATS
     from forgec.ir.op import get
     from forgec.ir.program import ConstRef, Instr, Register
     from forgec.ir.types import TensorType
@@ -117,8 +118,8 @@ def _kernel(
     rest: list[np.ndarray | None] = [None, None, None]
     if name == "fp32":
         op, rest = "linear", [None, None]
-    elif name == "bf16":
-        (weight,) = get("cast").evaluate((weight,), {"dtype": "bf16"})
+    elif name in HALF_FORMATS:
+        (weight,) = get("cast").evaluate((weight,), {"dtype": HALF_FORMATS[name].value})
     else:
         how = {"bits": 4, "group": 128} if name in ("int4", "w4a8") else {"bits": 8, "group": 0}
         (scales,) = get("scales").evaluate((weight,), how)

@@ -25,14 +25,16 @@ from .executable import Executable
 from .executable.archive import Info
 from .executable.constants import Kept
 from .executable.executable import Shared
-from .graph import CapturedGraph
+from .graph import TORCH_DTYPES, CapturedGraph
 from .ir.calibrate import Calibration
 from .ir.compress import Kept as KeptCodes
-from .ir.compress import codes_to_keep, compress
+from .ir.compress import codes_to_keep, compress, halves_to_keep
+from .ir.halves import half_of
 from .ir.in_place import flatten
 from .ir.inline import inline
 from .ir.lowering import Lowered, lower
 from .ir.program import ConstRef, Program
+from .ir.types import HALVES, DType
 from .ir.verifier import verify
 from .options import Options
 from .passes import optimise
@@ -281,12 +283,14 @@ class _Job:
         lowered, spec = lower(graph), WeightSpec.parse(self.options.weights)
         if calibration is not None and not calibration.tensors:
             calibration.observe(lowered.program, self._source(lowered), graph.signature.flatten)
-        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored, off_host=self.target != HOST)
-        program = compress(lowered.program, spec, calibration, kept)
+        off_host = self.target != HOST
+        kept, reasons = codes_to_keep(lowered.program, spec, graph.stored, off_host=off_host)
+        halves = halves_to_keep(lowered.program, spec, self._half(lowered), off_host=off_host)
+        program = compress(lowered.program, spec, calibration, kept, halves)
         refused = self._refused(lowered.program, spec, kept) if final else set()
         if refused:
             kept = {name: codes for name, codes in kept.items() if name not in refused}
-            program = compress(lowered.program, spec, calibration, kept)
+            program = compress(lowered.program, spec, calibration, kept, halves)
             reasons.append(f"{self.target} takes the floats and not the codes")
         if final:
             self.codes_as_floats = compose.codes_as_floats(graph.stored, program, reasons)
@@ -315,6 +319,26 @@ class _Job:
             for x in before.operands
             if isinstance(x, ConstRef) and x.name in kept
         }
+
+    def _half(self, lowered: Lowered) -> Callable[[str], DType | None]:
+        """What gives the type of 16 bits that holds all numbers of a source tensor of f32, by name."""
+
+        def found(name: str) -> DType | None:
+            if name in self.readers:  # nothing is read for this, but a reader may know the type in the file
+                stored = getattr(self.readers[name], "dtype", None)
+                dtype = None if stored is None else TORCH_DTYPES.get(stored)
+                return dtype if dtype in HALVES else None
+            tensor = lowered.tensors[name]
+            if isinstance(tensor, torch.Tensor):
+                return half_of(as_numpy(tensor)) if tensor.is_cpu else None
+            return half_of(tensor)
+
+        def half(name: str) -> DType | None:
+            if name not in self.kept.halves:
+                self.kept.halves[name] = found(name)
+            return self.kept.halves[name]
+
+        return half
 
     def _source(self, lowered: Lowered) -> Callable[[str], np.ndarray]:
         """What gives source tensors by name."""

@@ -17,10 +17,11 @@ from .errors import OptionError
 
 __all__ = ["EIGHT_BIT_ACTIVATIONS", "FORMATS", "FOUR_BITS", "GROUPS", "Format", "WeightSpec"]
 
-FORMATS = ("auto", "fp32", "bf16", "int8", "w8a8", "int4", "w4a8")
-"""From the most to the least exact: weights as the model has them, floats or codes; as floats; rounded to
-bf16; 8 bits per output channel; the same with activations of 8 bits per row; 4 bits in groups; the same with
-activations of 8 bits in those groups."""
+FORMATS = ("auto", "fp32", "fp16", "bf16", "int8", "w8a8", "int4", "w4a8")
+"""From the most to the least exact: weights as the model has them, floats or codes; as floats of 32 bits;
+rounded to 16 bits, of which fp16 has three digits more and bf16 the range of fp32; 8 bits per output channel;
+the same with activations of 8 bits per row; 4 bits in groups; the same with activations of 8 bits in those
+groups."""
 
 _OWN = ("auto", "fp32")
 """Formats that round nothing."""

@@ -9,8 +9,8 @@ zero, expanded, that takes no memory; :class:`Checkpoint` gives its values, one 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from .building import random_model
 
 __all__ = ["Checkpoint", "check_types", "stand_in_model"]
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
-Readers = Mapping[str, Callable[[], torch.Tensor]]
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
 
 SMALL = COMPARED
 """Bytes up to which a tensor is read at once: those whose values a pass may look at."""
@@ -60,8 +60,8 @@ class Checkpoint:
             except (SafetensorError, OSError, RuntimeError) as error:
                 raise ModelError(f"{name} cannot be read: {error}", str(self._folder)) from error
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor; :class:`ModelError` if it is not of floating-point numbers."""
+    def layout(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and data type of a tensor; :class:`ModelError` if it is not of floating-point numbers."""
         with self._open(self._files[name]) as shard:
             part = shard.get_slice(name)
             if part.get_dtype() not in _FLOATS:
@@ -70,7 +70,7 @@ class Checkpoint:
                     str(self._folder),
                     f"weights must be one of {', '.join(_FLOATS)}: load the float checkpoint",
                 )
-            return tuple(part.get_shape())
+            return tuple(part.get_shape()), _FLOATS[part.get_dtype()]
 
     def _open(self, file: str) -> Any:
         try:
@@ -81,6 +81,21 @@ class Checkpoint:
                 str(self._folder),
                 "download the directory again: the file is absent or cut short",
             ) from error
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads one tensor, in the model's data type. ``dtype`` is the one in the file."""
+
+    checkpoint: Checkpoint
+    name: str
+    dtype: torch.dtype
+
+    def __call__(self) -> torch.Tensor:
+        return self.checkpoint.read(self.name)
+
+
+Readers = Mapping[str, Reader]
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -108,7 +123,7 @@ def stand_in_model(
         model = random_model(cls, config, seed=0, attn=attn, dtype=dtype)
     model.eval().requires_grad_(False)
     _fill_buffers(model)
-    readers: dict[str, Callable[[], torch.Tensor]] = {}
+    readers: dict[str, Reader] = {}
     done: dict[int, nn.Parameter] = {}
     missing, wrong = [], []
     tied = getattr(model, "all_tied_weights_keys", None) or {}
@@ -117,10 +132,11 @@ def stand_in_model(
         if stored is None:
             missing.append(name)
             continue
-        if checkpoint.shape(stored) != tuple(parameter.shape):
-            wrong.append(f"{name} is {list(checkpoint.shape(stored))}, not {list(parameter.shape)}")
+        shape, stored_dtype = checkpoint.layout(stored)
+        if shape != tuple(parameter.shape):
+            wrong.append(f"{name} is {list(shape)}, not {list(parameter.shape)}")
             continue
-        readers[name] = partial(checkpoint.read, stored)
+        readers[name] = Reader(checkpoint, stored, stored_dtype)
         new = done.get(id(parameter))
         if new is None:
             values = (
@@ -145,7 +161,7 @@ def check_types(model: PreTrainedModel, folder: Path) -> None:
     for name, _ in model.named_parameters():
         stored = _stored_name(name, checkpoint, model, tied)
         if stored is not None:
-            checkpoint.shape(stored)
+            checkpoint.layout(stored)
 
 
 def _stored_name(

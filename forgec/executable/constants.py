@@ -16,7 +16,7 @@ from forgec.backends.packing import packed_type, split_name, stored_name, unpack
 from ..errors import ArtifactError, InternalError
 from ..ir.program import Constant, Leaf
 from ..ir.recipes import Evaluator
-from ..ir.types import TensorType
+from ..ir.types import DType, TensorType
 from .locks import forkable_lock
 
 __all__ = ["Constants", "Kept", "from_file", "from_recipes"]
@@ -33,6 +33,8 @@ class Kept:
         """What backends computed from constants (packed weights), or a file has, by :func:`stored_name`."""
         self.nans: dict[str, int] = {}
         """How many NaN there are in source tensors that were looked at, by name."""
+        self.halves: dict[str, DType | None] = {}
+        """The type of 16 bits that holds all numbers of a source tensor of f32, by name."""
         self.lock = forkable_lock()
 
     def clear(self) -> None:

@@ -3,7 +3,7 @@
 *Before* ``r2 = linear r1, c0`` with ``c0 = "head"``.
 *After* ``r2 = linear_q r1, c1, c2`` with ``c1 = quantise("head", scales("head"))``, ``c2 = scales("head")``.
 *Does not fire* on weights that are no f32 matrices or that lowering computed, in the format fp32, and in the
-format auto on weights whose codes the model does not bring.
+format auto on weights whose codes the model does not bring and whose numbers need 32 bits.
 
 A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
 A table that an embedding reads is never i4: it takes 8 bits for all its uses, so that a tied head shares its
@@ -18,16 +18,18 @@ With a calibration, codes and scales of 4 bits are the ``fitted_`` ones if the i
 
 Codes that the model brings (``stored``) are kept by rounding to the model's own scales. Those of 4 bits take
 8 where i4 has no form for them, which changes no value. Where they have zero points, what is missing is added
-in the program (:mod:`.offsets`), which every backend can.
+in the program (:mod:`.offsets`), which every backend can. Numbers that floats of 16 bits hold are kept in
+these (:mod:`.halves`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..weights import EIGHT_BIT_ACTIVATIONS, FOUR_BITS, Format, WeightSpec
 from .calibrate import Calibration, gram_leaf
+from .halves import HALF_FORMATS, narrowed
 from .offsets import Offsets
 from .ops.compressed import MAX_DYNAMIC_DEPTH
 from .program import (
@@ -45,7 +47,7 @@ from .recipes import applied
 from .stored import ONE, Stored, StoredCodes, moved, one_each, transposed
 from .types import DType
 
-__all__ = ["Kept", "codes_to_keep", "compress"]
+__all__ = ["Kept", "codes_to_keep", "compress", "halves_to_keep"]
 
 _WEIGHT = {"linear": 1, "embedding": 0}
 """Which operand of an op is a weight that can be compressed."""
@@ -94,6 +96,26 @@ def codes_to_keep(
     return kept, reasons
 
 
+def halves_to_keep(
+    program: Program, spec: WeightSpec, half: Callable[[str], DType | None], *, off_host: bool = False
+) -> dict[str, Recipe]:
+    """What :func:`compress` is to keep in 16 bits, by constant; ``half`` as of :func:`narrowed`.
+
+    With ``off_host`` that is tables of which only rows are read, which the host does: a device has a type of
+    its own for weights.
+    """
+    kept: dict[str, Recipe] = {}
+    for name, ops in _uses(program).items():
+        recipe = program.constants[name].recipe
+        chosen = spec.of(leaf.name for leaf in leaves(recipe)).name
+        if (chosen != "auto" and chosen not in HALF_FORMATS) or (off_host and "linear" in ops):
+            continue
+        found = narrowed(recipe, half)
+        if found is not None and HALF_FORMATS.get(chosen, found.type.dtype) is found.type.dtype:
+            kept[name] = found
+    return kept
+
+
 def _kept(constant: Constant, is_table: bool, stored: Stored, off_host: bool) -> Kept | str:
     found = moved(constant.recipe, stored.codes)
     if isinstance(found, str):
@@ -116,23 +138,22 @@ def compress(
     spec: WeightSpec,
     calibration: Calibration | None = None,
     kept: Mapping[str, Kept] | None = None,
+    halves: Mapping[str, Recipe] | None = None,
 ) -> Program:
     """The program with weights in the formats of ``spec``; itself if they have them. ``kept`` are the codes
-    that stay, by constant, from :func:`codes_to_keep`.
+    that stay, by constant, from :func:`codes_to_keep`, and ``halves`` floats, from :func:`halves_to_keep`.
 
     Raises :class:`OptionError` for a pattern that matches no weight.
     """
-    kept = kept or {}
-    if not spec.compresses and not kept:
+    kept, halves = kept or {}, halves or {}
+    if not spec.compresses and not kept and not halves:
         return program
     uses = _uses(program)
     spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
-    formats = {
-        name: kept[name].format
-        if name in kept
-        else _format(spec, program.constants[name], "embedding" in ops)
-        for name, ops in uses.items()
-    }
+    formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
+    names = {dtype: name for name, dtype in HALF_FORMATS.items()}
+    formats |= {name: Format(names[recipe.type.dtype]) for name, recipe in halves.items()}
+    formats |= {name: codes.format for name, codes in kept.items()}
     formats = {name: f for name, f in formats.items() if f.name not in ("auto", "fp32")}
     if not formats:
         return program
@@ -140,7 +161,7 @@ def compress(
     if spec.default.name == "auto":
         products = [kept.get(name) for name, ops in uses.items() if "linear" in ops]
         rounds = bool(products) and all(k and k.format.name in EIGHT_BIT_ACTIVATIONS for k in products)
-    return _Rewrite(program, formats, calibration, kept, rounds).run()
+    return _Rewrite(program, formats, calibration, kept, halves, rounds).run()
 
 
 def _uses(program: Program) -> dict[str, set[str]]:
@@ -195,12 +216,16 @@ class _Made:
 
 @dataclass
 class _Rewrite:
-    """One way through a program; ``formats`` and ``kept`` by constant; ``rounds`` if attention may round."""
+    """One way through a program; ``formats``, ``kept`` and ``halves`` by constant.
+
+    ``rounds`` says whether attention may round.
+    """
 
     program: Program
     formats: dict[str, Format]
     calibration: Calibration | None
     kept: Mapping[str, Kept]
+    halves: Mapping[str, Recipe]
     rounds: bool
     made: dict[tuple[str, tuple[tuple[Format | None, bool], ...]], _Made] = field(default_factory=dict)
     constants: dict[Recipe, ConstRef] = field(default_factory=dict)
@@ -250,8 +275,9 @@ class _Rewrite:
 
     def _compressed(self, source: Constant, format_: Format, part: str) -> Recipe:
         weight, depth = source.recipe, source.type.shape[1]
-        if format_.name == "bf16":
-            return applied("cast", [weight], dtype="bf16")
+        if format_.name in HALF_FORMATS:
+            rounded = HALF_FORMATS[format_.name].value
+            return self.halves.get(source.name) or applied("cast", [weight], dtype=rounded)
         bits = 4 if format_.name in FOUR_BITS else 8
         kept = self.kept.get(source.name)
         seen = self.calibration is not None and self.calibration.knows(source.key, depth)
@@ -300,7 +326,7 @@ class _Body:
             return replace(instr, operands=tuple(self.operand(x) for x in instr.operands), attrs=attrs)
         place = _WEIGHT[instr.op]
         codes = self.operand(instr.operands[place], "codes")
-        scales = None if weight.name == "bf16" else self.operand(instr.operands[place], "scales")
+        scales = None if weight.name in HALF_FORMATS else self.operand(instr.operands[place], "scales")
         rest = [self.operand(x) for i, x in enumerate(instr.operands) if i != place]
         attrs = dict(instr.attrs)
         if weight.group:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InternalError
-from .types import DType, TensorType
+from .types import HALVES, DType, TensorType
 
 __all__ = ["OPS", "IRTypeError", "Op", "OperandSpec", "Sample", "TypeRule", "get", "literal_array", "op"]
 
@@ -124,7 +124,7 @@ class Op:
             raise IRTypeError(f"{self.name} takes {len(self.operands)} operands ({names}), not {len(types)}")
 
 
-_NARROW = (DType.F16.numpy, DType.BF16.numpy)
+_NARROW = tuple(dtype.numpy for dtype in HALVES)
 
 
 def _widened(x: Any) -> Any:

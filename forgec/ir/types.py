@@ -78,6 +78,9 @@ _NUMPY = {
     DType.U8: np.dtype(np.uint8),
     DType.BOOL: np.dtype(np.bool_),
 }
+HALVES = (DType.BF16, DType.F16)
+"""Floats of 16 bits."""
+
 _FROM_NUMPY = {n: d for d, n in _NUMPY.items()}
 _FLOATS = {DType.F64, DType.F32, DType.F16, DType.BF16}
 

@@ -52,7 +52,7 @@ _MEMBERS = {
     "sum mean max min prod any all cumsum argmax top_k pool",
     "transcendental": "exp log sin cos tanh erf sigmoid silu gelu gelu_tanh softplus pow gated",
     "movement": "copy concat pad flip embedding embedding_q take_along gather scatter "
-    "quantise scales fitted_codes fitted_scales read_state write_state update_rows write_rows",
+    "quantise narrow scales fitted_codes fitted_scales read_state write_state update_rows write_rows",
 }
 FAMILIES = (*_MEMBERS, "pointwise")
 """Kernels that share rates; every op that is in no list is point-wise."""

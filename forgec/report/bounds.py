@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import Backend
-from ..ir.program import Literal, Program
+from ..ir.halves import HALF_FORMATS, holds_all
+from ..ir.program import ConstRef, Literal, Program
 from ..ir.stored import CODES
 from ..ir.types import DType
 from ..plan.plan import Plan
@@ -37,15 +38,21 @@ _HALF_KL = {"f16": 1e-3, "bf16": 1e-3, CODES: 5e-2}
 up with every layer, to 6 % of the largest value for BERT-base quantised for ONNX Runtime, whose own levels of
 optimisation are as far apart."""
 
-COMPRESSED = {"bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7, CODES: 0.1}
+COMPRESSED = {"fp16": 0.1, "bf16": 0.1, "int8": 0.1, "w8a8": 0.2, "int4": 0.7, "w4a8": 0.7, CODES: 0.1}
 """For compressed weights, by the least exact format in use, as a share of the reference's norm: the distance
 that rounding the weights explains, with room for models that have learned nothing. For :data:`CODES` the one
 that flipped codes explain."""
 
-_COMPRESSED_KL = {"bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5, CODES: _HALF_KL[CODES]}
+_COMPRESSED_KL = {
+    **{"fp16": 1e-2, "bf16": 1e-2, "int8": 1e-2, "w8a8": 5e-2, "int4": 0.5, "w4a8": 0.5},
+    CODES: _HALF_KL[CODES],
+}
 """Bound of the divergence from eager in nats, by the least exact format in use."""
 
-_CODE_FORMATS = {DType.BF16: ("bf16", "bf16"), DType.I8: ("int8", "w8a8"), DType.I4: ("int4", "w4a8")}
+_CODE_FORMATS = {
+    **{dtype: (name, name) for name, dtype in HALF_FORMATS.items()},
+    **{DType.I8: ("int8", "w8a8"), DType.I4: ("int4", "w4a8")},
+}
 """Format of a weight by the type of its codes, without and with rounded activations."""
 
 
@@ -99,12 +106,14 @@ def bounds_of(precision: str, expected: Iterable[np.ndarray]) -> Bounds:
 
 
 def formats_of(program: Program) -> frozenset[str]:
-    """The formats of a flat program's compressed weights."""
+    """The formats that a flat program's weights are rounded to."""
     found = set()
     for instr in program.main.body:
         if instr.op in ("linear_q", "embedding_q"):
             codes = instr.operands[1 if instr.op == "linear_q" else 0]
             assert codes is not None and not isinstance(codes, Literal)
+            if isinstance(codes, ConstRef) and holds_all(program.constants[codes.name].recipe):
+                continue
             found.add(_CODE_FORMATS[codes.type.dtype][bool(instr.attrs.get("dynamic"))])
     return frozenset(found)
 

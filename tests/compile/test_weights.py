@@ -26,9 +26,9 @@ from forgec.ir.recipes import Evaluator
 from forgec.report.metrics import cosine, sqnr_db
 from forgec.tensors import as_numpy
 
-FORMATS = ["bf16", "int8", "w8a8", "int4:32", "w4a8:32"]
+FORMATS = ["fp16", "bf16", "int8", "w8a8", "int4:32", "w4a8:32"]
 
-LEAST_SQNR = {"bf16": 35.0, "int8": 24.0, "w8a8": 20.0, "int4:32": 5.0, "w4a8:32": 5.0}
+LEAST_SQNR = {"fp16": 50.0, "bf16": 35.0, "int8": 24.0, "w8a8": 20.0, "int4:32": 5.0, "w4a8:32": 5.0}
 """dB against eager, for the seeded random weights of the tiny presets, which are the hardest to round."""
 
 QUICK = ["gpt2-tiny", "llama-3.2-1b-tiny"]

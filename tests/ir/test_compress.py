@@ -150,7 +150,7 @@ def test_the_last_pattern_counts() -> None:
     assert lines(compressed("int8,*.1.*=fp32,layers=bf16"))[2][1] == "bf16"
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8", "w8a8", "int4:32", "int4:channel", "w4a8:32"])
+@pytest.mark.parametrize("weights", ["fp16", "bf16", "int8", "w8a8", "int4:32", "int4:channel", "w4a8:32"])
 def test_meaning(weights: str) -> None:
     rng = np.random.default_rng(0)
     tensors = {
@@ -166,9 +166,15 @@ def test_meaning(weights: str) -> None:
     assert (
         1e-6
         < error
-        < {"bf16": 0.01, "int8": 0.02, "w8a8": 0.03, "int4:32": 0.25, "int4:channel": 0.25, "w4a8:32": 0.25}[
-            weights
-        ]
+        < {
+            "fp16": 0.001,
+            "bf16": 0.01,
+            "int8": 0.02,
+            "w8a8": 0.03,
+            "int4:32": 0.25,
+            "int4:channel": 0.25,
+            "w4a8:32": 0.25,
+        }[weights]
     )
 
 

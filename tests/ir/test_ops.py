@@ -12,11 +12,13 @@ from ir_programs import t
 from torch.nn import functional as F
 from torch_table import TORCH
 
+from forgec.capture.onnx.tensors import to_tensor
 from forgec.ir import ops  # noqa: F401  (registers the records)
 from forgec.ir.op import OPS, IRTypeError, Op, Sample, get, op
 from forgec.ir.ops.elementwise import ACTIVATIONS
 from forgec.ir.ops.rules import is_exact
 from forgec.ir.types import DType, TensorType
+from forgec.tensors import as_numpy
 
 STRUCTURE = {"call", "read_state", "write_state", "write_rows", "view_state"}
 NUMERIC = sorted(set(OPS) - STRUCTURE - {"aten"})
@@ -66,14 +68,15 @@ def test_result_types_match_the_rule(name: str) -> None:
 def check_against_torch(record: Op, operands: tuple[Any, ...], attrs: Any) -> None:
     dtype = next(x.dtype for x in reversed(operands) if isinstance(x, np.ndarray))
     tensors = [
-        None if x is None else torch.from_numpy(np.array(x, None if isinstance(x, np.ndarray) else dtype))
+        None if x is None else to_tensor(np.array(x, None if isinstance(x, np.ndarray) else dtype))
         for x in operands
     ]
     expected = TORCH[record.name](*tensors, **{**record.attrs, **attrs})
     expected = expected if isinstance(expected, tuple) else (expected,)
     for got, want in zip(record.evaluate(operands, attrs), expected, strict=True):
-        assert got.dtype == want.numpy().dtype
-        np.testing.assert_allclose(got, want.numpy(), rtol=2e-5, atol=2e-6)
+        wanted = as_numpy(want)
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", NUMERIC)

@@ -109,6 +109,10 @@ def quantise(weight: Any, s: Any, offsets: Any = None, *, bits: int, group: int)
     return torch.round(rest * spread(1 / s, depth, group)).nan_to_num(0).clamp(low, high).to(torch.int8)
 
 
+def narrow(weight: Any, *, dtype: str) -> Any:
+    return weight.float().to(torch.bfloat16 if dtype == "bf16" else torch.float16)
+
+
 def fitted_scales(weight: Any, gram: Any, bits: int, group: int) -> Any:
     """Every ratio for every group at once; gram is one block here."""
     low, high = (-127, 127) if bits == 8 else (-8, 7)
@@ -142,7 +146,7 @@ def fitted_codes(weight: Any, s: Any, gram: Any, bits: int, group: int) -> Any:
 def linear_q(
     x: Any, weight: Any, s: Any, bias: Any, residual: Any, act: str, group: int, dynamic: bool
 ) -> Any:
-    w = weight.double() * spread(s.double(), weight.shape[1], group)
+    w = weight.double() if s is None else weight.double() * spread(s.double(), weight.shape[1], group)
     rows = x.double()
     if dynamic:
         unit = x.abs().amax(-1, keepdim=True) / 127
@@ -152,7 +156,8 @@ def linear_q(
 
 
 def embedding_q(table: Any, ids: Any, s: Any, group: int) -> Any:
-    return F.embedding(ids, table.float() * spread(s, table.shape[1], group).float())
+    scales = 1 if s is None else spread(s, table.shape[1], group).float()
+    return F.embedding(ids, table.float() * scales)
 
 
 def rope(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
@@ -303,6 +308,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "fitted_codes": fitted_codes,
     "fitted_scales": fitted_scales,
     "scales": scales,
+    "narrow": narrow,
     "quantise": quantise,
     "linear_q": linear_q,
     "embedding_q": embedding_q,

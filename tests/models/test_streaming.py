@@ -10,6 +10,7 @@ import pytest
 import torch
 from forgec.models import streaming
 from safetensors.torch import load_file, save_file
+from tiers import slow_after
 
 import forgec
 from forgec import models
@@ -48,6 +49,28 @@ def test_the_program_and_the_weights_are_those_of_the_loaded_model(folder, tmp_p
         with forgec.LLM(path) as llm:
             texts.append([piece.token for piece in llm.generate([5, 6, 7, 8, 9, 10, 11, 12, 13], eos=())])
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("dtype", slow_after(1, [torch.bfloat16, torch.float16]))
+def test_shards_of_16_bits_stay_so(dtype, tmp_path):
+    """By what the file says of them: nothing is read before it is written."""
+    models.load("llama-3.2-1b-tiny").module.to(dtype).save_pretrained(tmp_path, max_shard_size="100KB")
+    streamed = forgec.compile_language_model(
+        models.load(tmp_path, stream=True), context=24, chunks=[8], check=False
+    )
+    loaded = forgec.compile_language_model(models.load(tmp_path), context=24, chunks=[8], check=False)
+    wide = forgec.compile_language_model(
+        models.load(tmp_path), context=24, chunks=[8], check=False, weights="fp32"
+    )
+    for name in loaded:
+        assert to_text(streamed[name].program) == to_text(loaded[name].program)
+        assert to_text(streamed[name].program).count("narrow") > 4
+    texts = []
+    for programs in (streamed, loaded, wide):
+        programs.save(tmp_path / "m.forge")
+        with forgec.LLM(tmp_path / "m.forge") as llm:
+            texts.append([piece.token for piece in llm.generate([5, 6, 7, 8, 9, 10], eos=())])
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_any_model_streams(folder):

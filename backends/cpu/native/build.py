@@ -48,7 +48,7 @@ ISA_FLAGS = {
     "dot_avxvnni.cpp": [*_AVX2, "-mavxvnni"],
     "dot_avx512vnni.cpp": [*_AVX512, "-mavx512vnni", *_QUIET],
     "attention_avx512bf16.cpp": [*_AVX512, "-mavx512bf16", *_QUIET],
-    "bf16_amx.cpp": _AMX + _QUIET,
+    "halves_amx.cpp": _AMX + _QUIET,
     "dot_amx.cpp": _AMX + _QUIET,
     "linear_amx.cpp": _AMX + _QUIET,
     "attention_amx.cpp": _AMX + _QUIET,

@@ -15,8 +15,12 @@ from .machine import extension, isa
 
 __all__ = ["LAYOUTS", "SCALES", "pack", "pack_scales"]
 
-LAYOUTS = {DType.I8: "i8.panel32x4", DType.I4: "i4.panel32x8", DType.BF16: "bf16.panel32x2"}
-
+LAYOUTS = {
+    DType.I8: "i8.panel32x4",
+    DType.I4: "i4.panel32x8",
+    DType.BF16: "bf16.panel32x2",
+    DType.F16: "f16.panel32x2",
+}
 
 _COLUMNS = 32
 SCALES = f"f32.columns{_COLUMNS}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import TargetError, UnsupportedOpError
 from ..op import IRTypeError, Sample, op
-from ..types import DType, TensorType
+from ..types import HALVES, DType, TensorType
 from .rules import require
 
 __all__ = ["missing_torch", "types_text"]
@@ -91,5 +91,5 @@ def aten(*operands: np.ndarray, target: str, arguments: str, types: str) -> tupl
 
 def _rounds_to(found: TensorType, expected: TensorType) -> bool:
     """Whether a result is of this type, or would be if operands of 16 bits had not been widened."""
-    narrow = found.dtype is DType.F32 and expected.dtype in (DType.F16, DType.BF16)
+    narrow = found.dtype is DType.F32 and expected.dtype in HALVES
     return found.shape == expected.shape and (narrow or found.dtype is expected.dtype)

@@ -2,20 +2,21 @@
 
 A weight [out, in] is stored as codes and scales: w[n, k] is about ``codes[n, k] * scales[k // group, n]``,
 with one group, the whole row, if ``group`` is 0; the last group may be shorter. Codes are i8 in [-128, 127],
-i4 in [-8, 7], or bf16, which needs no scales. Symmetric: there are no zero points. What a weight with zero
-points has beside that is a product of its own (``ir.offsets``).
+i4 in [-8, 7], or floats of 16 bits, bf16 or f16, which need no scales. Symmetric: there are no zero points.
+What a weight with zero points has beside that is a product of its own (``ir.offsets``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..op import Sample, op
-from ..types import DType, TensorType, pack_i4, unpack_i4
+from ..types import HALVES, DType, TensorType, pack_i4, unpack_i4
 from .elementwise import activate
 from .linear import product_type
 from .rules import require, require_float, tensor
@@ -166,15 +167,40 @@ def quantise(weight: Array, scales: Array, offsets: Array | None = None, *, bits
     return codes
 
 
+def _narrow_rule(weight: TensorType | None, *, dtype: str) -> TensorType:
+    w = require_float(weight, "weight")
+    require(dtype in [half.value for half in HALVES], f"dtype {dtype} is not of 16 bits")
+    return replace(w, dtype=DType(dtype))
+
+
+@op(
+    "narrow",
+    "weight",
+    rule=_narrow_rule,
+    attrs={"dtype": "bf16"},
+    samples=lambda rng: [
+        Sample((_x(rng, 5, 9).astype(half.numpy).astype(np.float32),), {"dtype": half.value})
+        for half in HALVES
+    ],
+)
+def narrow(weight: Array, *, dtype: str) -> Array:
+    """A weight in a float type of 16 bits that holds all of its numbers; others lose digits."""
+    if dtype == DType.F16.value:
+        return weight.astype(np.float16)
+    upper = np.ascontiguousarray(weight, np.float32).view(np.uint16)[..., 1::2]
+    return np.ascontiguousarray(upper).view(DType.BF16.numpy).reshape(weight.shape)
+
+
 # --- reading them ------------------------------------------------------------------------------------------
 
 
 def _check_codes(weight: TensorType | None, scales: TensorType | None, group: int) -> TensorType:
     w = tensor(weight, "weight")
-    require(w.rank == 2 and w.dtype in (DType.I8, DType.I4, DType.BF16), f"codes are i8, i4 or bf16, not {w}")
+    known = w.dtype in HALVES or w.dtype in (DType.I8, DType.I4)
+    require(w.rank == 2 and known, f"codes are i8, i4, bf16 or f16, not {w}")
     require(group == 0 or (group >= 8 and group % 8 == 0), f"a group is a multiple of 8, not {group}")
-    if w.dtype is DType.BF16:
-        require(scales is None and group == 0, "bf16 has no scales and no groups")
+    if w.dtype in HALVES:
+        require(scales is None and group == 0, f"{w.dtype.value} has no scales and no groups")
     else:
         s = require_float(scales, "scales")
         wanted = (groups_of(w.shape[1], group), w.shape[0])
@@ -237,6 +263,10 @@ def _codes(rng: np.random.Generator, *shape: int) -> Array:
         Sample(
             (_x(rng, 3, 48), _codes(rng, 5, 48), _x(rng, 2, 5) / 99, _x(rng, 5), _x(rng, 3, 5)),
             {"group": 32},
+        ),
+        *(
+            Sample((_x(rng, 3, 19), _x(rng, 5, 19).astype(half.numpy), None, _x(rng, 5), None), {})
+            for half in HALVES
         ),
     ],
 )
@@ -308,6 +338,7 @@ def _embedding_q_rule(
     samples=lambda rng: [
         Sample((_codes(rng, 9, 4), rng.integers(0, 9, (2, 3)), _x(rng, 1, 9)), {}),
         Sample((_codes(rng, 9, 12), np.array(8), _x(rng, 2, 9)), {"group": 8}),
+        *(Sample((_x(rng, 9, 5).astype(half.numpy), np.array([8, 0]), None), {}) for half in HALVES),
     ],
 )
 def embedding_q(table: Array, ids: Array, scales: Array | None, *, group: int) -> Array:

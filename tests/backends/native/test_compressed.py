@@ -19,10 +19,11 @@ from forgec.errors import InputError
 from forgec.ir.op import get
 from forgec.ir.ops.compressed import MAX_DYNAMIC_DEPTH
 from forgec.ir.program import ConstRef, Instr, Register
-from forgec.ir.types import DType, TensorType, pack_i4, unpack_i4
+from forgec.ir.types import HALVES, DType, TensorType, pack_i4, unpack_i4
 
 ISAS = native.isas() if native.available() is None else []
-FORMATS = ["i8", "i8 groups", "i4", "bf16", "dynamic", "dynamic i4"]
+HALF = {"bf16": DType.BF16, "f16": DType.F16}
+FORMATS = ["i8", "i8 groups", "i4", *HALF, "dynamic", "dynamic i4"]
 ACTS = ["", "gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh"]
 
 
@@ -34,9 +35,9 @@ def weight_of(
     rng: np.random.Generator, kind: str, n: int, depth: int, group: int
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Codes that use their whole range, scales and attributes."""
-    if kind == "bf16":
+    if kind in HALF:
         weight = _x(rng, n, depth) / np.float32(max(depth, 1) ** 0.5)
-        return weight.astype(DType.BF16.numpy), None, {}
+        return weight.astype(HALF[kind].numpy), None, {}
     four = kind.endswith("i4")
     group = group if four or kind == "i8 groups" else 0
     groups = -(-depth // group) if group else 1
@@ -67,7 +68,7 @@ def expected(operands: list[Any], attrs: dict[str, Any]) -> np.ndarray:
         else x
         for x in operands
     ]
-    if operands[1].dtype == DType.BF16.numpy:
+    if operands[2] is None:
         wide[1] = operands[1].astype(np.float64)
         return get("linear").evaluate([wide[0], wide[1], *wide[3:]], {"act": attrs.get("act", "")})[0]
     return get("linear_q").evaluate(wide, attrs)[0]
@@ -169,7 +170,7 @@ def test_values_that_are_not_finite(isa: str, kind: str, rows: int) -> None:
         check(got[finite.all(axis=1)], want[finite.all(axis=1)])
 
 
-@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", "bf16"])
+@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", *HALF])
 @pytest.mark.parametrize("rows", [1, 4, 20])
 def test_rows_of_floats_keep_their_bits(isa: str, kind: str, rows: int) -> None:
     """Of any size: where they are split into digits, a third one is needed, and tiny rows have none to split."""
@@ -206,6 +207,24 @@ def test_columns_of_bf16_of_any_size(isa: str, value: float, packed: bool) -> No
         np.testing.assert_array_equal(np.isfinite(out[:, 40]), np.isfinite(want[:, 40]))
         if np.isfinite(value):
             np.testing.assert_allclose(out[:, 40] / value, want[:, 40] / value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("kind", HALF)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_number_of_16_bits(isa: str, rows: int, kind: str, packed: bool) -> None:
+    """Each is a weight that is multiplied by 1, and the others of its column by 0: denormal ones are kept."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(HALF[kind].numpy).astype(np.float32)
+    fits = np.isfinite(every)
+    if kind == "bf16" and isa == "amx":
+        fits &= np.abs(every) >= np.finfo(np.float32).tiny
+    numbers = np.zeros(1 << 16, np.float32)
+    numbers[fits] = every[fits]
+    x = np.zeros((rows, 64), np.float32)
+    x[np.arange(rows), (np.arange(rows) * 7 + 3) % 64] = 1
+    codes = numbers.reshape(1024, 64).astype(HALF[kind].numpy)
+    got = run([x, codes, None, None, None], {}, np.empty((rows, 1024), np.float32), packed=packed, threads=2)
+    np.testing.assert_array_equal(got, x @ numbers.reshape(1024, 64).T)
 
 
 @pytest.mark.parametrize("rows", [3, 20])
@@ -323,7 +342,7 @@ def test_empty_products(isa: str) -> None:
         np.testing.assert_array_equal(got, np.tile(operands[3], (3, 1)))
 
 
-@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", "bf16"])
+@pytest.mark.parametrize("kind", ["i8", "i8 groups", "i4", *HALF])
 @pytest.mark.parametrize("packed", [False, True])
 def test_embedding(isa: str, kind: str, packed: bool) -> None:
     rng = np.random.default_rng(2)
@@ -355,16 +374,17 @@ def test_layouts(isa: str) -> None:
     four = pack_i4(rng.integers(-8, 8, (33, 16), np.int8))
     words = compressed.pack(four).reshape(2, 2, 32, 4).transpose(0, 2, 1, 3)
     np.testing.assert_array_equal(words.reshape(64, 8)[:33], four.view(np.uint8))
-    half = _x(rng, 5, 3).astype(DType.BF16.numpy)
-    words = compressed.pack(half).view(np.uint16).reshape(2, 32, 2).transpose(1, 0, 2).reshape(32, 4)
-    np.testing.assert_array_equal(words[:5, :3], half.view(np.uint16))
-    assert not words[5:].any() and not words[:, 3].any()
+    for dtype in HALVES:
+        half = _x(rng, 5, 3).astype(dtype.numpy)
+        words = compressed.pack(half).view(np.uint16).reshape(2, 32, 2).transpose(1, 0, 2).reshape(32, 4)
+        np.testing.assert_array_equal(words[:5, :3], half.view(np.uint16))
+        assert not words[5:].any() and not words[:, 3].any()
     np.testing.assert_array_equal(compressed.pack(np.asfortranarray(codes)), packed)
     scales = _x(rng, 3, 40)
     packed = compressed.pack_scales(scales)
     assert packed.shape == (2, 3, 32) and not packed[1, :, 8:].any()
     np.testing.assert_array_equal(np.concatenate([packed[0], packed[1, :, :8]], axis=1), scales)
-    assert set(compressed.LAYOUTS) == {DType.I8, DType.I4, DType.BF16}
+    assert set(compressed.LAYOUTS) == {DType.I8, DType.I4, *HALVES}
 
 
 def test_a_tied_table_is_read_from_the_packed_head(isa: str) -> None:

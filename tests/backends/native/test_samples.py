@@ -13,7 +13,7 @@ from native_runs import ROUNDS, assert_matches, instruction, strided
 from forgec.ir import ops  # noqa: F401
 from forgec.ir.op import OPS, get
 
-_NOT_NATIVE = {"quantise", "scales", "fitted_codes", "fitted_scales", "aten", "cache_mask"}
+_NOT_NATIVE = {"quantise", "narrow", "scales", "fitted_codes", "fitted_scales", "aten", "cache_mask"}
 """Ops of constant recipes, which numpy evaluates, what PyTorch computes, and what an NPU's host does once a run."""
 
 _OPS = sorted(

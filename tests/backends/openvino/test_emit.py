@@ -35,7 +35,7 @@ HOST_ONLY = {
     "update_rows",
     "cache_mask",
 }
-WITHOUT_FORM = {"scales", "quantise", "fitted_scales", "fitted_codes", "embedding_q"}
+WITHOUT_FORM = {"scales", "quantise", "narrow", "fitted_scales", "fitted_codes", "embedding_q"}
 """Computed when an artifact is written, or by the host."""
 TOLERANCE = {DType.F32: 2e-4, DType.F16: 2e-2}
 

@@ -28,7 +28,7 @@ NO_FORM = {
     "floor_div",
     "prod",
     "cache_mask",
-} | {"scales", "quantise", "fitted_scales", "fitted_codes"}
+} | {"scales", "quantise", "narrow", "fitted_scales", "fitted_codes"}
 
 
 def _cases() -> list:

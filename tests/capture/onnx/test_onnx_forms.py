@@ -146,5 +146,5 @@ def test_integer_products_are_split_only_where_sums_may_be_inexact(tmp_path):
         path = one_node(tmp_path / "m.onnx", "MatMulInteger", {**given, "weight": weight}, ["weight"])
         compiled = forgec.compile(path, kwargs={"a": to_tensor(np.array(given["a"]))})
         ops = [instr.op for instr in compiled.program.functions["main"].body]
-        assert sum(op in ("linear", "matmul") for op in ops) == products
+        assert sum(op in ("linear", "linear_q", "matmul") for op in ops) == products
         check(path, given)

@@ -24,6 +24,8 @@ Code code_of(const Tensor& weight) {
       return Code::i4;
     case DType::bf16:
       return Code::bf16;
+    case DType::f16:
+      return Code::f16;
     default:
       throw Unsupported("compressed weights have no native kernel for this element type");
   }
@@ -96,7 +98,7 @@ DynamicGemm rows_in_bytes(Binder& binder, const QuantGemm& q, Code code, int64_t
 // Whether rows are worth splitting into digits: few, in one tile, with instructions for products of bytes.
 bool splits(const QuantKernels& kernels, const QuantGemm& q, Code code) {
   const Gemm& g = q.gemm;
-  if (code == Code::bf16 || !kernels.dot->bytes || g.m > kernels.thin_rows) return false;
+  if (is_half(code) || !kernels.dot->bytes || g.m > kernels.thin_rows) return false;
   const bool in_groups = q.group < g.k;
   if ((code == Code::i8 && in_groups) || std::min(q.group, g.k) > kLongestSum) return false;
   return kDigits * g.m <= (code == Code::i4 ? kernels.nibble_dot->rows : kernels.dot->rows);
@@ -110,7 +112,7 @@ int64_t grain_of(const QuantGemm& q) { return std::min(q.group, q.gemm.k) <= kLe
 
 // Whether a product goes by blocks of rows. Groups of codes that become bytes are filled up to whole steps, others not.
 bool in_blocks(const QuantKernels& kernels, const QuantGemm& q, Code code, bool dynamic) {
-  if (kernels.blocks == nullptr || q.gemm.m < kernels.block_rows || code == Code::bf16) return false;
+  if (kernels.blocks == nullptr || q.gemm.m < kernels.block_rows || is_half(code)) return false;
   const bool in_groups = q.group < q.gemm.k;
   if (in_groups && (q.group < kLeastGroup || (code == Code::i8 && (dynamic || q.group % grain_of(q) != 0)))) return false;
   return std::min(q.group, q.gemm.k) <= kLongestSum;
@@ -159,16 +161,17 @@ void emit_blocks(Binder& binder, const QuantGemm& q, Code code, bool dynamic, bo
   binder.emit(binder.kernels().quant->blocks, p, parallel);
 }
 
-constexpr int64_t kBrainRows = 5;  // from so many rows on a matrix unit multiplies weights of bf16
+constexpr int64_t kHalfRows = 5;  // from so many rows on a matrix unit multiplies weights of 16 bits
 
-void emit_brain(Binder& binder, const QuantGemm& q, bool packed, bool parallel) {
-  BrainGemm p{};
+void emit_half(Binder& binder, const QuantGemm& q, Code code, bool packed, bool parallel) {
+  HalfGemm p{};
   p.quant = q;
   room_for_decoding(binder, p.quant);
-  p.rows = reinterpret_cast<uint16_t*>(binder.take(brain_numbers(q.gemm.m, q.gemm.k) * 2));
+  p.rows = reinterpret_cast<uint16_t*>(binder.take(row_planes(q.gemm.m, q.gemm.k) * 2));
+  if (code == Code::f16) p.opened = binder.take(binder.threads() * kHalfSteps * kHalfStepBytes);
   p.fits = reinterpret_cast<bool*>(binder.take(2 * binder.threads()));
   if (packed) p.columns = binder.keep(Columns::unknown);
-  binder.emit(binder.kernels().quant->brain, p, parallel);
+  binder.emit(code == Code::f16 ? binder.kernels().quant->f16 : binder.kernels().quant->bf16, p, parallel);
 }
 
 void bind_linear_q(Binder& binder, const Call& call) {
@@ -210,8 +213,8 @@ void bind_linear_q(Binder& binder, const Call& call) {
   q.codes = codes_of(binder, call, weight, code, g.k);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   const bool parallel = work > kParallelWork;
-  if (code == Code::bf16 && kernels.brain != nullptr && g.m >= kBrainRows) {
-    return emit_brain(binder, q, call.packed_input<char>(1) != nullptr, parallel);
+  if (is_half(code) && kernels.bf16 != nullptr && g.m >= kHalfRows) {
+    return emit_half(binder, q, code, call.packed_input<char>(1) != nullptr, parallel);
   }
   if (in_blocks(kernels, q, code, dynamic)) return emit_blocks(binder, q, code, dynamic, parallel);
   if (dynamic) {
@@ -251,9 +254,9 @@ float code_value(Code code, const char* word_or_row, int64_t i) {
     const int byte = static_cast<uint8_t>(word_or_row[i / 2]);
     return static_cast<float>(((i % 2 == 0 ? byte : byte >> 4) & 15) ^ 8) - 8.0f;
   }
-  Brain x;
-  std::memcpy(&x, word_or_row + 2 * i, 2);
-  return brain_to_float(x);
+  uint16_t bits;
+  std::memcpy(&bits, word_or_row + 2 * i, 2);
+  return code == Code::bf16 ? brain_to_float({bits}) : half_to_float({bits});
 }
 
 void run_embedding_q(const void* params, Context& context) {

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <array>
 
 #include "isa.h"
 #include "memory.h"
@@ -13,16 +14,17 @@ namespace py = pybind11;
 namespace forgec {
 namespace {
 
-// Row-major codes [n, bytes of a row] as panels, see quant.h. `format` is i8, i4 or bf16.
+// Row-major codes [n, bytes of a row] as panels, see quant.h.
 py::array_t<uint8_t> pack_compressed(const py::array_t<uint8_t>& rows, const std::string& format,
                                      const std::string& isa) {
   const Kernels* kernels = kernels_for(isa);
-  const bool known = format == "i8" || format == "i4" || format == "bf16";
-  if (rows.ndim() != 2 || !known || kernels == nullptr || (rows.shape(1) > 1 && rows.strides(1) != 1)) {
+  const std::array<const char*, kCodes> formats = {"i8", "i4", "bf16", "f16"};
+  const auto found = std::find(formats.begin(), formats.end(), format);
+  if (rows.ndim() != 2 || found == formats.end() || kernels == nullptr || (rows.shape(1) > 1 && rows.strides(1) != 1)) {
     throw std::invalid_argument("pack takes rows of bytes, a format and an instruction set");
   }
   PackCodes p{};
-  p.code = format == "i8" ? Code::i8 : format == "i4" ? Code::i4 : Code::bf16;
+  p.code = static_cast<Code>(found - formats.begin());
   p.from = reinterpret_cast<const char*>(rows.data());
   p.n = rows.shape(0);
   p.row_bytes = rows.shape(1);

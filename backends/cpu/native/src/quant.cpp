@@ -25,7 +25,8 @@ QuantKernels with_amx(QuantKernels kernels) {
   kernels.blocks = run_blocks_amx;
   kernels.block_rows = kAmxRows;
   kernels.block_products = block_products_amx;
-  kernels.brain = linear_brain_amx;
+  kernels.bf16 = linear_bf16_amx;
+  kernels.f16 = linear_f16_amx;
   return kernels;
 }
 

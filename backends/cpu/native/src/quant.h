@@ -1,7 +1,7 @@
 // Matrix products with compressed weights: parameters, layout of the codes, and the table of their kernels.
 //
 // Codes lie in panels [n / 32][words][32 columns] of 32-bit words, the last panel padded with zeros. A word has
-// the codes of one column for `per_word` successive k, the first in its lowest bits: 4 of i8, 8 of i4, 2 of bf16.
+// the codes of one column for `per_word` successive k, the first in its lowest bits: 4 of i8, 8 of i4, 2 of bf16 or f16.
 // These are the bytes that the row-major weight has at that place too, so that one transposition of words packs
 // all formats. A panel of i8 is followed by 128 times the sums of its columns over k, as int32.
 #pragma once
@@ -10,8 +10,11 @@
 
 namespace forgec {
 
-enum class Code : int32_t { i8, i4, bf16 };
-constexpr int kCodes = 3;
+enum class Code : int32_t { i8, i4, bf16, f16 };
+constexpr int kCodes = 4;
+
+// Floats that are stored in 16 bits: they have no scales.
+constexpr bool is_half(Code code) { return code == Code::bf16 || code == Code::f16; }
 
 constexpr int per_word(Code code) { return code == Code::i8 ? 4 : code == Code::i4 ? 8 : 2; }
 
@@ -25,7 +28,7 @@ constexpr int64_t panel_bytes(Code code, int64_t k) {
 struct QuantGemm {
   Gemm gemm;             // its right factor is not used
   const char* codes;
-  const float* scales;   // [groups, n], or panels [n / 32][groups][32] with zeros after n; null for bf16
+  const float* scales;   // [groups, n], or panels [n / 32][groups][32] with zeros after n; null for halves
   int64_t scale_panel;   // from a panel's scales to the next one's
   int64_t scale_group;   // from a group's scales to the next one's
   int64_t group;         // k that share a scale
@@ -143,16 +146,18 @@ constexpr int kBlockRows = 32;
 constexpr int64_t kBlockTiles = 9;  // blocks of a task that make a pass together, at most
 constexpr int64_t kBlockFloats = kBlockRows * kCodePanel;
 
-// Products with a weight of bf16 on a matrix unit, each row as planes of bf16; see bf16_amx.cpp.
+// Products with a weight of bf16 or f16 on a matrix unit, each row as planes of bf16; see halves_amx.cpp.
 enum class Columns : int32_t { unknown, fit, beyond };  // whether the weight's columns are in range
-struct BrainGemm {
+struct HalfGemm {
   QuantGemm quant;       // what is done instead if rows or columns are not in range
-  uint16_t* rows;        // room for brain_numbers() of the left factor
+  uint16_t* rows;        // room for row_planes() of the left factor
+  char* opened;          // room per thread for kHalfSteps of a panel of f16
   bool* fits;            // [2][threads]: whether rows and columns that each looked at are in range
   Columns* columns;      // what is known of a weight that does not change, or null
 };
-constexpr int kBrainPlanes = 3;
-constexpr int64_t brain_numbers(int64_t m, int64_t k) { return (m + 15) / 16 * ((k + 31) / 32) * kBrainPlanes * 16 * 32; }
+constexpr int kRowPlanes = 3;
+constexpr int64_t kHalfSteps = 32, kHalfStepBytes = 2 * 16 * 128;
+constexpr int64_t row_planes(int64_t m, int64_t k) { return (m + 15) / 16 * ((k + 31) / 32) * kRowPlanes * 16 * 32; }
 
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
@@ -186,7 +191,7 @@ struct QuantKernels {
   Run codes;             // Quantise
   Run blocks = nullptr;  // BlockGemm, where there is a matrix unit
   int block_rows = 0;    // from so many rows on
-  Run brain = nullptr;   // BrainGemm, where there is a matrix unit
+  Run bf16 = nullptr, f16 = nullptr;  // HalfGemm, where there is a matrix unit
   double (*block_products)(int64_t rounds) = nullptr;  // operations of a loop over a block in the first-level cache
 };
 
@@ -200,7 +205,8 @@ extern const NibbleDot kNibbleDotAvxVnni;
 extern const NibbleDot kNibbleDotAvx512Vnni;
 void run_blocks_amx(const void* params, Context& context);
 double block_products_amx(int64_t rounds);
-void linear_brain_amx(const void* params, Context& context);
+void linear_bf16_amx(const void* params, Context& context);
+void linear_f16_amx(const void* params, Context& context);
 #endif
 
 // How far ahead few rows have words in the second-level cache, in bytes; 0 where the processor does as well alone.

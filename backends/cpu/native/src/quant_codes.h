@@ -29,6 +29,12 @@ struct Codes<VecAvx512> {
       // The permutation reads the lowest four bits of each index.
       const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
       return {_mm512_permutexvar_ps(j > 0 ? _mm512_srli_epi32(w, 4 * j) : w, values)};
+    } else if constexpr (code == Code::f16) {
+      // The first numbers of all words, then the second ones: one permutation for both.
+      const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                                             30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+      const __m512i apart = _mm512_permutexvar_epi16(order, w);
+      return {_mm512_cvtph_ps(j == 0 ? _mm512_castsi512_si256(apart) : _mm512_extracti64x4_epi64(apart, 1))};
     } else {
       return {_mm512_castsi512_ps(j == 0 ? _mm512_slli_epi32(w, 16)
                                          : _mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
@@ -67,6 +73,13 @@ struct Codes<VecAvx2> {
 
   template <Code code, int j>
   static V value(Words w) {
+    if constexpr (code == Code::f16) {
+      // The first numbers of all words, then the second ones: one permutation for both.
+      const Words order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+      const Words apart = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(w, order), _MM_SHUFFLE(3, 1, 2, 0));
+      return {_mm256_cvtph_ps(j == 0 ? _mm256_castsi256_si128(apart) : _mm256_extracti128_si256(apart, 1))};
+    }
     constexpr int bits = code == Code::i8 ? 8 : code == Code::i4 ? 4 : 16;
     const Words top = _mm256_slli_epi32(w, 32 - bits * (j + 1));
     if constexpr (code == Code::bf16) {
@@ -119,7 +132,9 @@ struct Codes<VecPortable> {
     constexpr int bits = code == Code::i8 ? 8 : code == Code::i4 ? 4 : 16;
     const Words top = reinterpret_cast<Words>(reinterpret_cast<Bits>(w) << (32 - bits * (j + 1)));
     V x;
-    if constexpr (code == Code::bf16) {
+    if constexpr (code == Code::f16) {
+      for (int i = 0; i < 4; ++i) x.v[i] = half_to_float({static_cast<uint16_t>(w[i] >> (16 * j))});
+    } else if constexpr (code == Code::bf16) {
       const Words upper = top & static_cast<int32_t>(0xffff0000);
       std::memcpy(&x.v, &upper, 16);
     } else {

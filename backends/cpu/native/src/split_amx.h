@@ -33,15 +33,15 @@ __mmask16 in_range(__m512i largest) {
 }
 
 // The planes of x and y, joined: join(x, y) of each, of which only the upper halves of lanes count.
-template <class Join>
+template <int planes = kPlanes, class Join>
 __attribute__((always_inline)) inline void split(__m512 x, __m512 y, const Join& join, Number* to, int64_t to_plane) {
   const auto rounded = [](__m512 v) __attribute__((always_inline)) {
     const __m512i half = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
     return _mm512_and_si512(half, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
   };
 #pragma GCC unroll 3
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    const bool last = plane == kPlanes - 1;  // of so few bits that there is nothing to round
+  for (int plane = 0; plane < planes; ++plane) {
+    const bool last = plane == planes - 1;  // of so few bits that there is nothing to round
     const __m512i high_x = last ? _mm512_castps_si512(x) : rounded(x);
     const __m512i high_y = last ? _mm512_castps_si512(y) : rounded(y);
     _mm512_store_si512(to + plane * to_plane, join(high_x, high_y));
