@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ArtifactError, OptionError
 from ..report import units
+from ..report.compose import weight_types
 from ..report.terminal import Printer, print_report
 from . import flags
 from .boundary import verb
@@ -167,7 +168,8 @@ def _summary(executable: Executable, file: Path | None) -> Part:
     inputs = {leaf.name: str(leaf.type) for leaf in executable.signature.inputs}
     outputs = {leaf.name: str(leaf.type) for leaf in executable.signature.results}
     arenas = {device: arena.nbytes for device, arena in plan.arenas.items()}
-    weight_bytes = sum({c.key: c.type.nbytes for c in plan.program.constants.values()}.values())
+    types = weight_types(plan.program)
+    weight_bytes = sum(types.values())
     programs = [] if file is None else names_in(file)
     document = {
         "name": info.name,
@@ -180,6 +182,7 @@ def _summary(executable: Executable, file: Path | None) -> Part:
         "blocks": calls,
         "arena_bytes": arenas,
         "weight_bytes": weight_bytes,
+        "weight_types": types,
         "ops": ops,
     }
 
@@ -195,7 +198,7 @@ def _summary(executable: Executable, file: Path | None) -> Part:
                 ("program", f"{units.count(len(body))} instructions"),
                 *(("block", f"{count} x {name}") for name, count in calls.items()),
                 ("arena", ", ".join(f"{units.nbytes(n)} on {device}" for device, n in arenas.items()) or "-"),
-                ("weights", units.nbytes(weight_bytes) + origin),
+                ("weights", units.nbytes(weight_bytes) + units.by_type(types) + origin),
                 ("ops", ", ".join(f"{count} {op}" for op, count in ops.items())),
             ]
         )

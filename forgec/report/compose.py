@@ -52,6 +52,7 @@ __all__ = [
     "rss_report",
     "through_torch",
     "versions",
+    "weight_types",
 ]
 
 _FEW_CODES = 1 << 16
@@ -141,7 +142,7 @@ def memory_report(plan: Plan, program: Program) -> MemoryReport:
     """Arenas of all devices together, and the constants."""
     arenas = list(plan.arenas.values())
     registers, buffers = sum(a.registers for a in arenas), sum(a.buffers for a in arenas)
-    by_key = {c.key: c.type.nbytes for c in program.constants.values()}
+    types = weight_types(program)
     return MemoryReport(
         registers=registers,
         buffers=buffers,
@@ -149,9 +150,19 @@ def memory_report(plan: Plan, program: Program) -> MemoryReport:
         arena_bytes=sum(a.nbytes for a in arenas),
         lower_bound_bytes=sum(a.lower_bound for a in arenas),
         no_reuse_bytes=sum(a.no_reuse for a in arenas),
-        weight_bytes=sum(by_key.values()),
-        constants=len(by_key),
+        weight_bytes=sum(types.values()),
+        constants=len({c.key for c in program.constants.values()}),
+        weight_types=types,
     )
+
+
+def weight_types(program: Program) -> dict[str, int]:
+    """Bytes of a program's constants by element type, most first; what several share counts once."""
+    found: dict[str, int] = {}
+    for constant in {c.key: c for c in program.constants.values()}.values():
+        name = constant.type.dtype.value
+        found[name] = found.get(name, 0) + constant.type.nbytes
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def codes_as_floats(stored: Stored, program: Program, reasons: Iterable[str]) -> list[str]:

@@ -135,6 +135,9 @@ class MemoryReport:
     no_reuse_bytes: Annotated[int, "Bytes if every register had its own place."]
     weight_bytes: Annotated[int, "Bytes of the constants."]
     constants: Annotated[int, "Constants."]
+    weight_types: Annotated[dict[str, int], "Bytes of the constants by element type."] = field(
+        default_factory=dict
+    )
 
 
 @dataclass

@@ -205,7 +205,11 @@ def _summary(report: Report) -> list[tuple[str, str | Text]]:
             f"{units.nbytes(memory.arena_bytes)}, {above:.2f} x the lower bound; "
             f"{units.nbytes(memory.no_reuse_bytes)} without reuse",
         ),
-        ("weights", f"{units.nbytes(memory.weight_bytes)} in {units.count(memory.constants)} constants"),
+        (
+            "weights",
+            f"{units.nbytes(memory.weight_bytes)}{units.by_type(memory.weight_types)} "
+            f"in {units.count(memory.constants)} constants",
+        ),
         (
             "fusion",
             f"FGR {cost.fgr:.2f}: {units.duration_us(cost.unfused_us)} unfused, "

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-__all__ = ["change", "count", "duration_us", "metric", "milliseconds", "nbytes", "quantity", "share"]
+__all__ = [
+    "by_type",
+    "change",
+    "count",
+    "duration_us",
+    "metric",
+    "milliseconds",
+    "nbytes",
+    "quantity",
+    "share",
+]
+
+
+def by_type(sizes: Mapping[str, int]) -> str:
+    """Bytes by element type, for behind their sum: `` (i8 5.00 MiB, f32 1.00 MiB)``; nothing for no types."""
+    parts = [f"{nbytes(size)} {name}" for name, size in sizes.items()]
+    return f" ({', '.join(parts)})" if len(parts) > 1 else "".join(f" {name}" for name in sizes)
 
 
 def nbytes(value: float) -> str:

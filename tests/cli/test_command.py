@@ -142,7 +142,7 @@ def test_a_pipe_gets_no_escapes_even_if_colour_is_forced_on(forge):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "\x1b" not in out
-    assert "weights  544 B" in out
+    assert "weights  544 B f32" in out
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), slow_after(1, [("", True), ("1", False)]))

@@ -47,6 +47,7 @@ def test_the_summary_says_what_counts():
         "403 -> 333 (-17.4 %)",
         "2 on cpu, 331 on npu; 4 transitions (9 in program order)",
         "333 registers -> 218 buffers (rho 0.35)",
+        "418 MiB (410 MiB bf16, 8.00 MiB f32) in 199 constants",
         "22.0 MiB, 1.10 x the lower bound; 60.0 MiB without reuse",
         "FGR 1.23: 9.80 ms unfused, 8.00 ms fused (estimated; default coefficients)",
         "passed: max abs 3.1e-06 (bound 2.1e-05)",
