@@ -7,6 +7,7 @@ import pytest
 from forgec.backends.cpu.kernels import KERNELS, Scratch, bind
 from forgec.backends.cpu.kernels import attention as attention_kernels
 from random_pools import random_pool
+from tiers import slow_after
 
 from forgec.errors import InputError
 from forgec.ir import ops  # noqa: F401
@@ -89,7 +90,7 @@ def test_equals_reference_and_repeats(name: str, sample: Sample) -> None:
     check(name, sample, run(name, sample, times=3))
 
 
-@pytest.mark.parametrize("layout", [strided, row_strided], ids=["strided", "rows"])
+@pytest.mark.parametrize("layout", slow_after(1, [strided, row_strided]), ids=["strided", "rows"])
 @pytest.mark.parametrize(("name", "sample"), CASES)
 def test_strided_inputs(name: str, sample: Sample, layout) -> None:
     check(name, sample, run(name, mapped(sample, layout)))
@@ -135,7 +136,7 @@ def has_f32(sample: Sample) -> bool:
     return any(isinstance(x, np.ndarray) and x.dtype == np.float32 for x in sample.operands)
 
 
-@pytest.mark.parametrize("dtype", [DType.F64, DType.F16, DType.BF16], ids=lambda d: d.value)
+@pytest.mark.parametrize("dtype", slow_after(2, [DType.F64, DType.F16, DType.BF16]), ids=lambda d: d.value)
 @pytest.mark.parametrize(
     ("name", "sample"), [case for case in CASES if has_f32(case.values[1]) and case.values[0] != "aten"]
 )

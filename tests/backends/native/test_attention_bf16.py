@@ -39,7 +39,7 @@ def test_random(isa: str, seed: int) -> None:
     _check(isa, operands, attrs, threads=1 + seed % 2)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", slow_after(20, range(40)))
 def test_any_size(isa: str, seed: int) -> None:
     """Every tail of a tile: rows, keys, sizes of heads and of values; rows that see nothing; keys not yet filled."""
     rng = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def test_any_size(isa: str, seed: int) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("heads", slow_after(1, [10, 4]))
-@pytest.mark.parametrize("size", [1, 63, 64, 400])
+@pytest.mark.parametrize("size", slow_after(2, [63, 64, 400, 1]))
 def test_several_blocks(isa: str, size: int, heads: int, causal: bool) -> None:
     """More query rows than a task has, more keys than a block, odd counts, heads longer than a block is deep, tiles
     that end amid the heads of a position."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from native_runs import assert_matches, random_attention, run_native, strided
+from tiers import slow_after
 
 
 def _half(x: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def _same(operands: list, attrs: dict, threads: int = 1) -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", slow_after(20, range(40)))
 def test_random(isa: str, seed: int, bf16: bool) -> None:
     (q, k, v, *rest), attrs = random_attention(np.random.default_rng(seed), seed)
     operands = [q, _half(k), _half(v), *rest]

@@ -132,8 +132,9 @@ def test_many_panels_of_few_rows_are_divided_without_a_gap(isa: str, kind: str, 
     check(run(operands, attrs, out, packed=True, threads=threads), expected(operands, attrs))
 
 
-@pytest.mark.parametrize("kind", ["i8", "dynamic"])
-@pytest.mark.parametrize("offset", slow_after(1, [16, 0]))
+@pytest.mark.parametrize(
+    ("kind", "offset"), slow_after(1, [("i8", 16), ("dynamic", 16), ("i8", 0), ("dynamic", 0)])
+)
 def test_results_larger_than_caches(isa: str, kind: str, offset: int) -> None:
     """At the start of a line and beside it, with columns that are no whole panel."""
     rng = np.random.default_rng(offset)

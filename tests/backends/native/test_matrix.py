@@ -182,7 +182,7 @@ def test_attention(isa: str, seed: int) -> None:
     assert_matches("attention", operands, attrs, 5e-6, threads=1 + seed % 2)
 
 
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", slow_after(9, range(18)))
 def test_attention_over_several_blocks(isa: str, seed: int) -> None:
     """More query rows than a task has, of heads that share keys too, more keys than a block, heads longer than a
     block is deep."""
