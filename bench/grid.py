@@ -85,6 +85,7 @@ def cases() -> Iterator[Case]:
     yield from _elementwise()
     yield from _matrix()
     yield from _compressed()
+    yield from _experts()
     yield from _convolution()
     yield from _pooling()
     yield from _attention()
@@ -169,6 +170,16 @@ def _compressed() -> Iterator[Case]:
         yield Case("linear_q", (x, four, grouped, bias, None), {"group": 128})
         yield Case("linear_q", (x, four, grouped, bias, None), {"group": 128, "dynamic": True})
         yield Case("linear_q", (x, half, None, bias, None))
+
+
+def _experts() -> Iterator[Case]:
+    for rows, experts, (inner, outer) in product((1, 4, 64), (8, 32), ((64, 128), (512, 1024))):
+        x, ids, several = f32(rows, inner), Index(i64(rows), experts), {"experts": experts}
+        yield Case("expert_linear", (x, Weight(f32(experts * outer, inner)), ids), several)
+        eight, four = (Weight(TensorType(d, (experts * outer, inner))) for d in (DType.I8, DType.I4))
+        scales, grouped = Weight(f32(1, experts * outer)), Weight(f32(-(-inner // 64), experts * outer))
+        yield Case("expert_linear_q", (x, eight, ids, scales), several)
+        yield Case("expert_linear_q", (x, four, ids, grouped), {**several, "group": 64 if inner > 64 else 0})
 
 
 def _convolution() -> Iterator[Case]:

@@ -262,6 +262,8 @@ class _Job:
                     report.warnings += backend.remarks(placed)
                     report.warnings += self.codes_as_floats
                     report.warnings += compose.gathered_weights(plan.program)
+                    if self.target != HOST and WeightSpec.parse(self.options.weights).compresses:
+                        report.warnings += compose.experts_as_floats(plan.program)
                     report.warnings += compose.through_torch(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     start = time.perf_counter()
@@ -286,11 +288,13 @@ class _Job:
         off_host = self.target != HOST
         kept, reasons = codes_to_keep(lowered.program, spec, graph.stored, off_host=off_host)
         halves = halves_to_keep(lowered.program, spec, self._half(lowered), off_host=off_host)
-        program = compress(lowered.program, spec, calibration, kept, halves)
+        program = compress(lowered.program, spec, calibration, kept, halves, off_host=off_host, fused=final)
         refused = self._refused(lowered.program, spec, kept) if final else set()
         if refused:
             kept = {name: codes for name, codes in kept.items() if name not in refused}
-            program = compress(lowered.program, spec, calibration, kept, halves)
+            program = compress(
+                lowered.program, spec, calibration, kept, halves, off_host=off_host, fused=final
+            )
             reasons.append(f"{self.target} takes the floats and not the codes")
         if final:
             self.codes_as_floats = compose.codes_as_floats(graph.stored, program, reasons)

@@ -23,6 +23,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attention",
+    "expert_linear",
     "gated",
     "linear",
     "rms_norm",
@@ -61,6 +62,12 @@ def linear(
     """act(x @ weight.T + bias) + residual."""
     y = _activate(F.linear(x, weight, bias), act)
     return y if residual is None else y + residual
+
+
+def expert_linear(x: Tensor, weight: Tensor, ids: Tensor, experts: int) -> Tensor:
+    """x[r] @ weight[ids[r]].T, with the weights of all experts one after the other."""
+    of_rows = weight.reshape(experts, weight.shape[0] // experts, x.shape[1])[ids]
+    return torch.bmm(of_rows, x.unsqueeze(-1)).squeeze(-1)
 
 
 def gated(gate: Tensor, up: Tensor, act: str = "silu") -> Tensor:
@@ -139,4 +146,4 @@ def attention(
     return y.transpose(1, 2) if seq_major else y
 
 
-FUSED = (add_layer_norm, add_rms_norm, attention, gated, linear, rms_norm, rope)
+FUSED = (add_layer_norm, add_rms_norm, attention, expert_linear, gated, linear, rms_norm, rope)

@@ -29,6 +29,7 @@ from .cached_attention import CachedAttention
 from .common_subexpression import CommonSubexpression
 from .constant_folding import ConstantFolding
 from .dead_code import DeadCode, erase_dead
+from .expert_fusion import ExpertFusion
 from .gated_unit_fusion import GatedUnitFusion
 from .invariant_motion import InvariantMotion
 from .joined_cache import JoinedCache
@@ -55,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     InvariantMotion(),  # after the blocks are specialised: what is constant in a block stays there
     LeadingAxes(),  # before attention fusion, which looks for keys turned in batches of heads
     LinearForm(),  # before the fusions that look for linears
+    ExpertFusion(),
     AttentionFusion(),
     JoinedCache(),  # after attention fusion too
     CachedAttention(),  # after attention fusion, which takes keys from before they were repeated

@@ -52,6 +52,8 @@ def by_rule(instr: Instr) -> No | None:
     types = [x.type for x in (*instr.operands, *instr.results) if x is not None and not isinstance(x, Scalar)]
     if any(t.numel == 0 for t in types):
         return No("size", f"{instr.op} has an operand without elements", "leave out empty tensors")
+    if instr.op == "expert_linear_q":
+        return No("op", f"{instr.op} has no form for the NPU", "weights=fp32 for the experts")
     return _by_form(instr) if instr.op == "linear_q" else None
 
 

@@ -1,9 +1,12 @@
-"""Compressed weights: ``linear`` and ``embedding`` on parameters become ``linear_q`` and ``embedding_q``.
+"""Compressed weights: products and look-ups on parameters become those of codes, ``linear`` ``linear_q``.
 
 *Before* ``r2 = linear r1, c0`` with ``c0 = "head"``.
 *After* ``r2 = linear_q r1, c1, c2`` with ``c1 = quantise("head", scales("head"))``, ``c2 = scales("head")``.
 *Does not fire* on weights that are no f32 matrices or that lowering computed, in the format fp32, and in the
 format auto on weights whose codes the model does not bring and whose numbers need 32 bits.
+
+So do ``embedding``, and ``expert_linear`` where the outputs of an expert are whole panels; its activations
+stay floats in all formats.
 
 A weight that several parameters make up, such as a fused projection, takes the most exact of their formats.
 A table that an embedding reads is never i4: it takes 8 bits for all its uses, so that a tied head shares its
@@ -49,12 +52,15 @@ from .types import DType
 
 __all__ = ["Kept", "codes_to_keep", "compress", "halves_to_keep"]
 
-_WEIGHT = {"linear": 1, "embedding": 0}
+_WEIGHT = {"linear": 1, "expert_linear": 1, "embedding": 0}
 """Which operand of an op is a weight that can be compressed."""
 
 _COMPUTED = "literal."
 """Prefix of source tensors that are no parameters."""
 
+
+_EXPERT_OUTPUTS = 32
+"""Outputs of an expert whose weight is compressed are a multiple of it, as kernels have panels of so many."""
 
 _LEAST_GROUP = 8
 """Groups are multiples of it."""
@@ -108,7 +114,7 @@ def halves_to_keep(
     for name, ops in _uses(program).items():
         recipe = program.constants[name].recipe
         chosen = spec.of(leaf.name for leaf in leaves(recipe)).name
-        if (chosen != "auto" and chosen not in HALF_FORMATS) or (off_host and "linear" in ops):
+        if (chosen != "auto" and chosen not in HALF_FORMATS) or (off_host and ops != {"embedding"}):
             continue
         found = narrowed(recipe, half)
         if found is not None and HALF_FORMATS.get(chosen, found.type.dtype) is found.type.dtype:
@@ -139,18 +145,28 @@ def compress(
     calibration: Calibration | None = None,
     kept: Mapping[str, Kept] | None = None,
     halves: Mapping[str, Recipe] | None = None,
+    *,
+    off_host: bool = False,
+    fused: bool = True,
 ) -> Program:
     """The program with weights in the formats of ``spec``; itself if they have them. ``kept`` are the codes
     that stay, by constant, from :func:`codes_to_keep`, and ``halves`` floats, from :func:`halves_to_keep`.
+    ``off_host`` if a device may take the products: none has a form for codes of experts, which stay floats.
 
-    Raises :class:`OptionError` for a pattern that matches no weight.
+    Raises :class:`OptionError` for a pattern that matches no weight, if the program is ``fused``: before,
+    those of experts are not seen.
     """
     kept, halves = kept or {}, halves or {}
     if not spec.compresses and not kept and not halves:
         return program
     uses = _uses(program)
-    spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
-    formats = {name: _format(spec, program.constants[name], "embedding" in ops) for name, ops in uses.items()}
+    if fused:
+        spec.check(leaf.name for name in uses for leaf in leaves(program.constants[name].recipe))
+    formats = {
+        name: _format(spec, program.constants[name], "embedding" in ops)
+        for name, ops in uses.items()
+        if not (off_host and "expert_linear" in ops)
+    }
     names = {dtype: name for name, dtype in HALF_FORMATS.items()}
     formats |= {name: Format(names[recipe.type.dtype]) for name, recipe in halves.items()}
     formats |= {name: codes.format for name, codes in kept.items()}
@@ -176,7 +192,8 @@ def _uses(program: Program) -> dict[str, set[str]]:
                 visit(callee, [c for c in (_bound(x, bound) for x in given) if c is not None])
             elif instr.op in _WEIGHT and instr.results[0].type.dtype is DType.F32:
                 weight = _bound(instr.operands[_WEIGHT[instr.op]], bound)
-                if weight is not None and _is_parameter(program.constants[weight.name]):
+                whole = instr.op != "expert_linear" or instr.results[0].type.shape[1] % _EXPERT_OUTPUTS == 0
+                if weight is not None and whole and _is_parameter(program.constants[weight.name]):
                     uses.setdefault(weight.name, set()).add(instr.op)
 
     visit(program.main, ())
@@ -331,6 +348,9 @@ class _Body:
         attrs = dict(instr.attrs)
         if weight.group:
             attrs["group"] = weight.group
+        if instr.op == "expert_linear":
+            operands = (rest[0], codes, rest[1], scales)
+            return replace(instr, op="expert_linear_q", operands=operands, attrs=attrs)
         if instr.op == "embedding":
             return replace(instr, op="embedding_q", operands=(codes, rest[0], scales), attrs=attrs)
         if weight.name in EIGHT_BIT_ACTIVATIONS:

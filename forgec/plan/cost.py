@@ -45,7 +45,7 @@ _UNBOUND = 1e9
 """Operations or bytes per microsecond of what no sample was limited by."""
 
 _MEMBERS = {
-    "matrix": "linear linear_q matmul",
+    "matrix": "linear linear_q expert_linear expert_linear_q matmul",
     "convolution": "conv",
     "attention": "attention",
     "normalisation": "softmax log_softmax layer_norm rms_norm add_layer_norm add_rms_norm "
@@ -114,9 +114,19 @@ def work(instr: Instr, *, on_chip: bool = False) -> Work | None:
         for k, t in enumerate(types):
             if t is not None:
                 moved += min(t.nbytes, results[0].nbytes) if k == table else t.nbytes
+        moved -= _unread(instr, types)
     flops = float(record.flops(types, results, {**record.attrs, **instr.attrs}))
     act = str(instr.attrs.get("act") or "") if family(instr.op) in ("matrix", "convolution") else ""
     return Work(instr.op, flops, moved, act, results[0].numel if act else 0)
+
+
+def _unread(instr: Instr, types: Sequence[TensorType | None]) -> int:
+    """Bytes of the weights of experts that have no rows, however rows choose."""
+    if instr.op not in ("expert_linear", "expert_linear_q"):
+        return 0
+    rows, weight, experts = types[0], types[1], int(str(instr.attrs["experts"]))
+    assert rows is not None and weight is not None
+    return weight.nbytes * max(0, experts - rows.shape[0]) // experts
 
 
 def _half_bytes(t: TensorType) -> int:

@@ -109,8 +109,8 @@ def formats_of(program: Program) -> frozenset[str]:
     """The formats that a flat program's weights are rounded to."""
     found = set()
     for instr in program.main.body:
-        if instr.op in ("linear_q", "embedding_q"):
-            codes = instr.operands[1 if instr.op == "linear_q" else 0]
+        if instr.op in ("linear_q", "expert_linear_q", "embedding_q"):
+            codes = instr.operands[0 if instr.op == "embedding_q" else 1]
             assert codes is not None and not isinstance(codes, Literal)
             if isinstance(codes, ConstRef) and holds_all(program.constants[codes.name].recipe):
                 continue

@@ -43,6 +43,7 @@ __all__ = [
     "capture_report",
     "codes_as_floats",
     "cost_report",
+    "experts_as_floats",
     "gathered_weights",
     "graph_report",
     "memory_report",
@@ -203,6 +204,21 @@ def gathered_weights(program: Program) -> list[str]:
         f"experts are gathered for every token: a run copies {units.nbytes(sum(copied.values()))} of their "
         f"matrices, {units.nbytes(largest)} at once, and the model holds {units.nbytes(held)}; "
         "smaller chunks copy less"
+    ]
+
+
+def experts_as_floats(program: Program) -> list[str]:
+    """A warning if a flat program, whose weights were to be compressed, multiplies by floats of experts."""
+    held = {
+        x.name: x.type.nbytes
+        for instr in program.main.body
+        if instr.op == "expert_linear" and isinstance(x := instr.operands[1], ConstRef)
+    }
+    if not held:
+        return []
+    return [
+        f"{units.nbytes(sum(held.values()))} of weights of experts stay floats: "
+        "only programs for the CPU have a form for their codes"
     ]
 
 

@@ -137,6 +137,35 @@ def test_tables_and_odd_rows_are_never_i4() -> None:
     assert lines(program) == [("linear_q", "i8", "f32")]
 
 
+EXPERTS = """program @main(r0 "x": f32[4,8], r1 "ids": i64[4]) -> (r2 "y": f32[4,32], r3 "z": f32[4,20]) {
+  const c0: f32[96,8] = reshape("experts": f32[3,32,8]) {shape=[96,8]}
+  const c1: f32[60,8] = reshape("odd": f32[3,20,8]) {shape=[60,8]}
+  r2: f32[4,32] = expert_linear r0, c0, r1 {experts=3}
+  r3: f32[4,20] = expert_linear r0, c1, r1 {experts=3}
+  return r2, r3
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("weights", "codes"), [("int8", "i8"), ("w8a8", "i8"), ("int4", "i4"), ("bf16", "bf16")]
+)
+def test_weights_of_experts_where_their_outputs_are_whole_panels(weights: str, codes: str) -> None:
+    program, spec, rng = parse(EXPERTS), WeightSpec.parse(weights), np.random.default_rng(0)
+    found = compress(program, spec)
+    verify(found)
+    product, odd = found.main.body
+    assert product.op == "expert_linear_q" and odd.op == "expert_linear"
+    assert "dynamic" not in product.attrs and product.attrs["experts"] == 3
+    assert lines(found)[0][1] == codes
+    tensors = {"experts": rng.standard_normal((3, 32, 8)), "odd": rng.standard_normal((3, 20, 8))}
+    source = {name: x.astype(np.float32) for name, x in tensors.items()}.__getitem__
+    given = [rng.standard_normal((4, 8)).astype(np.float32), np.array([2, 0, 2, 1])]
+    want, got = (Interpreter(p, source).run(given)[0] for p in (program, found))
+    assert np.linalg.norm(got - want) < 0.2 * np.linalg.norm(want)
+    assert compress(program, spec, off_host=True) is program, "no device has a form for their codes"
+
+
 def test_int4_by_channel_has_a_scale_for_each_row() -> None:
     program = compressed("int4:channel")
     assert {c.type.dtype.value for c in program.constants.values()} >= {"i4", "f32"}

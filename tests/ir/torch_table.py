@@ -109,6 +109,16 @@ def quantise(weight: Any, s: Any, offsets: Any = None, *, bits: int, group: int)
     return torch.round(rest * spread(1 / s, depth, group)).nan_to_num(0).clamp(low, high).to(torch.int8)
 
 
+def expert_linear(x: Any, weight: Any, ids: Any, experts: int) -> Any:
+    of_all = weight.reshape(experts, -1, x.shape[1])
+    return torch.stack([of_all[int(i)] @ row for row, i in zip(x, ids, strict=True)])
+
+
+def expert_linear_q(x: Any, weight: Any, ids: Any, s: Any, experts: int, group: int) -> Any:
+    wide = weight.float() if s is None else weight.float() * spread(s, weight.shape[1], group)
+    return expert_linear(x, wide, ids, experts)
+
+
 def narrow(weight: Any, *, dtype: str) -> Any:
     return weight.float().to(torch.bfloat16 if dtype == "bf16" else torch.float16)
 
@@ -308,6 +318,8 @@ TORCH: dict[str, Callable[..., Any]] = {
     "fitted_codes": fitted_codes,
     "fitted_scales": fitted_scales,
     "scales": scales,
+    "expert_linear": expert_linear,
+    "expert_linear_q": expert_linear_q,
     "narrow": narrow,
     "quantise": quantise,
     "linear_q": linear_q,

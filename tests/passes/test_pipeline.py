@@ -11,6 +11,7 @@ import test_cached_attention as cached
 import test_common_subexpression as equal
 import test_constant_folding as constants
 import test_dead_code as dead
+import test_expert_fusion as experts
 import test_gated_unit_fusion as gated
 import test_invariant_motion as invariant
 import test_joined_cache as joined
@@ -45,6 +46,10 @@ CASES = {
     ),
     "invariant_motion": (invariant.Stack(lambda b, x, m: b.inner(x) * m.exp()), [values(2, 4), values(4)]),
     "linear_form": (linear.Product(linear.FORMS["Conv1D of transformers"][0]), [values(2, 3, 8)]),
+    "expert_fusion": (
+        experts.Experts(*experts.FORMS["out x in"]),
+        [values(experts.ROWS, experts.DEPTH), experts.chosen()],
+    ),
     "attention_fusion": (Apply(attention.WRITTEN["unscaled"][0]), forms.qkv()),
     "cached_attention": (
         cached.Cached(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forgec.ir.parser import parse
-from forgec.report.compose import gathered_weights
+from forgec.report.compose import experts_as_floats, gathered_weights
 
 
 @pytest.mark.parametrize(("shape", "warned"), [("4,8,8", True), ("32,8", False), ("400,8,8", False)])
@@ -23,3 +23,21 @@ def test_only_matrices_that_are_copied_more_often_than_they_are_count(shape: str
     warnings = gathered_weights(program)
     assert bool(warnings) is warned
     assert all("experts are gathered" in text for text in warnings)
+
+
+def test_weights_of_experts_that_stay_floats_count_once() -> None:
+    program = parse(
+        """program @main(r0 "x": f32[4,8], r1 "ids": i64[4]) -> (r3 "y": f32[4,8]) {
+  const c0: f32[96,8] = "w"
+  const c1: f32[24,8] = "v"
+  r2: f32[4,32] = expert_linear r0, c0, r1 {experts=3}
+  r3: f32[4,8] = expert_linear r0, c1, r1 {experts=3}
+  return r3
+}
+"""
+    )
+    (text,) = experts_as_floats(program)
+    assert "3.75 KiB of weights of experts stay floats" in text
+    assert not experts_as_floats(
+        parse('program @main(r0 "x": f32[4]) -> (r0 "y": f32[4]) {\n  return r0\n}\n')
+    )

@@ -29,10 +29,7 @@ def test_greedy_is_token_identical(family, tmp_path):
     programs = forgec.compile_language_model(model, context=context, chunks=[CHUNK])
     reports = [programs[name].report for name in programs]
     assert all(report.fidelity.passed for report in reports)
-    expected_words = ("prefill.8: experts are gathered",) if family in ("mixtral", "deepseek_v2") else ()
-    said = programs.main.report.warnings
-    assert len(said) == len(expected_words)
-    assert all(words in text for words, text in zip(expected_words, said, strict=True))
+    assert not programs.main.report.warnings
     with forgec.LLM(programs) as llm:
         for length in LENGTHS:
             pieces = llm.generate(prompt(length), max_tokens=room[length], eos=())

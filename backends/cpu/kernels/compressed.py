@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from forgec.ir.ops.compressed import dequantise
 
 from .matrix import as_rows, product_of
@@ -28,5 +30,24 @@ def _linear_q(call: Call) -> Step | None:
             picked = None if scales is None else scales[:, part]
             product.flat[:, part] = rows @ dequantise(weight[part], picked, group, x.dtype).T
         product.finish()
+
+    return step
+
+
+@kernel("expert_linear_q")
+def _expert_linear_q(call: Call) -> Step | None:
+    x, weight, ids, scales = call.array(0), call.array(1), call.array(2), call.inputs[3]
+    outs, group, experts = call.out.shape[1], call.attrs["group"], call.attrs["experts"]
+    if not is_blas_float(x):
+        return None
+
+    def step() -> None:
+        for expert in np.unique(ids):
+            if not -experts <= expert < experts:
+                raise IndexError(f"index {expert} is outside an axis of {experts}")
+            rows, first = ids == expert, expert % experts * outs
+            part = slice(first, first + outs)
+            picked = None if scales is None else scales[:, part]
+            call.out[rows] = x[rows] @ dequantise(weight[part], picked, group, x.dtype).T
 
     return step

@@ -7,6 +7,8 @@ from functools import partial
 
 import numpy as np
 
+from forgec.ir.ops.linear import by_expert
+
 from .elementwise import bind_activation
 from .registry import Array, Call, Step, is_blas_float, kernel, overlap
 
@@ -62,6 +64,14 @@ def product_of(call: Call, columns: int) -> Product:
             np.add(product, residual, out)
 
     return Product(flat, finish)
+
+
+@kernel("expert_linear")
+def _expert_linear(call: Call) -> Step | None:
+    x, weight, ids = call.array(0), call.array(1), call.array(2)
+    if not is_blas_float(x):
+        return None
+    return lambda: np.copyto(call.out, by_expert(x, weight, ids, call.attrs["experts"]))
 
 
 @kernel("linear")

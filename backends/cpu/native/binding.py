@@ -56,29 +56,33 @@ def packing(dtype: DType, isa: str) -> str:
     return f"f32.panel{PANEL}" if dtype is DType.F32 else compressed.LAYOUTS[dtype]
 
 
+_PACKED = {"linear": (1,), "linear_q": (1, 2), "expert_linear_q": (1, 3)}
+"""Operands that are packed: the weight, and its scales behind it."""
+
+
 def packed_operands(instr: Instr) -> dict[int, str]:
     """Layouts of the constant operands that :func:`pack` makes fast, by index.
 
     They are the weight and, where groups of it have scales of their own, these.
     """
     found: dict[int, str] = {}
-    for i in {"linear": (1,), "linear_q": (1, 2)}.get(instr.op, ()):
+    for i in _PACKED.get(instr.op, ()):
         x = instr.operands[i]
         if not isinstance(x, ConstRef):
             continue
-        if i == 2:
+        if i > 1:
             if x.type.shape[0] > 1:
                 found[i] = compressed.SCALES
-        elif instr.op == "linear_q" or x.type.dtype is DType.F32:
+        elif instr.op != "linear" or x.type.dtype is DType.F32:
             found[i] = packing(x.type.dtype, isa())
     return found
 
 
 def pack(instr: Instr, operand: int, constant: np.ndarray) -> np.ndarray:
     """A constant operand of an instruction in the layout that :func:`packed_operands` names."""
-    if operand == 2:
+    if operand > 1:
         return compressed.pack_scales(constant)
-    if instr.op == "linear_q":
+    if instr.op != "linear":
         return compressed.pack(constant)
     return np.asarray(extension().pack(constant, isa()))
 

@@ -43,6 +43,19 @@ def linear(b: Builder, instr: Instr) -> None:
         _product(b, instr, x, b.value(weight), bias, residual)
 
 
+@emits("expert_linear")
+def expert_linear(b: Builder, instr: Instr) -> None:
+    """Weights of experts are gathered for every row, and multiplied."""
+    x, weight, ids = instr.operands
+    assert isinstance(x, Register | ConstRef) and isinstance(weight, Register | ConstRef)
+    rows, outs = instr.results[0].type.shape
+    depth = x.type.shape[1]
+    of_all = b.value(weight, (weight.type.shape[0] // outs, outs, depth))
+    gathered = b.node("Gather", of_all, b.value(ids), axis=0)
+    y = b.node("MatMul", gathered, b.value(x, (rows, depth, 1)))
+    b.define(instr.results[0], b.reshape(y, (rows, outs)))
+
+
 def _leaves_in_slices(b: Builder, instr: Instr) -> bool:
     """A wide result of the segment, as the logits of a large vocabulary, as one output for every few columns.
 

@@ -8,6 +8,7 @@ from .attention_scale import fold_attention_scale
 from .builder import Builder, Legal, Rule, legalise, type_of
 from .conv_rows import conv_on_rows
 from .even_groups import even_groups
+from .experts import gather_experts
 from .flat_rows import flatten_rows
 from .fused_linear import split_linear
 from .gated_unit import split_gated
@@ -33,6 +34,7 @@ __all__ = [
     "flatten_rows",
     "fold_attention_scale",
     "fold_norm_scale",
+    "gather_experts",
     "legalise",
     "part_heads",
     "part_hidden",

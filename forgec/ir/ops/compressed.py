@@ -18,7 +18,7 @@ import numpy as np
 from ..op import Sample, op
 from ..types import HALVES, DType, TensorType, pack_i4, unpack_i4
 from .elementwise import activate
-from .linear import product_type
+from .linear import by_expert, expert_type, product_type
 from .rules import require, require_float, tensor
 
 __all__ = ["MAX_DYNAMIC_DEPTH", "by_group", "dequantise", "groups_of", "quantise_rule", "scales_rule"]
@@ -298,6 +298,49 @@ def linear_q(
         y = y + bias
     y = activate(y, act).reshape(*x.shape[:-1], weight.shape[0])
     return y if residual is None else y + residual
+
+
+def _expert_linear_q_rule(
+    x: TensorType | None,
+    weight: TensorType | None,
+    ids: TensorType | None,
+    scales: TensorType | None,
+    *,
+    experts: int,
+    group: int,
+) -> TensorType:
+    return expert_type(x, _check_codes(weight, scales, group), ids, experts)
+
+
+@op(
+    "expert_linear_q",
+    "x weight ids scales?",
+    rule=_expert_linear_q_rule,
+    attrs={"experts": 1, "group": 0},
+    flops=lambda types, results, attrs: 2.0 * results[0].numel * tensor(types[1]).shape[1],
+    takes_i4=True,
+    samples=lambda rng: [
+        Sample(
+            (_x(rng, 6, 8), _codes(rng, 96, 8), rng.integers(-3, 3, 6), _x(rng, 1, 96) / 99), {"experts": 3}
+        ),
+        Sample(
+            (_x(rng, 9, 48), _codes(rng, 64, 48), rng.integers(0, 2, 9), _x(rng, 2, 64) / 99),
+            {"experts": 2, "group": 32},
+        ),
+        *(
+            Sample(
+                (_x(rng, 5, 19), _x(rng, 64, 19).astype(half.numpy), np.array([1, 0, 1, 1, 1]), None),
+                {"experts": 2},
+            )
+            for half in HALVES
+        ),
+    ],
+)
+def expert_linear_q(
+    x: Array, weight: Array, ids: Array, scales: Array | None, *, experts: int, group: int
+) -> Array:
+    """expert_linear on a compressed weight: x[r] @ (codes * scales)[ids[r]].T."""
+    return by_expert(x, dequantise(weight, scales, group, x.dtype), ids, experts)
 
 
 def _dynamic_product(rows: Array, codes: Array, scales: Array, group: int) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..op import Sample, op
-from ..types import TensorType
+from ..types import DType, TensorType
 from .elementwise import ACTIVATIONS, activate
 from .rules import broadcast_shapes, require, require_float, tensor
 
@@ -78,6 +78,56 @@ def linear(x: Array, weight: Array, bias: Array | None, residual: Array | None, 
         rows += bias
     y = activate(rows, act).reshape(*x.shape[:-1], weight.shape[0])
     return y if residual is None else y + residual
+
+
+def expert_type(x: TensorType | None, weight: TensorType, ids: TensorType | None, experts: int) -> TensorType:
+    """Of rows times the weights of their experts, [experts x out, in]."""
+    a, index = require_float(x, "x"), tensor(ids, "ids")
+    require(a.rank == 2 and weight.rank == 2, f"x and weight must be matrices: {a}, {weight}")
+    require(a.shape[1] == weight.shape[1], f"x {a} and weight {weight} (out x in) do not fit")
+    fits = index.shape == a.shape[:1] and index.dtype in (DType.I64, DType.I32)
+    require(fits, f"ids {index} must be one integer for each row of {a}")
+    require(
+        experts > 0 and weight.shape[0] % experts == 0,
+        f"the rows of {weight} are not those of {experts} experts",
+    )
+    return TensorType(a.dtype, (a.shape[0], weight.shape[0] // experts))
+
+
+def _expert_rule(
+    x: TensorType | None, weight: TensorType | None, ids: TensorType | None, *, experts: int
+) -> TensorType:
+    w = require_float(weight, "weight")
+    require(x is None or x.dtype is w.dtype, f"element types differ: {x} and {w}")
+    return expert_type(x, w, ids, experts)
+
+
+@op(
+    "expert_linear",
+    "x weight ids",
+    rule=_expert_rule,
+    attrs={"experts": 1},
+    flops=_linear_flops,
+    samples=lambda rng: [
+        Sample((_x(rng, 6, 8), _x(rng, 15, 8), rng.integers(-3, 3, 6)), {"experts": 3}),
+        Sample((_x(rng, 19, 5), _x(rng, 8, 5), rng.integers(0, 2, 19)), {"experts": 2}),
+        Sample((_x(rng, 1, 9), _x(rng, 66, 9), np.array([1], np.int32)), {"experts": 2}),
+    ],
+)
+def expert_linear(x: Array, weight: Array, ids: Array, *, experts: int) -> Array:
+    """Each row of x times the weight of its expert: x[r] @ weight[ids[r]].T; weight has the [out, in] of
+    all experts one after the other. An id below zero counts from the end, one out of range is an error."""
+    return by_expert(x, weight, ids, experts)
+
+
+def by_expert(x: Array, weight: Array, ids: Array, experts: int) -> Array:
+    """Rows of x times the weights of their experts, [experts x out, in]."""
+    weights = weight.reshape(experts, len(weight) // experts, x.shape[1])
+    y = np.empty((len(x), weights.shape[1]), x.dtype)
+    for expert in np.unique(ids):
+        rows = ids == expert
+        y[rows] = x[rows] @ weights[expert].T
+    return y
 
 
 def _matmul_rule(a: TensorType | None, b: TensorType | None) -> TensorType:

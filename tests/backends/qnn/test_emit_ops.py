@@ -28,6 +28,7 @@ NO_FORM = {
     "floor_div",
     "prod",
     "cache_mask",
+    "expert_linear_q",
 } | {"scales", "quantise", "narrow", "fitted_scales", "fitted_codes"}
 
 

@@ -121,6 +121,9 @@ void bind_copy(Binder& binder, const Tensor& from, const Tensor& to, bool indepe
 bool join_copy(Binder& binder, const Tensor& from, const Tensor& to);
 
 void require_dtype(const Tensor& t, DType dtype, const char* what);
+
+// All of a product with experts but its weight, which is operand 1.
+Experts make_experts(Binder& binder, const Call& call);
 Act parse_act(const std::string& name);
 
 }  // namespace forgec

@@ -77,6 +77,29 @@ void bind_linear(Binder& binder, const Call& call) {
   bind_unpacked(binder, g, weight, parallel);
 }
 
+}  // namespace
+
+Experts make_experts(Binder& binder, const Call& call) {
+  const Tensor &ids = call.input(2), &out = call.out();
+  require_dtype(call.input(0), DType::f32, "products with experts");
+  const Tensor x = binder.contiguous(call.input(0), 1);
+  Experts p{};
+  p.x = x.as<const float>();
+  p.x_row = x.strides[0];
+  p.k = x.shape[1];
+  p.ids = ids.data;
+  p.wide = ids.dtype == DType::i64;
+  p.ids_step = ids.strides[0];
+  p.rows = out.shape[0];
+  p.n = out.shape[1];
+  p.experts = call.integer("experts");
+  p.y = out.as<float>();
+  p.room = reinterpret_cast<int32_t*>(binder.take(binder.threads() * Experts::room_of(p.experts, p.rows) * 4));
+  return p;
+}
+
+namespace {
+
 void bind_matmul(Binder& binder, const Call& call) {
   const Tensor &a = call.input(0), &b = call.input(1), &out = call.out();
   require_dtype(a, DType::f32, "matmul");
@@ -176,6 +199,12 @@ void bind_conv(Binder& binder, const Call& call) {
   binder.emit(binder.kernels().conv, p, parallel);
 }
 
+void bind_expert_linear(Binder& binder, const Call& call) {
+  Experts p = make_experts(binder, call);
+  p.weight = binder.contiguous(call.input(1)).as<const float>();
+  binder.emit(binder.kernels().experts, p, worth_sharing(p.rows, p.n, p.k));
+}
+
 // Heads that share keys are walked together, so that these are read and packed once.
 void put_abreast(Attention* p, int64_t heads, int64_t kv_heads) {
   p->heads = kv_heads;
@@ -251,6 +280,7 @@ void bind_attention(Binder& binder, const Call& call) {
 void add_matrix_binders(BindTable& table) {
   table["linear"] = bind_linear;
   table["matmul"] = bind_matmul;
+  table["expert_linear"] = bind_expert_linear;
   table["conv"] = bind_conv;
   table["attention"] = bind_attention;
 }

@@ -54,6 +54,24 @@ int64_t group_of(const Call& call, int64_t k) {
   return std::max<int64_t>(1, group == 0 ? k : group);
 }
 
+// The groups of a weight, and their scales, which are operand `place` if they are there.
+void take_groups(Binder& binder, const Call& call, size_t place, Code code, QuantGemm* q) {
+  const Gemm& g = q->gemm;
+  q->group = group_of(call, g.k);
+  if (q->group < g.k && q->group % per_word(code) != 0) throw Unsupported("groups do not divide into 32-bit words");
+  if (!call.has(place)) return;
+  require_dtype(call.input(place), DType::f32, "scales");
+  q->scales = call.packed_input<float>(place);
+  if (q->scales != nullptr) {
+    q->scale_panel = (g.k + q->group - 1) / q->group * kCodePanel;
+    q->scale_group = kCodePanel;
+  } else {
+    q->scales = binder.contiguous(call.input(place)).as<const float>();
+    q->scale_panel = kCodePanel;
+    q->scale_group = call.input(1).shape[0];
+  }
+}
+
 // What products of floats need where codes are decoded to floats.
 void room_for_decoding(Binder& binder, QuantGemm& q) {
   if (q.gemm.m <= binder.kernels().quant->thin_rows) return;
@@ -190,21 +208,8 @@ void bind_linear_q(Binder& binder, const Call& call) {
   g.c = out.as<float>();
   g.ldc = g.n;
   g.act = parse_act(call.text("act"));
-  q.group = group_of(call, g.k);
-  if (q.group < g.k && q.group % per_word(code) != 0) throw Unsupported("groups do not divide into 32-bit words");
+  take_groups(binder, call, 2, code, &q);
   if (dynamic && std::min(q.group, g.k) > kLongestSum) throw Unsupported("rows are too long for sums of 32 bits");
-  if (call.has(2)) {
-    require_dtype(call.input(2), DType::f32, "linear_q");
-    q.scales = call.packed_input<float>(2);
-    if (q.scales != nullptr) {
-      q.scale_panel = (g.k + q.group - 1) / q.group * kCodePanel;
-      q.scale_group = kCodePanel;
-    } else {
-      q.scales = binder.contiguous(call.input(2)).as<const float>();
-      q.scale_panel = kCodePanel;
-      q.scale_group = g.n;
-    }
-  }
   if (call.has(3)) g.bias = binder.contiguous(call.input(3)).as<const float>();
   if (call.has(4)) {
     int64_t count;
@@ -247,6 +252,25 @@ struct EmbeddingQ {
   int64_t group, rows, size, row_step, count;
   float* out;
 };
+
+void bind_expert_linear_q(Binder& binder, const Call& call) {
+  const Code code = code_of(call.input(1));
+  QuantExperts p{};
+  p.experts = make_experts(binder, call);
+  const Experts& e = p.experts;
+  if (e.n % kCodePanel != 0) throw Unsupported("the outputs of an expert are no whole panels");
+  p.rows = binder.floats(e.rows * e.k);
+  Gemm& g = p.quant.gemm;
+  g.a = p.rows;
+  g.a_row = g.k = e.k;
+  g.a_col = 1;
+  g.n = g.ldc = e.n;
+  g.c = binder.floats(e.rows * e.n);
+  take_groups(binder, call, 3, code, &p.quant);
+  p.quant.codes = codes_of(binder, call, call.input(1), code, e.k);
+  const double work = static_cast<double>(e.rows) * static_cast<double>(e.n) * static_cast<double>(e.k);
+  binder.emit(binder.kernels().quant->experts[static_cast<int>(code)], p, work > kParallelWork);
+}
 
 float code_value(Code code, const char* word_or_row, int64_t i) {
   if (code == Code::i8) return static_cast<float>(static_cast<int8_t>(word_or_row[i]));
@@ -312,6 +336,7 @@ void bind_embedding_q(Binder& binder, const Call& call) {
 }  // namespace
 
 void add_quant_binders(BindTable& table) {
+  table["expert_linear_q"] = bind_expert_linear_q;
   table["linear_q"] = bind_linear_q;
   table["embedding_q"] = bind_embedding_q;
 }

@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "conv_direct.h"
+#include "experts.h"
 #include "gemm.h"
 #include "matvec.h"
 #include "norm.h"
@@ -41,6 +42,7 @@ constexpr Kernels make_kernels(const char* name) {
       linear<V>,
       matmul<V>,
       matvec<V>,
+      expert_linear<V>,
       conv<V>,
       conv_direct<V>,
       pool<V, LargestOf<V>>,

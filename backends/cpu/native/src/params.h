@@ -59,6 +59,25 @@ struct Matmul {
   int64_t room_floats, left_floats;
 };
 
+// Rows [rows, k] times the weights of their experts, [experts][n][k].
+struct Experts {
+  const float* x;
+  int64_t x_row;
+  const float* weight;
+  const char* ids;
+  bool wide;                 // ids are of 64 bits
+  int64_t ids_step;
+  int64_t rows, experts, n, k;
+  float* y;                  // [rows][n]
+  int32_t* room;             // per thread for room_of() numbers
+
+  static int64_t room_of(int64_t experts, int64_t rows) { return experts + 1 + rows; }
+  // Of a thread: where the rows of each expert start in the order of experts, and the rows in that order.
+  int32_t* starts(int thread) const { return room + thread * room_of(experts, rows); }
+  int32_t* order(int thread) const { return starts(thread) + experts + 1; }
+};
+constexpr int64_t kExpertOutputs = 16;  // of a part of an expert's work
+
 // Convolution as a product weight [out, depth] x columns [depth, positions] per batch member and group.
 struct Conv {
   Gemm gemm;                 // of the first member and group; packed_a has room for those of all groups
@@ -169,7 +188,7 @@ struct QuantKernels;  // quant.h
 struct Kernels {
   const char* name;
   int tile_rows;               // rows of the register tile
-  Run linear, matmul, matvec, conv, conv_direct, max_pool, average_pool, attention;
+  Run linear, matmul, matvec, experts, conv, conv_direct, max_pool, average_pool, attention;
   Run attention_bf16;          // the same, its factors rounded to bf16 where that is faster
   Run layer_norm, rms_norm, softmax, softmax_axis, rope;
   Pointwise unary[static_cast<int>(Unary::count)];

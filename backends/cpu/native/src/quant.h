@@ -159,6 +159,13 @@ constexpr int kRowPlanes = 3;
 constexpr int64_t kHalfSteps = 32, kHalfStepBytes = 2 * 16 * 128;
 constexpr int64_t row_planes(int64_t m, int64_t k) { return (m + 15) / 16 * ((k + 31) / 32) * kRowPlanes * 16 * 32; }
 
+// Rows times the compressed weights of their experts, whose outputs are whole panels each.
+struct QuantExperts {
+  Experts experts;
+  QuantGemm quant;       // of one expert, whose left factor is `rows` and whose result is room for [rows][n]
+  float* rows;           // room for the rows in the order of their experts
+};
+
 // Packs a weight of `row_bytes` per row; `from` may be unaligned.
 struct PackCodes {
   const char* from;
@@ -183,6 +190,7 @@ struct QuantKernels {
   const Dot* dot;
   const NibbleDot* nibble_dot;
   Run weights[kCodes];   // QuantGemm
+  Run experts[kCodes];   // QuantExperts
   Run dynamic;           // DynamicGemm, i8
   Run dynamic_nibbles;   // DynamicGemm, i4
   Run split[2];          // SplitGemm, i8 and i4, where dot products of bytes are instructions
