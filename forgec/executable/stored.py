@@ -190,7 +190,7 @@ def _members(shared: Shared, prefix: str) -> Members:
             if code:
                 members[prefix + segment_name(index)] = code
     if shared.report is not None:
-        members[prefix + REPORT] = shared.report.to_json().encode()
+        members[prefix + REPORT] = dump_json(shared.report.to_dict())
     return members
 
 

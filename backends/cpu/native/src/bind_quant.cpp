@@ -244,15 +244,6 @@ void bind_linear_q(Binder& binder, const Call& call) {
   binder.emit(kernels.weights[static_cast<int>(code)], q, parallel);
 }
 
-struct EmbeddingQ {
-  const char *codes, *ids;
-  bool wide, packed;
-  Code code;
-  const float* scales;       // [groups, rows], or null
-  int64_t group, rows, size, row_step, count;
-  float* out;
-};
-
 void bind_expert_linear_q(Binder& binder, const Call& call) {
   const Code code = code_of(call.input(1));
   QuantExperts p{};
@@ -271,6 +262,15 @@ void bind_expert_linear_q(Binder& binder, const Call& call) {
   const double work = static_cast<double>(e.rows) * static_cast<double>(e.n) * static_cast<double>(e.k);
   binder.emit(binder.kernels().quant->experts[static_cast<int>(code)], p, work > kParallelWork);
 }
+
+struct EmbeddingQ {
+  const char *codes, *ids;
+  bool wide, packed;
+  Code code;
+  const float* scales;       // [groups, rows], or null
+  int64_t group, rows, size, row_step, count;
+  float* out;
+};
 
 float code_value(Code code, const char* word_or_row, int64_t i) {
   if (code == Code::i8) return static_cast<float>(static_cast<int8_t>(word_or_row[i]));

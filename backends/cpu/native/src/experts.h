@@ -1,8 +1,7 @@
 // Rows times the weights of their experts, where these lie: every weight that is used is read once, for all of its rows.
 #pragma once
 
-#include "params.h"
-#include "vec_math.h"
+#include "matvec.h"
 
 namespace forgec {
 
@@ -10,80 +9,34 @@ namespace forgec {
 template <class V>
 constexpr int kExpertRows = V::width >= 16 ? 4 : 2;
 
-// Four rows of the weight times R rows: y[r] has four products.
+// At most R rows.
 template <class V, int R>
-void dots(const float* w, int64_t k, const float* const* x, float* const* y) {
-  V sums[R][4];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) sums[r][j] = V::zero();
-  }
-  int64_t i = 0;
-  for (; i + V::width <= k; i += V::width) {
-    V a[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) a[j] = V::load(w + j * k + i);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const V v = V::load(x[r] + i);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) sums[r][j] = V::add_product(sums[r][j], a[j], v);
-    }
-  }
-  if (i < k) {
-    V a[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) a[j] = V::load_n(w + j * k + i, k - i);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const V v = V::load_n(x[r] + i, k - i);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) sums[r][j] = V::add_product(sums[r][j], a[j], v);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) V::sums(sums[r], y[r]);
-}
-
-// Up to R rows.
-template <class V, int R>
-void some_dots(int rows, const float* w, int64_t k, const float* const* x, float* const* y) {
+void some_dots(int rows, const float* w, int64_t w_row, int64_t k, const float* const* x, float* const* y) {
   if constexpr (R > 1) {
-    if (rows < R) return some_dots<V, R - 1>(rows, w, k, x, y);
+    if (rows < R) return some_dots<V, R - 1>(rows, w, w_row, k, x, y);
   }
-  dots<V, R>(w, k, x, y);
+  four_dots<V, R>(w, w_row, x, k, y);
 }
 
 // Outputs [begin, end) of an expert for its rows, which `order` lists.
 template <class V>
 void expert_outputs(const Experts& p, int64_t expert, int64_t begin, int64_t end, const int32_t* order, int64_t count) {
   constexpr int R = kExpertRows<V>;
-  const float* weight = p.weight + expert * p.n * p.k;
-  for (int64_t col = begin; col < end; col += 4) {
-    const int64_t cols = end - col < 4 ? end - col : 4;
+  const float* w = p.weight + (expert * p.n + begin) * p.k;
+  for (int64_t col = begin, cols; col < end; col += cols, w += cols * p.k) {
+    cols = end - col < 4 ? 1 : 4;
     for (int64_t first = 0; first < count; first += R) {
       const int rows = static_cast<int>(count - first < R ? count - first : R);
       const float* x[R];
       float* y[R];
-      float rest[R][4];
+      float one[R][4];  // output, four times
       for (int r = 0; r < rows; ++r) {
         const int64_t row = order[first + r];
         x[r] = p.x + row * p.x_row;
-        y[r] = cols == 4 ? p.y + row * p.n + col : rest[r];
+        y[r] = cols == 4 ? p.y + row * p.n + col : one[r];
       }
-      if (cols == 4) {
-        some_dots<V, R>(rows, weight + col * p.k, p.k, x, y);
-        continue;
-      }
-      for (int64_t j = 0; j < cols; ++j) {  // one row of the weight, as if it were four
-        for (int r = 0; r < rows; ++r) {
-          V sum = V::zero();
-          const float* w = weight + (col + j) * p.k;
-          for (int64_t i = 0; i < p.k; i += V::width) sum = V::add_product(sum, V::load_n(w + i, p.k - i), V::load_n(x[r] + i, p.k - i));
-          p.y[order[first + r] * p.n + col + j] = sum.sum();
-        }
-      }
+      some_dots<V, R>(rows, w, cols == 4 ? p.k : 0, p.k, x, y);
+      for (int r = 0; cols == 1 && r < rows; ++r) p.y[order[first + r] * p.n + col] = one[r][0];
     }
   }
 }

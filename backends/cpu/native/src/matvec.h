@@ -1,4 +1,4 @@
-// Matrices times vectors: every row of the left factors is read once, where it lies.
+// Matrices times vectors: every row of the left factors is read once, where it lies, along k.
 #pragma once
 
 #include "params.h"
@@ -6,22 +6,31 @@
 
 namespace forgec {
 
-// Sums of the products of four rows with a vector.
-template <class V>
-void four_dots(const float* a, int64_t a_row, const float* x, int64_t k, float* y) {
-  V sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+// Sums of the products of four rows with each of R vectors: y[r] has four.
+template <class V, int R>
+void four_dots(const float* a, int64_t a_row, const float* const* x, int64_t k, float* const* y) {
+  V sums[R][4];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int row = 0; row < 4; ++row) sums[r][row] = V::zero();
+  }
+  const auto step = [&](const auto& load) __attribute__((always_inline)) {
+    V rows[4];
+#pragma GCC unroll 4
+    for (int row = 0; row < 4; ++row) rows[row] = load(a + row * a_row);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const V v = load(x[r]);
+#pragma GCC unroll 4
+      for (int row = 0; row < 4; ++row) sums[r][row] = V::add_product(sums[r][row], rows[row], v);
+    }
+  };
   int64_t i = 0;
-  for (; i + V::width <= k; i += V::width) {
-    const V v = V::load(x + i);
+  for (; i + V::width <= k; i += V::width) step([&](const float* from) { return V::load(from + i); });
+  if (i < k) step([&](const float* from) { return V::load_n(from + i, k - i); });
 #pragma GCC unroll 4
-    for (int row = 0; row < 4; ++row) sums[row] = V::add_product(sums[row], V::load(a + row * a_row + i), v);
-  }
-  if (i < k) {
-    const V v = V::load_n(x + i, k - i);
-#pragma GCC unroll 4
-    for (int row = 0; row < 4; ++row) sums[row] = V::add_product(sums[row], V::load_n(a + row * a_row + i, k - i), v);
-  }
-  V::sums(sums, y);
+  for (int r = 0; r < R; ++r) V::sums(sums[r], y[r]);
 }
 
 // Products of matrices [m, k], contiguous along k, with contiguous vectors [k, 1].
@@ -40,10 +49,11 @@ void matvec(const void* params, Context& context) {
     int64_t rows = g.m - row < end - begin ? g.m - row : end - begin;
     float* y = g.c + begin;
     begin += rows;
-    for (; rows >= 4; rows -= 4, a += 4 * g.a_row, y += 4) four_dots<V>(a, g.a_row, x, g.k, y);
+    for (; rows >= 4; rows -= 4, a += 4 * g.a_row, y += 4) four_dots<V, 1>(a, g.a_row, &x, g.k, &y);
     float rest[4];
+    float* const to = rest;
     for (; rows > 0; --rows, a += g.a_row, ++y) {
-      four_dots<V>(a, 0, x, g.k, rest);
+      four_dots<V, 1>(a, 0, &x, g.k, &to);
       *y = rest[0];
     }
   }

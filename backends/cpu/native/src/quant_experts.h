@@ -25,11 +25,11 @@ void expert_compressed(const void* params, Context& context) {
     QuantGemm q = p.quant;
     q.codes += expert * panels * panel_bytes(code, e.k);
     if (q.scales != nullptr) q.scales += expert * panels * q.scale_panel;
-    constexpr int64_t most = Codes<V>::thin_rows;
+    constexpr int most = Codes<V>::thin_rows;
     for (int64_t panel = first; panel < last; ++panel) {
       for (int64_t row = starts[expert]; row < starts[expert + 1]; row += most) {
         const int64_t rows = starts[expert + 1] - row < most ? starts[expert + 1] - row : most;
-        thin_rows<V, code, Codes<V>::thin_rows>(q, rows, row, panel);
+        thin_rows<V, code, most>(q, rows, row, panel);
       }
     }
   });
