@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .backend import runtime
-from .native.quantise import quantise, scales
+from .native.quantise import narrow, quantise, scales
 
 __all__ = ["recipe_kernels"]
 
@@ -16,4 +16,4 @@ def recipe_kernels() -> Mapping[str, Callable[..., np.ndarray]]:
     """Evaluations by op, called with the operands and all attributes; none where numpy is to run programs."""
     if runtime() == "numpy":
         return {}
-    return {"scales": scales, "quantise": quantise}
+    return {"scales": scales, "quantise": quantise, "narrow": narrow}

@@ -1,4 +1,4 @@
-"""Making scales and codes of weights: what the ops ``scales`` and ``quantise`` give, by all processors."""
+"""Making scales and codes of weights: the ops ``scales``, ``quantise`` and ``narrow``, by all processors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from forgec.ir.types import DType
 
 from .machine import extension, isa, shared_team, threads_default
 
-__all__ = ["quantise", "scales"]
+__all__ = ["narrow", "quantise", "scales"]
 
 _COPIED = 1 << 22
 """Elements that are copied at a time where the rows of a weight do not lie in memory one by one."""
@@ -39,6 +39,14 @@ def quantise(
     ]
     codes = made[0] if len(made) == 1 else np.concatenate(made)
     return codes if bits == 8 else codes.view(DType.I4.numpy)
+
+
+def narrow(weight: np.ndarray, *, dtype: str) -> np.ndarray:
+    """The op ``narrow``."""
+    if dtype != DType.F16.value or weight.dtype != np.float32 or not weight.flags.c_contiguous:
+        return compressed.narrow(weight, dtype=dtype)
+    made = extension().narrow(shared_team(threads_default()).native, weight, isa())
+    return np.asarray(made).view(DType.F16.numpy).reshape(weight.shape)
 
 
 def _rows_of_floats(weight: np.ndarray) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from forgec.backends.cpu.native.quantise import quantise, scales
+from forgec.backends.cpu.native.quantise import narrow, quantise, scales
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +82,22 @@ def test_nothing_to_do(shape: tuple[int, int]) -> None:
     by = scales(weight, bits=8, group=0)
     assert by.shape == (1, shape[0])
     assert quantise(weight, by, bits=8, group=0).shape == shape
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("count", [0, 1, 15, 33, 1 << 16])
+def test_narrowing_is_that_of_the_reference(count: int) -> None:
+    """Every number of f16, denormal and infinite ones too, and what is rounded to one; of any layout."""
+    with np.errstate(invalid="ignore"):
+        every = np.arange(count, dtype=np.uint16).view(np.float16).astype(np.float32)
+    every = every[~np.isnan(every)]
+    for weight in (every, every[::-1], every * np.float32(1.0003), every.reshape(-1, 1)):
+        with np.errstate(over="ignore"):
+            wanted = compressed.narrow(weight, dtype="f16")
+        found = narrow(weight, dtype="f16")
+        assert found.dtype == np.float16 and found.shape == weight.shape
+        np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16))
+        np.testing.assert_array_equal(narrow(weight, dtype="bf16"), compressed.narrow(weight, dtype="bf16"))
 
 
 def test_weights_of_other_types() -> None:

@@ -56,7 +56,8 @@ Quantise quantising(const Matrix& weight, int64_t group, int bits) {
 
 int64_t groups_of(const Quantise& p) { return (p.k + p.group - 1) / p.group; }
 
-void run_alone(const std::shared_ptr<Team>& team, Run run, const Quantise& params) {
+template <class P>
+void run_alone(const std::shared_ptr<Team>& team, Run run, const P& params) {
   Program program(team);
   program.emit(run, params, 0, true);
   const py::gil_scoped_release release;
@@ -92,6 +93,16 @@ py::array_t<int8_t> quantise(const std::shared_ptr<Team>& team, const Matrix& we
   p.codes = made.mutable_data();
   if (offsets.size() > 0) p.offsets = offsets.data();
   run_alone(team, kernels->quant->codes, p);
+  return made;
+}
+
+// Floats, in order, as the bits of numbers of f16.
+py::array_t<uint16_t> narrow(const std::shared_ptr<Team>& team, const py::array_t<float, py::array::c_style>& floats,
+                             const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  if (kernels == nullptr) throw std::invalid_argument("narrow takes floats and an instruction set");
+  py::array_t<uint16_t> made(floats.size());
+  run_alone(team, kernels->quant->narrow, Narrow{floats.data(), floats.size(), reinterpret_cast<char*>(made.mutable_data())});
   return made;
 }
 
@@ -168,6 +179,7 @@ void add_quant_functions(py::module_& m) {
   m.def("scales", &scales, py::arg("team"), py::arg("weight"), py::arg("group"), py::arg("bits"), py::arg("isa"));
   m.def("quantise", &quantise, py::arg("team"), py::arg("weight"), py::arg("scales"), py::arg("offsets"),
         py::arg("group"), py::arg("bits"), py::arg("isa"));
+  m.def("narrow", &narrow, py::arg("team"), py::arg("floats"), py::arg("isa"));
   m.def("read_bandwidth", &read_bandwidth, py::arg("team"), py::arg("buffer"));
   m.def("peak_integer", &peak_integer, py::arg("team"), py::arg("isa"));
 }

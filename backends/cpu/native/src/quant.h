@@ -185,6 +185,13 @@ struct Quantise {
   const float* offsets;  // [groups][n], taken off the weight before it is divided; null for zeros
 };
 
+// Floats to numbers of f16.
+struct Narrow {
+  const float* from;
+  int64_t count;
+  char* to;
+};
+
 struct QuantKernels {
   int thin_rows;         // up to so many rows are multiplied while decoding, without room for a packed A
   const Dot* dot;
@@ -197,6 +204,7 @@ struct QuantKernels {
   Run pack;              // PackCodes
   Run scales;            // Quantise
   Run codes;             // Quantise
+  Run narrow;            // Narrow
   Run blocks = nullptr;  // BlockGemm, where there is a matrix unit
   int block_rows = 0;    // from so many rows on
   Run bf16 = nullptr, f16 = nullptr;  // HalfGemm, where there is a matrix unit

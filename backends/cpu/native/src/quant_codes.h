@@ -53,6 +53,9 @@ struct Codes<VecAvx512> {
   static void store_shorts(V x, char* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x.v)));
   }
+  static void store_halves(V x, char* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+  }
   // The same as bytes with nothing added, at place i of `to`, of every eight those at even places first.
   static void store_split(V x, char* to, int64_t i) {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
@@ -99,6 +102,9 @@ struct Codes<VecAvx2> {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(shorts, shorts));
   }
   static void store_shorts(V x, char* to) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(x)); }
+  static void store_halves(V x, char* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+  }
   static void store_split(V x, char* to, int64_t i) {
     const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, -1, -1, -1, -1, -1, -1, -1, -1);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), _mm_shuffle_epi8(narrow(x), order));
@@ -157,6 +163,12 @@ struct Codes<VecPortable> {
     for (int i = 0; i < 4; ++i) {
       const auto s = static_cast<int16_t>(x.v[i]);
       std::memcpy(to + 2 * i, &s, 2);
+    }
+  }
+  static void store_halves(V x, char* to) {
+    for (int i = 0; i < 4; ++i) {
+      const Half half = double_to_half(x.v[i]);
+      std::memcpy(to + 2 * i, &half, 2);
     }
   }
   static void store_split(V x, char* to, int64_t i) {

@@ -23,6 +23,7 @@ constexpr QuantKernels make_quant_kernels(const Dot* dot, const NibbleDot* nibbl
       pack_codes<V>,
       scales_of_rows<V>,
       codes_of_rows<V>,
+      narrow_floats<V>,
   };
 }
 

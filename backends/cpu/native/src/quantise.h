@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "quant.h"
+#include "quant_codes.h"
 
 namespace forgec {
 
@@ -105,6 +105,19 @@ void codes_of_rows(const void* params, Context& context) {
       if (p.bits == 4) store_nibbles(block, last - first, to + first / 2);
     }
   }
+}
+
+template <class V>
+void narrow_floats(const void* params, Context& context) {
+  constexpr int W = V::width;
+  const Narrow& p = *static_cast<const Narrow*>(params);
+  int64_t begin, end;
+  context.share(p.count, W, &begin, &end);
+  for (; begin + W <= end; begin += W) Codes<V>::store_halves(V::load(p.from + begin), p.to + 2 * begin);
+  if (begin == end) return;
+  char rest[2 * W];
+  Codes<V>::store_halves(V::load_n(p.from + begin, end - begin), rest);
+  std::memcpy(p.to + 2 * begin, rest, static_cast<size_t>(2 * (end - begin)));
 }
 
 }  // namespace forgec
