@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import generate, generate_onnx, perplexity, program_time, streaming, train
+from . import generate, generate_onnx, generate_weights, perplexity, program_time, streaming, train
 from .command import Job, Layers, Models, Repeat, Threads, app, benchmark, say
 
 
@@ -63,6 +63,34 @@ def run_generate_onnx(
         return generate_onnx.measure(
             models or generate_onnx.MODELS,
             precisions=precision or generate_onnx.PRECISIONS,
+            prompt=prompt,
+            tokens=tokens,
+            threads=threads,
+            rounds=repeat,
+            layers=layers,
+            folder=folder,
+            say=say,
+        )
+
+    return Job(settings, measure)
+
+
+@benchmark("generate-weights")
+def run_generate_weights(
+    models: Models = None,
+    prompt: Annotated[int, typer.Option(min=2, help="Tokens of the prompt.")] = 128,
+    tokens: Annotated[int, typer.Option(min=4, help="Tokens to write.")] = 24,
+    threads: Threads = 2,
+    repeat: Repeat = 5,
+    layers: Layers = None,
+    folder: Annotated[Path, typer.Option(help="Where the models' files are kept.")] = Path("bench-models"),
+) -> Job:
+    """Prefill and decode of one model in 32 bits, in 16, compressed, and with experts gathered."""
+    settings = {"threads": threads, "rounds": repeat, "prompt": prompt, "tokens": tokens, "layers": layers}
+
+    def measure() -> Mapping[str, Any]:
+        return generate_weights.measure(
+            models or generate_weights.MODELS,
             prompt=prompt,
             tokens=tokens,
             threads=threads,

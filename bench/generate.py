@@ -90,9 +90,16 @@ def _files(
 
 
 def race(
-    files: Mapping[str, str], prompt: int, tokens: int, threads: int, rounds: int, say: Say
+    files: Mapping[str, str],
+    prompt: int,
+    tokens: int,
+    threads: int,
+    rounds: int,
+    say: Say,
+    tools: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Rates of tools in turns, each with its file, and why others have none."""
+    """Rates of tools in turns, each with its file, and why others have none; ``tools`` says which tool runs a
+    file where its name in ``files`` does not."""
     rng = np.random.default_rng(0)
     workers: dict[str, Worker] = {}
     failures: dict[str, str] = {}
@@ -103,7 +110,13 @@ def race(
         for tool, path in files.items():
             workers[tool] = Worker(Generating, threads)
             try:
-                workers[tool].call("load", tool=tool, path=path, threads=threads, context=prompt + tokens)
+                workers[tool].call(
+                    "load",
+                    tool=(tools or {}).get(tool, tool),
+                    path=path,
+                    threads=threads,
+                    context=prompt + tokens,
+                )
                 before = workers[tool].call("generate", ids=[1] * prompt, tokens=4)
                 say(f"{tool}: {before[0]:.2f} s for the prompt")
                 seconds[tool], resident[tool] = [], workers[tool].call("resident")

@@ -14,28 +14,54 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TOOLS", "Generating", "Preparing", "Rates", "last_logits"]
+__all__ = ["EXPERTS", "TOOLS", "Generating", "Preparing", "Rates", "last_logits"]
 
 Rates = tuple[float, float]
 """Seconds until a prompt was read, and seconds for the tokens after the first."""
+
+
+EXPERTS = "olmoe-1b-7b"
+"""A mixture of experts that is no preset, with the dimensions of OLMoE-1B-7B."""
+
+
+def _loaded(model: str, layers: int | None, dtype: str) -> Any:
+    """A language model with seeded random weights: a preset, or :data:`EXPERTS`; in 16 bits as in memory."""
+    from forgec import models
+
+    if model != EXPERTS:
+        loaded = models.load(model, layers=layers, dtype=dtype)
+        return loaded if dtype == "float32" else loaded.module
+    import torch
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    torch.manual_seed(0)
+    made = OlmoeForCausalLM(OlmoeConfig(intermediate_size=1024, num_hidden_layers=layers or 16))
+    return made.eval().to(getattr(torch, dtype))
 
 
 class Preparing:
     """Writes the files, in a process of its own."""
 
     def forgec(
-        self, model: str, layers: int | None, weights: str, context: int, chunk: int, path: str
+        self,
+        model: str,
+        layers: int | None,
+        weights: str,
+        context: int,
+        chunk: int,
+        path: str,
+        dtype: str = "float32",
+        passes: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Seconds to load, compile and save, and bytes of weights that a decode step reads."""
         import forgec
-        from forgec import models
         from forgec.ir.program import ConstRef
 
         start = perf_counter()
-        loaded = models.load(model, layers=layers)
+        loaded = _loaded(model, layers, dtype)
         begun = perf_counter()
         programs = forgec.compile_language_model(
-            loaded, context=context, chunks=[chunk], weights=weights, check=False
+            loaded, context=context, chunks=[chunk], weights=weights, check=False, passes=tuple(passes)
         )
         compiled = perf_counter()
         programs.save(path)

@@ -262,8 +262,8 @@ class _Job:
                     report.warnings += backend.remarks(placed)
                     report.warnings += self.codes_as_floats
                     report.warnings += compose.gathered_weights(plan.program)
-                    if self.target != HOST and WeightSpec.parse(self.options.weights).compresses:
-                        report.warnings += compose.experts_as_floats(plan.program)
+                    spec = WeightSpec.parse(self.options.weights)
+                    report.warnings += compose.experts_as_floats(plan.program, spec)
                     report.warnings += compose.through_torch(plan.program)
                     executable = self._executable(captured.graph, lowered, plan, report)
                     start = time.perf_counter()

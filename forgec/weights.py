@@ -60,6 +60,11 @@ class Format:
         return cls(name, GROUPS[group])
 
     @property
+    def compresses(self) -> bool:
+        """Whether weights are rounded to it."""
+        return self.name not in _OWN
+
+    @property
     def exactness(self) -> tuple[int, float]:
         """Sorts formats, the most exact first."""
         return FORMATS.index(self.name), self.group or math.inf
@@ -90,7 +95,7 @@ class WeightSpec:
     @property
     def compresses(self) -> bool:
         """Whether any parameter could be rounded to another format than its own."""
-        return any(f.name not in _OWN for f in (self.default, *(f for _, f in self.overrides)))
+        return any(f.compresses for f in (self.default, *(f for _, f in self.overrides)))
 
     def uses(self, name: str) -> bool:
         """Whether any parameter could get a format of this name."""

@@ -170,7 +170,7 @@ def compress(
     names = {dtype: name for name, dtype in HALF_FORMATS.items()}
     formats |= {name: Format(names[recipe.type.dtype]) for name, recipe in halves.items()}
     formats |= {name: codes.format for name, codes in kept.items()}
-    formats = {name: f for name, f in formats.items() if f.name not in ("auto", "fp32")}
+    formats = {name: f for name, f in formats.items() if f.compresses}
     if not formats:
         return program
     rounds = spec.default.name in EIGHT_BIT_ACTIVATIONS

@@ -14,11 +14,12 @@ from forgec.backends.prediction import Prediction
 
 from ..errors import UnsupportedOpError
 from ..ir.op import get
-from ..ir.program import ConstRef, Leaf, Program
+from ..ir.program import ConstRef, Leaf, Program, leaves
 from ..ir.stored import Stored, Unkept
 from ..plan.cost import CostModel, work
 from ..plan.plan import BY_COST, Plan
 from ..version import __version__
+from ..weights import WeightSpec
 from . import units
 from .metrics import fgr
 from .report import (
@@ -207,18 +208,19 @@ def gathered_weights(program: Program) -> list[str]:
     ]
 
 
-def experts_as_floats(program: Program) -> list[str]:
-    """A warning if a flat program, whose weights were to be compressed, multiplies by floats of experts."""
+def experts_as_floats(program: Program, spec: WeightSpec) -> list[str]:
+    """A warning if a flat program multiplies by floats of experts that were to be compressed."""
     held = {
         x.name: x.type.nbytes
         for instr in program.main.body
         if instr.op == "expert_linear" and isinstance(x := instr.operands[1], ConstRef)
+        if spec.of(leaf.name for leaf in leaves(program.constants[x.name].recipe)).compresses
     }
     if not held:
         return []
     return [
-        f"{units.nbytes(sum(held.values()))} of weights of experts stay floats: "
-        "only programs for the CPU have a form for their codes"
+        f"{units.nbytes(sum(held.values()))} of weights of experts stay floats: their codes have a form "
+        "on the CPU only, where the outputs of an expert are a multiple of 32"
     ]
 
 

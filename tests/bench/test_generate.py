@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import generate, generate_onnx, program_time, streaming
+from bench import generate, generate_onnx, generate_weights, program_time, streaming
 from bench.generating import Preparing
 from bench.gguf_file import write_gguf
 from forgec import models
@@ -84,6 +84,25 @@ def test_tables():
     assert "| toy, int8 | forgec | 105.0 | - | 5.0 | - | 50% | 1 024 MiB |" in text
     assert "| toy, int8 | llama.cpp | 52.5 | 2.00 x | 3.5 | 1.50 x | - | 2 048 MiB |" in text
     assert "Without toy, int8, openvino: not installed." in text
+
+
+@pytest.mark.slow
+def test_forms_of_weights(tmp_path):
+    data = generate_weights.measure(
+        ["llama-3.2-1b-tiny"],
+        prompt=8,
+        tokens=4,
+        threads=1,
+        rounds=2,
+        layers=None,
+        folder=tmp_path,
+        say=print,
+    )
+    (found,) = data["models"].values()
+    assert list(found["tools"]) == ["f32", "bf16 model", "f16 model", "int8", "int4"] and not data["failures"]
+    assert found["bytes"]["int8"] < found["bytes"]["bf16 model"] < found["bytes"]["f32"]
+    text = generate_weights.tables(data)[0].markdown()
+    assert "| llama-3.2-1b-tiny | f32 |" in text and "| llama-3.2-1b-tiny | bf16 model |" in text
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from forgec.ir.parser import parse
 from forgec.report.compose import experts_as_floats, gathered_weights
+from forgec.weights import WeightSpec
 
 
 @pytest.mark.parametrize(("shape", "warned"), [("4,8,8", True), ("32,8", False), ("400,8,8", False)])
@@ -36,8 +37,9 @@ def test_weights_of_experts_that_stay_floats_count_once() -> None:
 }
 """
     )
-    (text,) = experts_as_floats(program)
+    (text,) = experts_as_floats(program, WeightSpec.parse("int8"))
     assert "3.75 KiB of weights of experts stay floats" in text
-    assert not experts_as_floats(
-        parse('program @main(r0 "x": f32[4]) -> (r0 "y": f32[4]) {\n  return r0\n}\n')
-    )
+    (text,) = experts_as_floats(program, WeightSpec.parse("auto,w=int4"))
+    assert "3.00 KiB" in text, "of those that were to be compressed"
+    assert not experts_as_floats(program, WeightSpec.parse("auto,other=int8"))
+    assert not experts_as_floats(program, WeightSpec.parse("fp32"))
